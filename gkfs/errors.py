@@ -1,0 +1,50 @@
+"""Failures that are not file-system outcomes, and the exit statuses they end in. Layer 0.
+
+Outcomes of file-system calls are plain `OSError` with an errno. What a person did or set wrong is a
+`GkfsError`: one line with the facts, and a documented exit status.
+"""
+
+import errno
+import os
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """Exit statuses of `gkfs` (docs/cli.md). `gkfs run` otherwise ends with its command's own status."""
+
+    OK = 0
+    FAILURE = 1  # unexpected: a bug or a broken machine; the log has the details
+    USAGE = 2  # wrong option, argument or configuration key
+    ROOTDIR = 3  # missing, unwritable, in use, or of another file system
+    MOUNTDIR = 4  # missing, not empty, already mounted, or not a gkfs mount
+    HOSTFILE = 5  # missing, garbled, or of another file system
+    UNREACHABLE = 6  # a daemon does not answer, or did not start in time
+    VERSION = 7  # client and daemon speak different protocol versions
+    ADDRESS = 8  # the address or port to listen on cannot be had
+    FUSE = 9  # /dev/fuse or fusermount3 missing or not permitted
+    RUN_FAILED = 125  # `gkfs run`: gkfs itself failed, the command did not run
+    RUN_NOT_EXECUTABLE = 126
+    RUN_NOT_FOUND = 127
+
+
+class GkfsError(Exception):
+    """Something a person can mend; `str()` is one line of facts, `status` the exit status."""
+
+    def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILURE) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ProtocolError(Exception):
+    """The peer sent what the protocol forbids; the connection is closed, nothing was executed."""
+
+
+def os_error(number: int, message: str) -> OSError:
+    """An OSError with *number* whose text is the errno's own plus the facts in *message*."""
+    return OSError(number, f"{os.strerror(number)}: {message}")
+
+
+# Outcomes that any operation may have, whatever its row in the table says.
+COMMON_ERRNOS = frozenset(
+    {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ETIMEDOUT, errno.EINVAL, errno.ENOMEM, errno.EMFILE}
+)

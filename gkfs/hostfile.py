@@ -1,0 +1,97 @@
+"""The hostfile: which daemons make up one file system, and where they listen. Pure parsing and formatting.
+
+    gkfs-hostfile 1 fsid=5f0c6f6d1c2b4b0e9a51d6c2c3f0a911 daemons=2
+    0 node1 tcp://10.0.0.1:40021 unix:///local/gkfs/daemon-0/socket
+    1 node2 tcp://10.0.0.2:39985 unix:///local/gkfs/daemon-1/socket
+
+One header, then a line per daemon: index, host name, TCP address, Unix socket. Daemons append their own
+line, so lines come in any order, and the last one for an index holds: a restarted daemon appends anew.
+`-` stands for an address a daemon does not have. Blank lines and lines that start with `#` are ignored.
+"""
+
+import re
+from typing import NamedTuple
+
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.limits import DAEMONS_MAX
+
+_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})")
+_TCP = re.compile(r"tcp://(?:\[[0-9a-fA-F:.%a-z]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+NO_ADDRESS = "-"
+
+
+class DaemonAddress(NamedTuple):
+    """Where one daemon is: *tcp* as ``tcp://HOST:PORT``, *unix* as ``unix:///PATH``; `-` when it has none."""
+
+    daemon: int  # index, from 0
+    host: str
+    tcp: str
+    unix: str
+
+    def __str__(self) -> str:
+        return f"daemon {self.daemon} ({self.host}, {self.tcp if self.tcp != NO_ADDRESS else self.unix})"
+
+
+class Hostfile(NamedTuple):
+    """A parsed hostfile; *daemons* maps index to address and may be incomplete while daemons start."""
+
+    fsid: str  # 32 hexadecimal digits, unique to one file system
+    daemon_count: int
+    daemons: dict[int, DaemonAddress]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.daemons) == self.daemon_count
+
+    @property
+    def missing(self) -> list[int]:
+        """Indexes of daemons that have not written their line."""
+        return [index for index in range(self.daemon_count) if index not in self.daemons]
+
+
+def format_header(fsid: str, daemon_count: int) -> str:
+    """The first line of a hostfile, newline included."""
+    return f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}\n"
+
+
+def format_daemon(address: DaemonAddress) -> str:
+    """The line of one daemon, newline included."""
+    return f"{address.daemon} {address.host} {address.tcp} {address.unix}\n"
+
+
+def parse(text: str, name: str) -> Hostfile:
+    """The contents of the hostfile called *name* (for messages). Raises GkfsError naming the line at fault."""
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    header = _HEADER.fullmatch(lines[0][1]) if lines else None
+    if header is None:
+        raise _garbled(name, lines[0][0] if lines else 1, "expected 'gkfs-hostfile 1 fsid=... daemons=...'")
+    fsid, daemon_count = header[1], int(header[2])
+    if daemon_count > DAEMONS_MAX:
+        raise _garbled(name, lines[0][0], f"{daemon_count} daemons, at most {DAEMONS_MAX} are possible")
+    daemons: dict[int, DaemonAddress] = {}
+    for number, line in lines[1:]:
+        address = _parse_daemon(line, name, number, daemon_count)
+        daemons[address.daemon] = address
+    return Hostfile(fsid, daemon_count, daemons)
+
+
+def _parse_daemon(line: str, name: str, number: int, daemon_count: int) -> DaemonAddress:
+    fields = line.split()
+    if len(fields) != 4 or not fields[0].isdecimal():
+        raise _garbled(name, number, "expected 'INDEX HOST tcp://HOST:PORT unix:///PATH'")
+    address = DaemonAddress(int(fields[0]), *fields[1:])
+    if address.daemon >= daemon_count:
+        raise _garbled(name, number, f"daemon {address.daemon} of a file system of {daemon_count}")
+    port = _TCP.fullmatch(address.tcp)
+    if address.tcp != NO_ADDRESS and (port is None or not 0 < int(port[1]) < 65536):
+        raise _garbled(name, number, f"{address.tcp!r} is not tcp://HOST:PORT")
+    if address.unix != NO_ADDRESS and not address.unix.startswith("unix:///"):
+        raise _garbled(name, number, f"{address.unix!r} is not unix:///PATH")
+    if address.tcp == address.unix == NO_ADDRESS:
+        raise _garbled(name, number, f"daemon {address.daemon} has no address")
+    return address
+
+
+def _garbled(name: str, number: int, reason: str) -> GkfsError:
+    return GkfsError(f"hostfile {name}, line {number}: {reason}", ExitStatus.HOSTFILE)

@@ -1,0 +1,51 @@
+"""Every bound, size and timeout of the file system, each with its reason. Layer 0: imports nothing of ours."""
+
+from typing import Final
+
+# --- names: Linux's own limits, so that what fits a local disk fits here
+NAME_MAX_BYTES: Final = 255
+PATH_MAX_BYTES: Final = 4096
+SYMLINK_TARGET_MAX_BYTES: Final = 4095
+# In a flat namespace a name below a long path could exceed what a key should hold; the kernel limits
+# a path argument to 4096 bytes, but relative calls can go deeper. Twice PATH_MAX is refused.
+KEY_PATH_MAX_BYTES: Final = 2 * PATH_MAX_BYTES
+
+# --- data
+CHUNK_SIZE_BYTES: Final = 1 << 20  # the largest FUSE request; an aligned one meets one chunk
+CHUNK_INDEX_MAX: Final = (1 << 32) - 1  # 32 bits in the chunk's file name and key
+FILE_SIZE_MAX_BYTES: Final = (CHUNK_INDEX_MAX + 1) * CHUNK_SIZE_BYTES
+LINK_MAX: Final = 65_000  # as ext4
+
+# --- cluster
+DAEMONS_MAX: Final = 1 << 15  # daemon index: 15 bits of a fid, so that a fid is positive as a signed number
+
+# --- wire: bounds are checked before memory is taken
+PROTOCOL_VERSION: Final = 1
+MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
+MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
+RECEIVE_BUFFER_BYTES: Final = 1 << 20  # holds the largest body and many small messages
+BULK_OWN_BUFFER_BYTES: Final = 32 << 10  # larger bulk is received straight into a buffer of its own
+SEND_BUFFERS_MAX: Final = 512  # pieces in one sendmsg; IOV_MAX is 1024
+IN_FLIGHT_MAX: Final = 1024  # requests of one client waiting at one daemon
+DEDUP_WINDOW: Final = 2 * IN_FLIGHT_MAX  # replies kept for repeats: a repeat is never older than the flight
+CONNECTIONS_MAX: Final = 4096  # of one daemon: 512 nodes, several mounts and peers each
+READDIR_PAGE_ENTRIES: Final = 1000  # with 255-byte names still below MESSAGE_BODY_MAX_BYTES
+TREE_BATCH_BYTES: Final = 256 << 10  # records moved per message by a directory rename
+
+# --- time
+CONNECT_TIMEOUT_S: Final = 5.0
+HANDSHAKE_TIMEOUT_S: Final = 5.0  # a peer that connects and says nothing is dropped
+REQUEST_TIMEOUT_S: Final = 60.0  # then the call fails with ETIMEDOUT naming the daemon
+PEER_TIMEOUT_S: Final = 20.0  # daemon to daemon: below the client's, so that its answer says why
+LOCK_WAIT_S: Final = 30.0  # a request waiting for a directory rename to pass
+RECONNECT_FIRST_S: Final = 0.02
+RECONNECT_MAX_S: Final = 1.0
+START_TIMEOUT_S: Final = 30.0  # `gkfs start` and `gkfs mount` are ready by then or fail with the reason
+STOP_TIMEOUT_S: Final = 20.0
+DIRECTORY_TOUCH_DELAY_S: Final = 0.01  # parents' times reach other nodes within this
+SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
+
+# --- daemon
+OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
+INLINE_IO_MAX_BYTES: Final = 64 << 10  # larger chunk I/O runs in a thread, metadata goes on meanwhile
+IO_THREADS: Final = 8

@@ -1,0 +1,135 @@
+"""The metadata record of one path and its binary form. Pure; docs/metadata_store.md has a worked example.
+
+A record is a fixed header of 76 bytes, little-endian, then optional parts (tag u8, length u32, bytes):
+
+    format u8 | flags u8 | placement u16 | mode u32 | uid u32 | gid u32 | nlink u32 | rdev u64 | size u64
+    | atime i64 | mtime i64 | ctime i64 (ns since 1970) | fid u64 | version u64
+
+Records travel between daemon and client as stored, so a lookup re-encodes nothing.
+
+Invariants: *fid* is never 0 and never reused; *version* grows with every stored change; *size* of a
+directory is 0; a symlink has exactly one target part, of *size* bytes.
+"""
+
+import stat
+import struct
+from typing import Any, Final, NamedTuple, Self
+
+FORMAT: Final = 1
+ROOT_FID: Final = 1
+PLACEMENT_HASHED: Final = 0  # k > 0: all chunks on daemon k - 1
+
+_HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
+_FID = struct.Struct("<Q")
+_FID_OFFSET: Final = 60
+_PART = struct.Struct("<BI")
+_TAG_SYMLINK_TARGET: Final = 1
+
+
+class Metadentry(NamedTuple):
+    """What is known of one path. Times in ns since the epoch, *size* in bytes, *mode* with the file type."""
+
+    format: int
+    flags: int
+    placement: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    fid: int
+    version: int
+    target: bytes = b""  # of a symlink
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        mode: int,
+        uid: int,
+        gid: int,
+        fid: int,
+        now_ns: int,
+        rdev: int = 0,
+        target: bytes = b"",
+        placement: int = PLACEMENT_HASHED,
+    ) -> Self:
+        """The record of something just created."""
+        nlink = 2 if stat.S_ISDIR(mode) else 1
+        return cls(
+            FORMAT, 0, placement, mode, uid, gid, nlink, rdev, len(target), now_ns, now_ns, now_ns, fid, 1, target
+        )
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    def changed(self, **fields: Any) -> Self:
+        """A copy with *fields* replaced and the version grown by one."""
+        return self._replace(version=self.version + 1, **fields)
+
+
+def encode(entry: Metadentry) -> bytes:
+    """The stored form of *entry*."""
+    header = _HEADER.pack(*entry[:14])
+    if not entry.target:
+        return header
+    return header + _PART.pack(_TAG_SYMLINK_TARGET, len(entry.target)) + entry.target
+
+
+def decode(record: bytes) -> Metadentry:
+    """The inverse of `encode`. Raises ValueError when *record* is not one."""
+    if len(record) < _HEADER.size or record[0] != FORMAT:
+        raise ValueError(f"not a metadata record of format {FORMAT}: {len(record)} bytes, {record[:4].hex()}...")
+    fields = _HEADER.unpack_from(record)
+    if len(record) == _HEADER.size:
+        return Metadentry._make((*fields, b""))
+    return Metadentry._make((*fields, _target_part(record)))
+
+
+def _target_part(record: bytes) -> bytes:
+    target = b""
+    position = _HEADER.size
+    while position < len(record):
+        try:
+            tag, length = _PART.unpack_from(record, position)
+        except struct.error:
+            raise ValueError(f"metadata record of {len(record)} bytes ends within a part at {position}") from None
+        position += _PART.size
+        if tag != _TAG_SYMLINK_TARGET or position + length > len(record):
+            raise ValueError(f"metadata record has a part of tag {tag} and {length} bytes at {position}")
+        target = record[position : position + length]
+        position += length
+    return target
+
+
+def fid_of(record: bytes) -> int:
+    """The fid of a stored record, without decoding the rest."""
+    fid: int = _FID.unpack_from(record, _FID_OFFSET)[0]
+    return fid
+
+
+def make_fid(daemon_index: int, boot_epoch: int, counter: int) -> int:
+    """A file id never given before: 16 bits daemon, 16 bits boot epoch (from 1), 32 bits counter.
+
+    >>> hex(make_fid(3, 1, 0x2a))
+    '0x300010000002a'
+    """
+    return daemon_index << 48 | boot_epoch << 32 | counter
+
+
+def allocated_sectors(entry: Metadentry) -> int:
+    """st_blocks: 512-byte sectors, in pages of 4 KiB as a local disk counts; short symlinks live in the record."""
+    if entry.is_directory:
+        return 8
+    if entry.target and entry.size < 60:
+        return 0
+    return -(-entry.size // 4096) * 8

@@ -1,0 +1,190 @@
+"""Sockets: listening, connecting, the handshake. The only I/O of the core.
+
+Addresses are URIs: ``tcp://HOST:PORT`` and ``unix:///PATH`` (percent-encoded). A caller takes the Unix socket
+when it is there and answers as the right daemon, else TCP.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import trio
+
+from gkfs import __version__, wire
+from gkfs.errors import ExitStatus, GkfsError, ProtocolError
+from gkfs.hostfile import NO_ADDRESS, DaemonAddress
+from gkfs.limits import CONNECT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, PROTOCOL_VERSION
+from gkfs.operations import HELLO, HelloReply, HelloRequest
+
+_SUN_PATH_MAX_BYTES = 107
+_BACKLOG = 512
+
+
+def unix_uri(path: Path) -> str:
+    """The URI of a Unix socket."""
+    return "unix://" + quote(str(path.absolute()))
+
+
+def unix_path(uri: str) -> Path:
+    """The inverse of `unix_uri`."""
+    return Path(unquote(uri.removeprefix("unix://")))
+
+
+def tcp_address(uri: str) -> tuple[str, int]:
+    """(host, port) of ``tcp://HOST:PORT``; IPv6 hosts stand in brackets. Raises GkfsError."""
+    host, colon, port = uri.removeprefix("tcp://").rpartition(":")
+    if not uri.startswith("tcp://") or not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise GkfsError(f"{uri!r} is not tcp://HOST:PORT", ExitStatus.ADDRESS)
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def listen_tcp(uri: str) -> socket.socket:
+    """A non-blocking listening socket; port 0 takes a free one. Raises GkfsError naming address and reason."""
+    host, port = tcp_address(uri)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        # So that a daemon restarted at once gets its old port back.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise GkfsError(f"cannot listen on {uri}: {error.strerror}", ExitStatus.ADDRESS) from None
+    return listener
+
+
+def bound_tcp_uri(listener: socket.socket, host: str) -> str:
+    """The URI others reach *listener* at, under the name or address *host*."""
+    port = listener.getsockname()[1]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A non-blocking listening Unix socket at *path*, for its owner only; a stale one is replaced.
+
+    The caller must hold the lock of the directory. Raises GkfsError.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        with _short(path) as name:
+            listener.bind(name)
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise GkfsError(f"cannot listen on {path}: {error.strerror}", ExitStatus.ADDRESS) from None
+    return listener
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name for *path* that fits sun_path, valid within the block."""
+    if len(os.fsencode(path)) <= _SUN_PATH_MAX_BYTES:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+async def open_connection(
+    address: DaemonAddress, fsid: str, client_id: bytes, role: str
+) -> tuple[socket.socket, HelloReply]:
+    """A connected non-blocking socket after a successful handshake, and what the daemon said of itself.
+
+    Raises GkfsError: UNREACHABLE when nothing answers in time, VERSION, or HOSTFILE when another daemon or file
+    system answers there. Nothing stays open after cancellation or failure.
+    """
+    hello = HelloRequest(PROTOCOL_VERSION, __version__, fsid, address.daemon, client_id, role)
+    reasons: list[str] = []
+    for uri in (address.unix, address.tcp):
+        if uri == NO_ADDRESS or (uri == address.unix and not unix_path(uri).is_socket()):
+            continue
+        try:
+            return await _open_one(address, uri, hello)
+        except OSError as error:
+            reasons.append(error.strerror or str(error))
+        except trio.TooSlowError:
+            reasons.append(f"no answer within {CONNECT_TIMEOUT_S:.0f} s")
+        except ProtocolError as error:
+            raise GkfsError(f"{address} does not speak gkfs: {error}", ExitStatus.VERSION) from None
+    raise GkfsError(f"{address} cannot be reached: {', '.join(reasons) or 'no address'}", ExitStatus.UNREACHABLE)
+
+
+async def _open_one(address: DaemonAddress, uri: str, hello: HelloRequest) -> tuple[socket.socket, HelloReply]:
+    with trio.fail_after(CONNECT_TIMEOUT_S):
+        connection = await _connect(uri)
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            reply = await _shake_hands(connection, hello)
+        _check_hello(address, hello, reply)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, reply
+
+
+async def _connect(uri: str) -> socket.socket:
+    if uri.startswith("unix://"):
+        connection = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+        try:
+            with _short(unix_path(uri)) as name:
+                await connection.connect(name)
+        except BaseException:
+            connection.close()
+            raise
+    else:
+        host, port = tcp_address(uri)
+        stream = await trio.open_tcp_stream(host, port)
+        connection = stream.socket
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain = socket.socket(fileno=connection.detach())
+    plain.setblocking(False)
+    return plain
+
+
+async def _shake_hands(connection: socket.socket, hello: HelloRequest) -> HelloReply:
+    decoder = wire.Decoder()
+    data = b"".join(wire.encode_request(HELLO, 0, hello))
+    connection.send(data)  # short, on an empty socket: it is taken whole
+    while True:
+        await trio.lowlevel.wait_readable(connection.fileno())
+        count = connection.recv_into(decoder.buffer())
+        if count == 0:
+            raise OSError(errno.ECONNRESET, "the daemon closed the connection during the handshake")
+        for message in decoder.received(count):
+            if message.errno == errno.EPROTO:
+                raise GkfsError(str(message.fields[0]), ExitStatus.VERSION)
+            if message.errno:
+                raise GkfsError(str(message.fields[0]), ExitStatus.HOSTFILE)
+            if len(message.fields) >= 2 and message.fields[0] != PROTOCOL_VERSION:
+                raise _version_mismatch(message.fields)
+            return HelloReply(*wire.decode_reply(HELLO, message))
+
+
+def _version_mismatch(fields: list[object]) -> GkfsError:
+    return GkfsError(
+        f"daemon speaks protocol {fields[0]} (gkfs {fields[1]}), this client protocol {PROTOCOL_VERSION} "
+        f"(gkfs {__version__}): use the same version on all nodes",
+        ExitStatus.VERSION,
+    )
+
+
+def _check_hello(address: DaemonAddress, hello: HelloRequest, reply: HelloReply) -> None:
+    if reply.fsid != hello.fsid or reply.daemon_index != hello.daemon_index:
+        raise GkfsError(
+            f"{address} is daemon {reply.daemon_index} of file system {reply.fsid}, "
+            f"the hostfile names daemon {hello.daemon_index} of {hello.fsid}",
+            ExitStatus.HOSTFILE,
+        )
