@@ -1,0 +1,149 @@
+# What the scripts of this folder share: Debian packages, the project's .venv, messages.
+# Source it; it changes no file by itself.
+#
+# Exit statuses of all these scripts:
+#   1  something failed or differs      3  needed packages cannot be installed
+#   2  wrong usage                      4  /dev/fuse cannot be opened
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=$root/.venv
+
+# Sort order, decimal points and messages must not depend on the user; a module system's Python
+# path must not reach the project's Python.
+export LC_ALL=C.UTF-8
+unset PYTHONHOME PYTHONPATH
+
+# To build pyfuse3 (there is no binary of it), to install Python packages, to mount.
+packages_run=(ca-certificates fuse3 gcc libc6-dev libfuse3-dev pkg-config python3 python3-dev
+    python3-venv)
+# The real programs that the tests and the quickstart run on a mount.
+packages_build=(bzip2 coreutils diffutils findutils gzip make tar util-linux xz-utils)
+packages_test=("${packages_build[@]}" acl attr fio g++ git procps rsync sqlite3)
+
+die() { # STATUS MESSAGE...
+    printf '%s: %s\n' "${0##*/}" "${*:2}" >&2
+    exit "$1"
+}
+
+usage() { # prints the comment at the head of the calling script
+    sed -n '2,/^[^#]/ { s/^# \{0,1\}//p }' "$0"
+}
+
+now_us() { echo "${EPOCHREALTIME/./}"; }
+
+seconds_since() { # START_US, as now_us gave it; prints 12.3
+    local tenths=$((($(now_us) - $1 + 50000) / 100000))
+    echo "$((tenths / 10)).$((tenths % 10))"
+}
+
+# Runs a noisy command, announced by one line. Its output is shown only when it fails.
+quietly() { # WHAT COMMAND...
+    local output start status=0
+    start=$(now_us)
+    printf '%s ...' "$1" >&2
+    output=$("${@:2}" 2>&1 </dev/null) || status=$?
+    if ((status)); then
+        printf ' failed\n' >&2
+        tail -n 30 <<<"$output" >&2
+    else
+        printf ' %s s\n' "$(seconds_since "$start")" >&2
+    fi
+    return "$status"
+}
+
+# --- Debian packages ------------------------------------------------------------------------------
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
+}
+
+missing_packages() { # PACKAGE...
+    local installed
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+    comm -23 <(printf '%s\n' "$@" | sort -u) <(sed -n 's/^installed //p' <<<"$installed" | sort -u)
+}
+
+apt_install() { # PACKAGE...
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+    as_root "${apt[@]}" update &&
+        as_root "${apt[@]}" install -y --no-install-recommends "$@"
+}
+
+need_packages() { # PACKAGE...
+    local missing why
+    command -v dpkg-query >/dev/null || die 3 "no Debian here; it needs the equivalents of: $*"
+    mapfile -t missing < <(missing_packages "$@")
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)) && ! sudo -n true 2>/dev/null; then
+        why='not root, and sudo asks for a password or is missing'
+    elif quietly "installing ${#missing[@]} Debian packages" apt_install "${missing[@]}"; then
+        return 0
+    else
+        why='apt-get failed, see above'
+        mapfile -t missing < <(missing_packages "$@")
+    fi
+    die 3 "missing Debian packages: ${missing[*]} ($why). As root:
+    apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+}
+
+# --- the project's .venv --------------------------------------------------------------------------
+
+# What .venv was made from: moving the checkout or another Python makes it void.
+venv_identity() {
+    echo "$root"
+    /usr/bin/python3 --version
+    sha256sum <"$root/pyproject.toml"
+}
+
+venv_is_ready() { # EXTRA
+    local stamp=$venv/installed-$1
+    [[ -x $venv/bin/gkfs && -f $stamp && $(<"$stamp") == "$(venv_identity)" ]]
+}
+
+venv_works() {
+    [[ $(sed -n 1p "$venv/made-for" 2>/dev/null) == "$root" ]] &&
+        "$venv/bin/python" -m pip --version &>/dev/null
+}
+
+# Installs the project into .venv, as links to the checkout. EXTRA: run, test or dev.
+need_venv() { # EXTRA
+    local extra=$1 lock
+    venv_is_ready "$extra" && return 0
+    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die 3 "needs Python 3.11 or newer; $(/usr/bin/python3 --version) is installed"
+    exec {lock}<"$root"
+    flock "$lock" # two scripts at a time must not install into one .venv
+    if ! venv_is_ready "$extra"; then
+        venv_works || quietly 'making .venv' make_venv || die 3 "cannot make $venv"
+        quietly "installing the project's Python packages ($extra)" pip_install "$extra" ||
+            die 3 "pip cannot install what pyproject.toml asks for ($extra), see above"
+    fi
+    exec {lock}<&-
+}
+
+make_venv() {
+    /usr/bin/python3 -m venv --clear "$venv" &&
+        echo "$root" >"$venv/made-for"
+}
+
+pip_install() { # EXTRA
+    local project=$root extra
+    [[ $1 == run ]] || project+="[$1]"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$project" ||
+        return
+    for extra in run test dev; do # each holds the ones before it
+        venv_identity >"$venv/installed-$extra"
+        [[ $extra != "$1" ]] || break
+    done
+}
+
+# --- FUSE -----------------------------------------------------------------------------------------
+
+fuse_problem() { # prints why no file system can be mounted, if so
+    if [[ ! -c /dev/fuse ]]; then
+        echo '/dev/fuse does not exist here (modprobe fuse, or start the container with it)'
+    elif ! { : <>/dev/fuse; } 2>/dev/null; then
+        echo "/dev/fuse cannot be opened by $(id -un): $(stat -c '%A %U:%G' /dev/fuse)"
+    fi
+}
