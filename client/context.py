@@ -1,0 +1,54 @@
+"""What all parts of the client share: the daemons, the inode table, and calls about one record."""
+
+import errno
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gkfs import metadentry
+from gkfs.channel import Call
+from gkfs.client.inodes import Inode, InodeTable
+from gkfs.client.pool import Pool
+from gkfs.distributor import Distributor
+from gkfs.metadentry import Metadentry
+from gkfs.operations import Operation, Q, R, RecordReply
+
+
+class MountOptions(NamedTuple):
+    """How the kernel is told to use the mount."""
+
+    direct_io: bool = False  # bypass the page cache for every file
+    attr_timeout_s: float = 0.0  # above 0: attributes may be that old, also when another node changed them
+
+
+class Context:
+    """Shared state of one mount. Owns nothing that needs closing."""
+
+    def __init__(self, pool: Pool, distributor: Distributor, options: MountOptions) -> None:
+        self.pool = pool
+        self.distributor = distributor
+        self.options = options
+        self.inodes = InodeTable()
+
+    def call_owner(self, path: bytes, operation: Operation[Q, R], request: Q) -> Call[R]:
+        """Queue *request* for the daemon that owns *path*."""
+        return self.pool.call(self.distributor.path_owner(path), operation, request)
+
+    async def about(self, inode: Inode, operation: Operation[Q, R], make: Callable[[bytes], Q]) -> R:
+        """Call the owner of *inode*; *make* gets its path. Asked again when a rename here moved it meanwhile."""
+        while True:
+            path = self.inodes.path(inode)
+            try:
+                return await self.call_owner(path, operation, make(path))
+            except OSError as error:
+                moved = self.inodes.path(inode) != path
+                if not moved or error.errno not in (errno.ESTALE, errno.ENOENT):
+                    raise
+
+    async def refresh(
+        self, inode: Inode, operation: Operation[Q, RecordReply], make: Callable[[bytes], Q]
+    ) -> Metadentry:
+        """`about` for operations that return the record, which the inode then knows."""
+        reply = await self.about(inode, operation, make)
+        entry = metadentry.decode(reply.record)
+        inode.learn(entry)
+        return entry

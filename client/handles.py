@@ -1,0 +1,40 @@
+"""Open files and directories by the number the kernel got for them."""
+
+import os
+from typing import Generic, TypeVar
+
+from gkfs.client.inodes import Inode
+
+T = TypeVar("T")
+
+
+class FileHandle:
+    """One open(2) of a file."""
+
+    __slots__ = ("append", "direct", "inode")
+
+    def __init__(self, inode: Inode, flags: int, *, direct: bool) -> None:
+        self.inode = inode
+        self.append = bool(flags & os.O_APPEND)
+        # Direct handles bypass the kernel's page cache, so the kernel does not cut reads at the size it knows.
+        self.direct = direct or bool(flags & os.O_DIRECT)
+
+
+class Handles(Generic[T]):
+    """Numbers for open things; a number is not reused while the mount lives."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._open: dict[int, T] = {}
+
+    def add(self, thing: T) -> int:
+        number = self._next
+        self._next += 1
+        self._open[number] = thing
+        return number
+
+    def __getitem__(self, number: int) -> T:
+        return self._open[number]
+
+    def remove(self, number: int) -> T:
+        return self._open.pop(number)

@@ -1,0 +1,164 @@
+"""The inode table: what the kernel may refer to by number, and under which path its record is found.
+
+An inode is known by its fid, which is also the number the kernel uses. It hangs below its parent inode by name,
+so renaming a directory moves one pointer and the paths below follow. An unlinked file that is still open keeps
+the path at which its daemon knows it (`frozen_path`).
+"""
+
+import time
+from typing import Final
+
+from gkfs import paths
+from gkfs.metadentry import PLACEMENT_HASHED, ROOT_FID, Metadentry
+
+# A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
+FRESH_S: Final = 0.005
+
+
+class Inode:
+    """One file, directory or other entry the kernel holds, with the writes its owner does not know of yet."""
+
+    __slots__ = (
+        "_entry",
+        "_fresh_until_s",
+        "_path",
+        "_path_epoch",
+        "cached_version",
+        "dirty",
+        "dirty_mtime_ns",
+        "dirty_size",
+        "fid",
+        "frozen_path",
+        "gone",
+        "lookups",
+        "name",
+        "opens",
+        "parent",
+        "unsynced",
+    )
+
+    def __init__(self, fid: int, parent: "Inode | None", name: bytes) -> None:
+        self.fid = fid
+        self.parent = parent
+        self.name = name
+        self.lookups = 0
+        self.opens = 0
+        self.frozen_path: bytes | None = None
+        self.gone = False  # its record was removed elsewhere while it was open here
+        # Written here and not yet published (see data.py): size reached and time of the last write.
+        self.dirty = False
+        self.dirty_size = 0
+        self.dirty_mtime_ns = 0
+        self.unsynced: set[int] = set()  # daemons that got data since the last fsync
+        self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
+        self._entry: Metadentry | None = None
+        self._fresh_until_s = 0.0
+        self._path = b""
+        self._path_epoch = -1
+
+    @property
+    def entry(self) -> Metadentry:
+        """The record as last seen."""
+        assert self._entry is not None, f"inode {self.fid} was never filled"
+        return self._entry
+
+    @property
+    def size(self) -> int:
+        """Bytes, as this node sees the file: with its own unpublished writes."""
+        return max(self.entry.size, self.dirty_size) if self.dirty else self.entry.size
+
+    @property
+    def placement(self) -> int:
+        return self._entry.placement if self._entry is not None else PLACEMENT_HASHED
+
+    def learn(self, entry: Metadentry, *, fresh: bool = False) -> None:
+        """Note the record just received; *fresh*: the next system call step may use it without asking."""
+        self._entry = entry
+        self._fresh_until_s = time.monotonic() + FRESH_S if fresh else 0.0
+
+    def take_fresh(self) -> bool:
+        """Whether the record came within the same system call; says so once."""
+        fresh = self._fresh_until_s > 0.0 and time.monotonic() < self._fresh_until_s
+        self._fresh_until_s = 0.0
+        return fresh
+
+    def stale(self) -> None:
+        """Forget that the record is fresh: the entry was changed through this mount."""
+        self._fresh_until_s = 0.0
+
+    def path(self, epoch: int) -> bytes:
+        """Where the record is; *epoch* is the table's, which grows when a directory moves."""
+        if self.frozen_path is not None:
+            return self.frozen_path
+        if self._path_epoch != epoch:
+            self._path = paths.ROOT if self.parent is None else paths.join(self.parent.path(epoch), self.name)
+            self._path_epoch = epoch
+        return self._path
+
+
+class InodeTable:
+    """All inodes the kernel holds. The root is always there."""
+
+    def __init__(self) -> None:
+        self.root = Inode(ROOT_FID, None, b"")
+        self._by_fid: dict[int, Inode] = {ROOT_FID: self.root}
+        self._by_name: dict[tuple[int, bytes], Inode] = {}
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._by_fid)
+
+    def __getitem__(self, fid: int) -> Inode:
+        """The inode of a number the kernel used. KeyError would be a bug of kernel or ours."""
+        return self._by_fid[fid]
+
+    def path(self, inode: Inode) -> bytes:
+        """Where the record of *inode* is."""
+        return inode.path(self._epoch)
+
+    def named(self, parent: Inode, name: bytes) -> Inode | None:
+        """The inode last seen under that name, if the kernel still holds it."""
+        return self._by_name.get((parent.fid, name))
+
+    def known(self, fid: int) -> Inode | None:
+        """The inode of that number, if the kernel holds it."""
+        return self._by_fid.get(fid)
+
+    def seen(self, parent: Inode, name: bytes, entry: Metadentry, *, fresh: bool = True) -> Inode:
+        """Note that *name* in *parent* is *entry*; the kernel gets one more reference to it."""
+        inode = self._by_fid.get(entry.fid)
+        if inode is None:
+            inode = self._by_fid[entry.fid] = Inode(entry.fid, parent, name)
+            self._by_name[parent.fid, name] = inode
+        elif inode.parent is not parent or inode.name != name or inode.frozen_path is not None:
+            self.move(inode, parent, name)
+        inode.lookups += 1
+        inode.learn(entry, fresh=fresh)
+        return inode
+
+    def move(self, inode: Inode, parent: Inode, name: bytes) -> None:
+        """*inode* is now called *name* in *parent*, here or as found out by a lookup."""
+        self.unname(inode)
+        inode.parent, inode.name, inode.frozen_path = parent, name, None
+        self._by_name[parent.fid, name] = inode
+        self._epoch += 1
+
+    def freeze(self, inode: Inode) -> None:
+        """The name of *inode* is gone, but its daemon keeps the record for this mount under the old path."""
+        inode.frozen_path = self.path(inode)
+        self.unname(inode)
+
+    def unname(self, inode: Inode) -> None:
+        """The name no longer leads to *inode*."""
+        if inode.parent is not None and self._by_name.get((inode.parent.fid, inode.name)) is inode:
+            del self._by_name[inode.parent.fid, inode.name]
+
+    def forget(self, fid: int, lookups: int) -> None:
+        """The kernel gives back *lookups* references; without any left the inode goes."""
+        inode = self._by_fid.get(fid)
+        if inode is None or inode is self.root:
+            return
+        inode.lookups -= lookups
+        if inode.lookups <= 0:
+            self._by_fid.pop(fid)
+            self.unname(inode)

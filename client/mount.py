@@ -1,0 +1,169 @@
+"""The life of one mount: connect to all daemons, mount, serve, publish what is left, unmount."""
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from gkfs import hostfile, metadentry
+from gkfs.client.context import Context, MountOptions
+from gkfs.client.fuse import GkfsOperations
+from gkfs.client.pool import Pool
+from gkfs.client.pump import Pump
+from gkfs.distributor import Distributor
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Hostfile
+from gkfs.limits import CHUNK_SIZE_BYTES, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
+from gkfs.metadentry import ROOT_FID
+from gkfs.operations import STAT, StatRequest
+from gkfs.paths import ROOT
+
+log = logging.getLogger(__name__)
+
+FUSE_DEVICE: Final = Path("/dev/fuse")
+# After SIGTERM: for requests in flight, then for sizes and times still to be published. Well below the 30 s
+# (KillWait) that Slurm gives by default.
+_DRAIN_S: Final = 5.0
+_PUBLISH_S: Final = 5.0
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+
+
+@dataclass(frozen=True)
+class MountSettings:
+    """What `gkfs mount` is told."""
+
+    hostfile: Path
+    mountdir: Path
+    allow_other: bool = False
+    direct_io: bool = False
+    attr_timeout_s: float = 0.0
+    request_timeout_s: float = REQUEST_TIMEOUT_S
+    debug: bool = False
+
+
+def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
+    """Mount and serve until unmounted, or until SIGTERM, SIGINT or SIGHUP, upon which it unmounts itself.
+
+    *on_ready* is called once, when the mount is usable. Raises GkfsError when it cannot be mounted: HOSTFILE,
+    UNREACHABLE, VERSION, MOUNTDIR or FUSE.
+    """
+    hosts = _read_hostfile(settings.hostfile)
+    _check_fuse()
+    _keep_large_buffers()
+    trio.run(_Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
+
+
+class _Mount:
+    def __init__(self, settings: MountSettings, hosts: Hostfile, on_ready: Callable[[], None]) -> None:
+        self._settings = settings
+        self._pump = Pump()
+        client_id = os.urandom(16)
+        self._pool = Pool(self._pump, hosts, settings.hostfile, client_id, settings.request_timeout_s)
+        options = MountOptions(settings.direct_io, settings.attr_timeout_s)
+        self._context = Context(self._pool, Distributor(hosts.daemon_count), options)
+        self._operations = GkfsOperations(self._context, on_ready)
+
+    async def run(self) -> None:
+        try:
+            await self._pool.connect()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pool.maintain)
+                await self._pump.drive(self._load_root())
+                self._mount()
+                try:
+                    nursery.start_soon(self._operations.touches.run)
+                    nursery.start_soon(self._publish_regularly)
+                    nursery.start_soon(self._end_on_signal)
+                    await self._pump.serve()
+                finally:
+                    pyfuse3.close(unmount=True)
+                with trio.move_on_after(_PUBLISH_S):
+                    await self._pump.drive(self._finish())
+                nursery.cancel_scope.cancel()
+        except* GkfsError as group:
+            raise _only(group) from None
+        finally:
+            self._pool.close()
+            self._pump.close()
+
+    async def _load_root(self) -> None:
+        owner = self._context.distributor.path_owner(ROOT)
+        reply = await self._pool.call(owner, STAT, StatRequest(ROOT, ROOT_FID))
+        self._context.inodes.root.learn(metadentry.decode(reply.record))
+
+    def _mount(self) -> None:
+        options = {"fsname=gkfs", "subtype=gkfs", "default_permissions", f"max_read={CHUNK_SIZE_BYTES}"}
+        if self._settings.allow_other:
+            options.add("allow_other")
+        try:
+            pyfuse3.init(self._operations, str(self._settings.mountdir), options)
+        except RuntimeError as error:
+            raise GkfsError(f"cannot mount on {self._settings.mountdir}: {error}", ExitStatus.FUSE) from None
+
+    async def _finish(self) -> None:
+        await self._operations.data.publish_all()
+        await self._operations.touches.send_all()
+
+    async def _publish_regularly(self) -> None:
+        while True:
+            await trio.sleep(SIZE_FLUSH_DELAY_S)
+            self._pump.start(self._operations.data.publish_all())
+
+    async def _end_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                log.info("%s: unmounting %s", signal.Signals(number).name, self._settings.mountdir)
+                pyfuse3.terminate()
+                self._pump.wake()
+                break
+            # Requests in flight get their answers first; then they fail, so that the end is bounded.
+            await trio.sleep(_DRAIN_S)
+            self._pool.close()
+            self._pump.wake()
+            await trio.sleep_forever()  # keep on ignoring further signals
+
+
+def _only(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, GkfsError)
+    return error
+
+
+def _read_hostfile(path: Path) -> Hostfile:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise GkfsError(f"hostfile {path}: {reason}", ExitStatus.HOSTFILE) from None
+    hosts = hostfile.parse(text, str(path))
+    if not hosts.complete:
+        missing = ", ".join(map(str, hosts.missing[:10]))
+        raise GkfsError(f"hostfile {path} lacks daemons {missing} of {hosts.daemon_count}", ExitStatus.HOSTFILE)
+    return hosts
+
+
+def _check_fuse() -> None:
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        reason = "may not be opened" if FUSE_DEVICE.exists() else "does not exist"
+        raise GkfsError(f"{FUSE_DEVICE} {reason}: FUSE is needed to mount", ExitStatus.FUSE)
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        raise GkfsError("fusermount3 is not installed (package fuse3)", ExitStatus.FUSE)
+
+
+def _keep_large_buffers() -> None:
+    """Keep 1 MiB buffers in the heap: mapping and unmapping one for each request costs a fifth of the CPU."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
+    libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)

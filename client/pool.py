@@ -1,0 +1,216 @@
+"""Connections of the mount to all daemons, driven by the pump.
+
+Calls queued while the pump handles one round of events leave together, one send per daemon: merging without a
+timer. A broken connection is re-established in the background; its calls wait, are sent again, or time out.
+"""
+
+import errno
+import logging
+import select
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import trio
+
+from gkfs import hostfile
+from gkfs.channel import Call, Channel
+from gkfs.client.pump import Pump
+from gkfs.errors import GkfsError, ProtocolError
+from gkfs.hostfile import DaemonAddress, Hostfile
+from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
+from gkfs.operations import Buffer, Operation, Q, R
+from gkfs.transport import open_connection
+
+log = logging.getLogger(__name__)
+_EXPIRY_CHECK_S = 0.25
+_CONNECTS_AT_ONCE = 64
+
+
+class Connection:
+    """One daemon: its channel, and the socket while there is one."""
+
+    def __init__(self, pool: "Pool", address: DaemonAddress) -> None:
+        self.address = address
+        self.channel = Channel(str(address))
+        self._pool = pool
+        self._socket: socket.socket | None = None
+        self._sending: list[Buffer] = []  # taken from the channel, not yet taken by the socket
+        self._wants_write = False
+
+    def attach(self, connected: socket.socket) -> None:
+        """Take over a connected, non-blocking socket."""
+        self._socket = connected
+        self._sending = []
+        self._wants_write = False
+        self._pool.pump.register(connected.fileno(), self._on_events)
+        self.channel.connection_made()
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it."""
+        if self._socket is None or self._wants_write:
+            return
+        if self.channel.has_output:
+            self._sending += self.channel.take_output()
+        try:
+            while self._sending:
+                count = self._socket.sendmsg(self._sending[:SEND_BUFFERS_MAX])
+                self._drop_sent(count)
+        except BlockingIOError:
+            self._watch(writing=True)
+        except OSError as error:
+            self._broken(error)
+
+    def close(self) -> None:
+        """Close the socket; calls in flight stay until they expire."""
+        if self._socket is not None:
+            self._pool.pump.unregister(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        self.channel.connection_lost()
+
+    def _drop_sent(self, count: int) -> None:
+        for position, piece in enumerate(self._sending):
+            if count < len(piece):
+                self._sending = [memoryview(piece)[count:], *self._sending[position + 1 :]]
+                return
+            count -= len(piece)
+        self._sending = []
+
+    def _watch(self, *, writing: bool) -> None:
+        assert self._socket is not None
+        self._wants_write = writing
+        self._pool.pump.modify(self._socket.fileno(), select.EPOLLIN | (select.EPOLLOUT if writing else 0))
+
+    def _on_events(self, events: int) -> None:
+        if events & select.EPOLLOUT and self._wants_write:
+            self._watch(writing=False)
+            self.flush()
+        if events & ~select.EPOLLOUT and self._socket is not None:
+            self._receive()
+
+    def _receive(self) -> None:
+        assert self._socket is not None
+        try:
+            count = self._socket.recv_into(self.channel.buffer())
+            if count == 0:
+                raise ConnectionResetError(errno.ECONNRESET, "the daemon closed the connection")
+            self.channel.received(count)
+        except BlockingIOError:
+            pass
+        except (OSError, ProtocolError) as error:
+            self._broken(error)
+
+    def _broken(self, reason: Exception) -> None:
+        log.warning("%s: connection lost: %s", self.address, reason)
+        self.close()
+        self._pool.reconnect(self)
+
+
+class Pool:
+    """Calls to the daemons by index. `connect` first, `maintain` in the background while the mount lives."""
+
+    def __init__(self, pump: Pump, hosts: Hostfile, path: Path, client_id: bytes, timeout_s: float) -> None:
+        self.pump = pump
+        self.timeout_s = timeout_s
+        self._hosts = hosts
+        self._path = path
+        self._client_id = client_id
+        self._connections = [Connection(self, hosts.daemons[index]) for index in range(hosts.daemon_count)]
+        self._queued: list[Connection] = []
+        self._nursery: trio.Nursery | None = None
+        pump.before_poll.append(self._flush)
+
+    def call(self, daemon: int, operation: Operation[Q, R], request: Q) -> Call[R]:
+        """Queue *request* for the daemon of that index; await the result. Never raises itself."""
+        connection = self._connections[daemon]
+        call = connection.channel.submit(operation, request, time.monotonic() + self.timeout_s)
+        self._queued.append(connection)
+        self.pump.wake()
+        return call
+
+    @property
+    def channels(self) -> Iterable[Channel]:
+        return (connection.channel for connection in self._connections)
+
+    async def connect(self) -> None:
+        """Connect to every daemon, in parallel. Raises GkfsError for the first that fails."""
+        limit = trio.CapacityLimiter(_CONNECTS_AT_ONCE)
+
+        async def one(connection: Connection) -> None:
+            async with limit:
+                connection.attach(await self._open(connection.address))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for connection in self._connections:
+                    nursery.start_soon(one, connection)
+        except* GkfsError as group:
+            raise _first(group) from None
+
+    async def maintain(self) -> None:
+        """Reconnect broken connections and expire overdue calls, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                await trio.sleep(_EXPIRY_CHECK_S)
+                now_s = time.monotonic()
+                for connection in self._connections:
+                    connection.channel.expire(now_s)
+                self.pump.wake()
+
+    def reconnect(self, connection: Connection) -> None:
+        """Start to re-establish *connection*; called when it broke."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._reconnect, connection)
+
+    def close(self) -> None:
+        """Close all connections; calls still waiting fail."""
+        self._nursery = None
+        for connection in self._connections:
+            connection.close()
+            connection.channel.fail_all("was disconnected: the mount has ended")
+
+    async def _reconnect(self, connection: Connection) -> None:
+        delay_s = RECONNECT_FIRST_S
+        while True:
+            try:
+                connected = await self._open(connection.address)
+            except GkfsError as error:
+                log.info("%s", error)
+            else:
+                log.warning("%s: connected again", connection.address)
+                connection.attach(connected)
+                return
+            await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RECONNECT_MAX_S)
+            self._reread_address(connection)
+
+    def _reread_address(self, connection: Connection) -> None:
+        """A restarted daemon may have another address: the last line for it in the hostfile holds."""
+        try:
+            hosts = hostfile.parse(self._path.read_text(), str(self._path))
+        except (OSError, GkfsError):
+            return  # being rewritten, or gone with the job
+        if hosts.fsid == self._hosts.fsid:
+            connection.address = hosts.daemons.get(connection.address.daemon, connection.address)
+
+    async def _open(self, address: DaemonAddress) -> socket.socket:
+        connected, _ = await open_connection(address, self._hosts.fsid, self._client_id, "client")
+        return connected
+
+    def _flush(self) -> None:
+        if self._queued:
+            queued, self._queued = self._queued, []
+            for connection in queued:
+                connection.flush()
+
+
+def _first(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, GkfsError)
+    return error

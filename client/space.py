@@ -1,0 +1,44 @@
+"""statfs: the sum over all daemons, those that share one local file system counted once."""
+
+import time
+
+from pyfuse3 import StatvfsData
+
+from gkfs.client.context import Context
+from gkfs.limits import NAME_MAX_BYTES
+from gkfs.operations import STATUS, Empty
+
+_BLOCK_BYTES = 4096
+_REUSE_S = 1.0  # df and programs that watch space ask often; every answer asks all daemons
+
+
+class Space:
+    """Answers statfs; an answer is reused for a second."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._answer = StatvfsData()
+        self._valid_until_s = 0.0
+
+    async def statfs(self) -> StatvfsData:
+        """Blocks and files of the whole file system."""
+        if time.monotonic() >= self._valid_until_s:
+            self._answer = await self._ask()
+            self._valid_until_s = time.monotonic() + _REUSE_S
+        return self._answer
+
+    async def _ask(self) -> StatvfsData:
+        pool = self._context.pool
+        calls = [pool.call(index, STATUS, Empty()) for index in range(self._context.distributor.daemon_count)]
+        replies = [await call for call in calls]
+        disks = {(reply.host, reply.device): reply for reply in replies}.values()
+        entries = sum(reply.files + reply.directories for reply in replies)
+        answer = StatvfsData()
+        answer.f_bsize = answer.f_frsize = _BLOCK_BYTES
+        answer.f_blocks = sum(disk.total_bytes for disk in disks) // _BLOCK_BYTES
+        answer.f_bfree = answer.f_bavail = sum(disk.free_bytes for disk in disks) // _BLOCK_BYTES
+        # Records need space, not inodes; a free block can hold several. Never fewer than the blocks, as btrfs.
+        answer.f_ffree = answer.f_favail = answer.f_bfree
+        answer.f_files = entries + answer.f_ffree
+        answer.f_namemax = NAME_MAX_BYTES
+        return answer
