@@ -1,7 +1,7 @@
 """The handlers the kernel calls, each thin: number to inode, one step of namespace or data, the answer back.
 
-Every handler is total: OSError becomes its errno, anything else EIO with a traceback in the log, since pyfuse3 ends
-the mount on any other exception. A test asserts that each handler has the decorator.
+Every handler is total: OSError becomes its errno, anything else EIO with a traceback in the log, since pyfuse3
+ends the mount on any other exception. A test asserts that each handler has the decorator.
 """
 
 import errno
@@ -10,8 +10,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
@@ -42,11 +42,10 @@ T = TypeVar("T")
 
 
 def handler(
-    method: Callable[Concatenate["GkfsOperations", P], Awaitable[T]],
-) -> Callable[Concatenate["GkfsOperations", P], Awaitable[T]]:
+    method: Callable[Concatenate["GkfsOperations", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["GkfsOperations", P], Coroutine[Any, Any, T]]:
     """Make a FUSE handler total."""
 
-    @functools.wraps(method)
     async def total(self: "GkfsOperations", *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(self, *args, **kwargs)
@@ -60,6 +59,7 @@ def handler(
             log.exception("%s%s failed", method.__name__, args)
             raise FUSEError(errno.EIO) from None
 
+    functools.update_wrapper(total, method)
     return total
 
 

@@ -10,7 +10,7 @@ from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
-from gkfs.limits import SYMLINK_TARGET_MAX_BYTES
+from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
 from gkfs.metadentry import Metadentry
 from gkfs.operations import (
     CREATE,
@@ -154,9 +154,9 @@ class Namespace:
             self._inodes.unname(inode)
 
     def _child(self, parent: Inode, name: bytes) -> bytes:
-        if len(name) > paths.NAME_MAX_BYTES:
+        if len(name) > NAME_MAX_BYTES:
             paths.check_name(name)
         path = paths.join(self._inodes.path(parent), name)
-        if len(path) > paths.KEY_PATH_MAX_BYTES:
+        if len(path) > KEY_PATH_MAX_BYTES:
             paths.check_path(path)
         return path

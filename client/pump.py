@@ -107,7 +107,7 @@ class Pump:
         self._fuse_fd = -1
         self._fuse_paused = False  # no worker is free to read the next request
         self._main: Worker | None = None  # what `drive` runs
-        self._outcome: outcome.Outcome[Any] | None = None
+        self._outcome: outcome.Outcome[Any]  # of it, once it has ended
         self._new_worker: Callable[[], Worker]
         self._waiting_in_trio = False
 
@@ -151,10 +151,9 @@ class Pump:
 
     async def drive(self, main: Coroutine[Any, None, T]) -> T:
         """Run a coroutine that awaits replies, as handlers do, to its end; its result or exception comes back."""
-        self._main, self._outcome = main, None
+        self._main = main
         self._ready.append(main)
         await self._loop()
-        assert self._outcome is not None
         result: T = self._outcome.unwrap()
         return result
 
