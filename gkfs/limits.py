@@ -49,3 +49,12 @@ SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publis
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
 INLINE_IO_MAX_BYTES: Final = 64 << 10  # larger chunk I/O runs in a thread, metadata goes on meanwhile
 IO_THREADS: Final = 8
+
+# --- command line
+CONTROL_TIMEOUT_S: Final = 5.0  # one question of `gkfs status` or `gkfs stop` to a connected daemon
+CONTROL_PARALLEL: Final = 64  # daemons asked at once: far below the file descriptors a process may have
+POLL_INTERVAL_S: Final = 0.02  # of what nobody announces: a socket that is refused, a process that is gone
+RUN_GRACE_S: Final = 10.0  # COMMAND of `gkfs run` after a signal; with the clean-up below Slurm's KillWait of 30 s
+END_GRACE_S: Final = 5.0  # a mount or daemon of `gkfs run` between SIGTERM and SIGKILL
+BUSY_RETRY_S: Final = 0.5  # a program that just ended may hold the mount a moment longer
+DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its disks and cores for nothing
