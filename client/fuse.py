@@ -46,7 +46,7 @@ def handler(
 ) -> Callable[Concatenate["GkfsOperations", P], Coroutine[Any, Any, T]]:
     """Make a FUSE handler total."""
 
-    async def total(self: "GkfsOperations", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def total(self: "GkfsOperations", /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(self, *args, **kwargs)
         except OSError as error:
