@@ -18,8 +18,8 @@ unset PYTHONHOME PYTHONPATH
 packages_run=(ca-certificates fuse3 gcc libc6-dev libfuse3-dev pkg-config python3 python3-dev
     python3-venv)
 # The real programs that the tests and the quickstart run on a mount.
-packages_build=(bzip2 coreutils diffutils findutils gzip make tar util-linux xz-utils)
-packages_test=("${packages_build[@]}" acl attr fio g++ git procps rsync sqlite3)
+packages_build=(bzip2 coreutils diffutils findutils gzip make procps tar util-linux xz-utils)
+packages_test=("${packages_build[@]}" acl attr fio g++ git rsync sqlite3)
 
 die() { # STATUS MESSAGE...
     printf '%s: %s\n' "${0##*/}" "${*:2}" >&2
@@ -37,18 +37,22 @@ seconds_since() { # START_US, as now_us gave it; prints 12.3
     echo "$((tenths / 10)).$((tenths % 10))"
 }
 
-# Runs a noisy command, announced by one line. Its output is shown only when it fails.
+# Runs a noisy command, announced by one line. Its output is shown only when it fails. The log is
+# a file, not a pipe, so that a process left in the background holds nobody up; it has no name.
 quietly() { # WHAT COMMAND...
-    local output start status=0
-    start=$(now_us)
-    printf '%s ...' "$1" >&2
-    output=$("${@:2}" 2>&1 </dev/null) || status=$?
+    local name log start status=0
+    name=$(mktemp) start=$(now_us)
+    exec {log}<>"$name"
+    rm "$name"
+    printf '%-50s ' "$1"
+    "${@:2}" >&"$log" 2>&1 </dev/null || status=$?
     if ((status)); then
-        printf ' failed\n' >&2
-        tail -n 30 <<<"$output" >&2
+        printf '   failed\n'
+        tail -n 30 "/dev/fd/$log" >&2
     else
-        printf ' %s s\n' "$(seconds_since "$start")" >&2
+        printf '%7s s\n' "$(seconds_since "$start")"
     fi
+    exec {log}>&-
     return "$status"
 }
 
