@@ -21,7 +21,7 @@ from gkfs.client.pump import Pump
 from gkfs.distributor import Distributor
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
-from gkfs.limits import CHUNK_SIZE_BYTES, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
+from gkfs.limits import REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
 from gkfs.metadentry import ROOT_FID
 from gkfs.operations import STAT, StatRequest
 from gkfs.paths import ROOT
@@ -102,7 +102,7 @@ class _Mount:
         self._context.inodes.root.learn(metadentry.decode(reply.record))
 
     def _mount(self) -> None:
-        options = {"fsname=gkfs", "subtype=gkfs", "default_permissions", f"max_read={CHUNK_SIZE_BYTES}"}
+        options = {"fsname=gkfs", "subtype=gkfs", "default_permissions"}
         if self._settings.allow_other:
             options.add("allow_other")
         try:

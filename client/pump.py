@@ -2,8 +2,8 @@
 
 A trio wake-up costs more than serving a request (docs/decisions/0001-pump.md), and stock pyfuse3 makes about
 three per request. So pyfuse3's module attribute `trio` is replaced by `_FakeTrio`, whose waits hand their
-coroutine to the pump. The pump polls its epoll while there is traffic, and waits for the epoll's own descriptor
-inside trio when there is none. Everything else (reconnecting, timers, signals) is ordinary trio.
+coroutine to the pump. The pump sleeps in its epoll while there is traffic, and waits for the epoll's own
+descriptor inside trio when there is none. Everything else (reconnecting, timers, signals) is ordinary trio.
 
 A handler coroutine may await three things: `Call` (a reply), `Gate` (a flag set later) and nothing else.
 It runs until it awaits one that is not done; then it is parked with it. Nothing runs between two awaits, so a
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 WORKERS_MAX: Final = 128
 # While traffic flows, other trio tasks (timers, reconnects, signals) get their turn this often.
 TRIO_TURN_S: Final = 0.01
+# After the last event the pump sleeps in its own epoll for this long before it sleeps in trio, which costs more
+# than serving a request.
+LINGER_S: Final = 0.005
 
 Worker = Coroutine[Any, None, Any]
 T = TypeVar("T")
@@ -176,7 +179,7 @@ class Pump:
                 continue
             for flush in self.before_poll:
                 flush()
-            events = self._epoll.poll(0)
+            events = self._epoll.poll(0 if self._ready else LINGER_S)
             if not events and not self._ready:
                 self._waiting_in_trio = True
                 try:
