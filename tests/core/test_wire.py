@@ -16,6 +16,7 @@ from gkfs.operations import (
     STAT,
     TABLE,
     WRITE_CHUNK,
+    Buffer,
     ReadChunkReply,
     ReaddirReply,
     StatRequest,
@@ -38,7 +39,7 @@ def feed(decoder: wire.Decoder, data: bytes, sizes: random.Random | None = None)
     return messages
 
 
-def joined(pieces: list[wire.Buffer]) -> bytes:
+def joined(pieces: list[Buffer]) -> bytes:
     return b"".join(bytes(piece) for piece in pieces)
 
 
