@@ -1,0 +1,188 @@
+"""File systems for the tests of this folder: one of a test's own, or one that many tests share.
+
+`cluster` starts a file system for one test. `file_system` is shared by all tests with the same number of daemons;
+each gets a directory of its own in it. Either is checked when the test ends (see `FileSystem.problems`), and a
+shared one that is in trouble is replaced, so that one fault fails one test.
+"""
+
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from tests.mount.file_system import FileSystem
+
+Cluster = Callable[..., FileSystem]
+
+# Then the clients are killed, so that whatever hangs in a mount comes back with an error.
+_TEST_LIMIT_S: Final = 200
+_alive: set[FileSystem] = set()
+
+
+class Place(NamedTuple):
+    """An empty directory to work in, as seen from two nodes; on a local disk both are the same path."""
+
+    here: Path
+    there: Path
+    mounted: bool
+
+
+class Both(NamedTuple):
+    """Two empty directories, to do the same in."""
+
+    mounted: Path
+    local: Path
+
+
+def _why_no_mounts() -> str:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse: {error.strerror}"
+    if os.geteuid() != 0:
+        return "needs root: owners and devices are tested, too"
+    return ""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _mounts_are_possible() -> None:
+    if why := _why_no_mounts():
+        pytest.skip(f"no mounts: {why}")
+
+
+@pytest.fixture(autouse=True)
+def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
+    def end() -> None:
+        print(f"{request.node.name} takes longer than {_TEST_LIMIT_S} s: killing the clients", file=sys.stderr)
+        for file_system in list(_alive):
+            file_system.kill_clients()
+
+    timer = threading.Timer(_TEST_LIMIT_S, end)
+    timer.start()
+    yield
+    timer.cancel()
+    timer.join()
+
+
+def _open(folder: Path, daemons: int, mounts: int) -> FileSystem:
+    file_system = FileSystem(folder, daemons)
+    _alive.add(file_system)
+    try:
+        file_system.start()
+        for _ in range(mounts):
+            file_system.mount()
+    except BaseException:
+        _close(file_system)
+        raise
+    return file_system
+
+
+def _close(file_system: FileSystem) -> list[str]:
+    _alive.discard(file_system)
+    return file_system.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Start a file system for this test: `cluster(daemons, mounts=1)`; may be called more than once."""
+    opened: list[FileSystem] = []
+
+    def start(daemons: int, mounts: int = 1) -> FileSystem:
+        opened.append(_open(tmp_path / f"gkfs-{len(opened)}", daemons, mounts))
+        return opened[-1]
+
+    yield start
+    problems = [problem for file_system in opened for problem in _close(file_system)]
+    if problems:
+        pytest.fail("\n".join(problems))
+
+
+class Shared:
+    """File systems with two mounts, one per number of daemons."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._running: dict[int, FileSystem] = {}
+
+    def get(self, daemons: int) -> FileSystem:
+        """The running file system of that many daemons."""
+        if daemons not in self._running:
+            self._running[daemons] = _open(self._factory.mktemp(f"gkfs-{daemons}-daemons"), daemons, mounts=2)
+        return self._running[daemons]
+
+    def check(self, daemons: int) -> list[str]:
+        """What is wrong with it; if anything, it is closed, and the next test gets a new one."""
+        if daemons not in self._running:
+            return []
+        problems = self._running[daemons].problems()
+        return problems + self._end(daemons) if problems else []
+
+    def end_all(self) -> list[str]:
+        """Close everything; what went wrong doing so."""
+        return [problem for daemons in list(self._running) for problem in self._end(daemons)]
+
+    def _end(self, daemons: int) -> list[str]:
+        return _close(self._running.pop(daemons))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """The file systems that tests share."""
+    running = Shared(tmp_path_factory)
+    yield running
+    problems = running.end_all()
+    if problems:
+        pytest.fail("\n".join(problems))
+
+
+@pytest.fixture(params=[2, 4], ids=["2-daemons", "4-daemons"])
+def file_system(request: pytest.FixtureRequest, shared: Shared) -> Iterator[FileSystem]:
+    """A shared file system with two mounts, once with 2 and once with 4 daemons."""
+    yield shared.get(request.param)
+    problems = shared.check(request.param)
+    if problems:
+        pytest.fail("\n".join(dict.fromkeys(problems)))
+
+
+def _own_directory(file_system: FileSystem, name: str) -> Place:
+    here, there = (mountdir / name[:200] for mountdir in file_system.mounts)
+    here.mkdir()
+    return Place(here, there, mounted=True)
+
+
+@pytest.fixture
+def place(file_system: FileSystem, request: pytest.FixtureRequest) -> Place:
+    """An empty directory of the shared file system, seen through both mounts."""
+    return _own_directory(file_system, request.node.name)
+
+
+@pytest.fixture
+def both(place: Place, tmp_path: Path) -> Both:
+    """An empty directory on a mount and one on the local disk."""
+    local = tmp_path / "local"
+    local.mkdir()
+    return Both(place.here, local)
+
+
+@pytest.fixture(params=["disk", 2, 4], ids=["disk", "2-daemons", "4-daemons"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A directory on the local disk, then on mounts: the disk shows that the test expects what Linux does."""
+    if request.param == "disk":
+        yield Place(tmp_path, tmp_path, mounted=False)
+        return
+    shared: Shared = request.getfixturevalue("shared")
+    yield _own_directory(shared.get(request.param), request.node.name)
+    problems = shared.check(request.param)
+    if problems:
+        pytest.fail("\n".join(dict.fromkeys(problems)))
+
+
+@pytest.fixture(autouse=True)
+def _no_heap_of_temporary_files(tmp_path: Path) -> Iterator[None]:
+    yield
+    shutil.rmtree(tmp_path / "local", ignore_errors=True)
