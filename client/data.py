@@ -96,7 +96,7 @@ class FileData:
         calls = []
         for piece in chunks.pieces(offset, len(data)):
             owner = self._owner(inode, piece.chunk)
-            inode.unsynced.add(owner)
+            inode.unsynced |= {owner}
             part = view[piece.start : piece.start + piece.length]
             request = WriteChunkRequest(inode.fid, piece.chunk, piece.offset, part)
             calls.append(self._context.pool.call(owner, WRITE_CHUNK, request))
@@ -149,7 +149,7 @@ class FileData:
     async def fsync(self, inode: Inode) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""
         await self.publish(inode)
-        daemons, inode.unsynced = inode.unsynced, set()
+        daemons, inode.unsynced = inode.unsynced, frozenset()
         pool = self._context.pool
         calls = [pool.call(daemon, SYNC_CHUNKS, SyncChunksRequest(inode.fid)) for daemon in daemons]
         owner = self._context.distributor.path_owner(self._context.inodes.path(inode))
@@ -190,7 +190,7 @@ class FileData:
         self._dirty.discard(inode)
 
     def _owner(self, inode: Inode, chunk: int) -> int:
-        return self._context.distributor.chunk_owner(inode.fid, chunk, inode.placement)
+        return self._context.distributor.chunk_owner(inode.fid, chunk, inode.entry.placement)
 
     async def _reserve(self, inode: Inode, length: int, now_ns: int) -> int:
         await self.publish(inode)  # an append goes behind what this node wrote through other handles

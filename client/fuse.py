@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from gkfs import metadentry
 from gkfs.client.attributes import attributes
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
@@ -261,11 +262,12 @@ class GkfsOperations(pyfuse3.Operations):
                 return
         cookie = max(start_id, 2)
         while (page := await listing.page(cookie)) is not None:
-            for name, entry in page.entries(cookie):
+            for name, record in page.entries(cookie):
+                entry = metadentry.decode(record)
                 answer = attributes(entry, self._inodes.known(entry.fid), self._options.attr_timeout_s)
                 if not pyfuse3.readdir_reply(token, name, answer, cookie + 1):
                     return
-                self._inodes.seen(listing.inode, name, entry, fresh=False)
+                self._inodes.seen(listing.inode, name, record, fresh=False)
                 cookie += 1
 
     @handler

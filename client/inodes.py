@@ -8,11 +8,13 @@ the path at which its daemon knows it (`frozen_path`).
 import time
 from typing import Final
 
-from gkfs import paths
-from gkfs.metadentry import PLACEMENT_HASHED, ROOT_FID, Metadentry
+from gkfs import metadentry, paths
+from gkfs.metadentry import ROOT_FID, Metadentry
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
 FRESH_S: Final = 0.005
+
+_NOTHING: Final[frozenset[int]] = frozenset()
 
 
 class Inode:
@@ -49,9 +51,10 @@ class Inode:
         self.dirty = False
         self.dirty_size = 0
         self.dirty_mtime_ns = 0
-        self.unsynced: set[int] = set()  # daemons that got data since the last fsync
+        self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
-        self._entry: Metadentry | None = None
+        # As received, until it is looked into: a listing makes the kernel hold every entry of a directory.
+        self._entry: Metadentry | bytes = b""
         self._fresh_until_s = 0.0
         self._path = b""
         self._path_epoch = -1
@@ -59,7 +62,8 @@ class Inode:
     @property
     def entry(self) -> Metadentry:
         """The record as last seen."""
-        assert self._entry is not None, f"inode {self.fid} was never filled"
+        if isinstance(self._entry, bytes):
+            self._entry = metadentry.decode(self._entry)
         return self._entry
 
     @property
@@ -67,12 +71,8 @@ class Inode:
         """Bytes, as this node sees the file: with its own unpublished writes."""
         return max(self.entry.size, self.dirty_size) if self.dirty else self.entry.size
 
-    @property
-    def placement(self) -> int:
-        return self._entry.placement if self._entry is not None else PLACEMENT_HASHED
-
-    def learn(self, entry: Metadentry, *, fresh: bool = False) -> None:
-        """Note the record just received; *fresh*: the next system call step may use it without asking."""
+    def learn(self, entry: Metadentry | bytes, *, fresh: bool = False) -> None:
+        """Note the record just received; *fresh*: the next step of the system call may use it without asking."""
         self._entry = entry
         self._fresh_until_s = time.monotonic() + FRESH_S if fresh else 0.0
 
@@ -124,16 +124,17 @@ class InodeTable:
         """The inode of that number, if the kernel holds it."""
         return self._by_fid.get(fid)
 
-    def seen(self, parent: Inode, name: bytes, entry: Metadentry, *, fresh: bool = True) -> Inode:
-        """Note that *name* in *parent* is *entry*; the kernel gets one more reference to it."""
-        inode = self._by_fid.get(entry.fid)
+    def seen(self, parent: Inode, name: bytes, record: bytes, *, fresh: bool = True) -> Inode:
+        """Note that *name* in *parent* has this *record*; the kernel gets one more reference to it."""
+        fid = metadentry.fid_of(record)
+        inode = self._by_fid.get(fid)
         if inode is None:
-            inode = self._by_fid[entry.fid] = Inode(entry.fid, parent, name)
+            inode = self._by_fid[fid] = Inode(fid, parent, name)
             self._by_name[parent.fid, name] = inode
         elif inode.parent is not parent or inode.name != name or inode.frozen_path is not None:
             self.move(inode, parent, name)
         inode.lookups += 1
-        inode.learn(entry, fresh=fresh)
+        inode.learn(record, fresh=fresh)
         return inode
 
     def move(self, inode: Inode, parent: Inode, name: bytes) -> None:

@@ -7,14 +7,13 @@ whatever the size of the directory; of the pages before only where they start, f
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
-from gkfs import metadentry
 from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
 from gkfs.limits import READDIR_PAGE_ENTRIES
-from gkfs.metadentry import Metadentry
 from gkfs.operations import READDIR, ReaddirReply, ReaddirRequest
 
 _DAEMONS_AHEAD: Final = 8  # first pages asked for before they are needed
@@ -35,10 +34,10 @@ class Page(NamedTuple):
     names: list[bytes]
     records: list[bytes]
 
-    def entries(self, cookie: int) -> Iterator[tuple[bytes, Metadentry]]:
+    def entries(self, cookie: int) -> Iterator[tuple[bytes, bytes]]:
         """Names and records from *cookie* on."""
-        for number in range(cookie - self.first, len(self.names)):
-            yield self.names[number], metadentry.decode(self.records[number])
+        skipped = cookie - self.first
+        return zip(islice(self.names, skipped, None), islice(self.records, skipped, None), strict=True)
 
 
 class Listing:

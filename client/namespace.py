@@ -53,7 +53,7 @@ class Namespace:
         path = self._child(parent, name)
         self._touches.send(path)
         reply = await self._context.call_owner(path, STAT, StatRequest(path, 0))
-        return self._inodes.seen(parent, name, metadentry.decode(reply.record))
+        return self._inodes.seen(parent, name, reply.record)
 
     async def stat(self, inode: Inode) -> Metadentry:
         """The record of *inode*: as fetched within this system call, or asked for now."""
@@ -88,7 +88,7 @@ class Namespace:
                 mode |= stat.S_ISGID
         request = CreateRequest(path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, time.time_ns())
         reply = await self._context.call_owner(path, CREATE, request)
-        inode = self._inodes.seen(parent, name, metadentry.decode(reply.record))
+        inode = self._inodes.seen(parent, name, reply.record)
         if reply.created:
             self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
         return inode, reply.created

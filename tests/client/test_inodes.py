@@ -1,0 +1,96 @@
+"""The inode table."""
+
+import stat
+
+import pytest
+
+from gkfs import metadentry
+from gkfs.client.inodes import Inode, InodeTable
+from gkfs.metadentry import Metadentry
+
+
+def record(fid: int, mode: int = stat.S_IFREG | 0o644) -> bytes:
+    return metadentry.encode(Metadentry.new(mode=mode, uid=0, gid=0, fid=fid, now_ns=1))
+
+
+def directory(fid: int) -> bytes:
+    return record(fid, stat.S_IFDIR | 0o755)
+
+
+@pytest.fixture
+def table() -> InodeTable:
+    return InodeTable()
+
+
+def test_paths_follow_the_names_below_the_root(table: InodeTable) -> None:
+    a = table.seen(table.root, b"a", directory(2))
+    b = table.seen(a, b"b", record(3))
+    assert table.path(table.root) == b"/"
+    assert table.path(a) == b"/a"
+    assert table.path(b) == b"/a/b"
+
+
+def test_moving_a_directory_moves_the_paths_below_it(table: InodeTable) -> None:
+    a = table.seen(table.root, b"a", directory(2))
+    b = table.seen(a, b"b", directory(3))
+    c = table.seen(b, b"c", record(4))
+    assert table.path(c) == b"/a/b/c"
+    table.move(b, table.root, b"z")
+    assert table.path(c) == b"/z/c"
+    assert table.named(a, b"b") is None
+    assert table.named(table.root, b"z") is b
+
+
+def test_a_name_seen_for_a_known_file_moves_its_inode(table: InodeTable) -> None:
+    one = table.seen(table.root, b"one", record(2))
+    assert table.seen(table.root, b"two", record(2)) is one
+    assert table.path(one) == b"/two"
+
+
+def test_a_new_file_under_an_old_name_takes_the_name(table: InodeTable) -> None:
+    old = table.seen(table.root, b"f", record(2))
+    new = table.seen(table.root, b"f", record(3))
+    assert table.named(table.root, b"f") is new
+    table.forget(old.fid, 1)
+    assert table.named(table.root, b"f") is new
+
+
+def test_a_frozen_inode_keeps_its_path_when_directories_move(table: InodeTable) -> None:
+    a = table.seen(table.root, b"a", directory(2))
+    f = table.seen(a, b"f", record(3))
+    table.freeze(f)
+    table.move(a, table.root, b"z")
+    assert table.path(f) == b"/a/f"
+    assert table.named(a, b"f") is None
+
+
+def test_an_inode_goes_with_its_last_reference(table: InodeTable) -> None:
+    table.seen(table.root, b"f", record(2))
+    table.seen(table.root, b"f", record(2))
+    table.forget(2, 1)
+    assert table.known(2) is not None
+    table.forget(2, 1)
+    assert table.known(2) is None
+    assert table.named(table.root, b"f") is None
+    assert len(table) == 1
+
+
+def test_the_root_is_never_forgotten(table: InodeTable) -> None:
+    table.forget(table.root.fid, 100)
+    assert table[1] is table.root
+
+
+def test_a_record_is_fresh_once_and_only_after_a_lookup(table: InodeTable) -> None:
+    inode = table.seen(table.root, b"f", record(2))
+    assert inode.take_fresh()
+    assert not inode.take_fresh()
+    listed = table.seen(table.root, b"g", record(3), fresh=False)
+    assert not listed.take_fresh()
+
+
+def test_unpublished_writes_make_the_size_of_this_node() -> None:
+    inode = Inode(2, None, b"")
+    inode.learn(record(2))
+    assert inode.size == 0
+    inode.dirty, inode.dirty_size = True, 77
+    assert inode.size == 77
