@@ -20,7 +20,6 @@ from gkfs.client.inodes import Inode
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
 from gkfs.operations import (
-    CUT_CHUNKS,
     EXTEND,
     READ_CHUNK,
     RELEASE,
@@ -33,7 +32,6 @@ from gkfs.operations import (
     TRUNCATE,
     WRITE_CHUNK,
     Buffer,
-    CutChunksRequest,
     ExtendRequest,
     ReadChunkRequest,
     ReleaseRequest,
@@ -86,7 +84,7 @@ class FileData:
         """Write all of *data* at *offset*, or at the end of the file for an append handle."""
         inode = handle.inode
         now_ns = time.time_ns()
-        if handle.append:
+        if handle.append:  # which also makes the new size and time known
             offset = await self._reserve(inode, len(data), now_ns)
         if offset + len(data) > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"write at {offset}: files end at {FILE_SIZE_MAX_BYTES} bytes")
@@ -102,7 +100,8 @@ class FileData:
             calls.append(self._context.pool.call(owner, WRITE_CHUNK, request))
         for call in calls:
             await call
-        self._wrote(inode, offset + len(data), now_ns)
+        if not handle.append:
+            self._wrote(inode, offset + len(data), now_ns)
         return len(data)
 
     async def publish(self, inode: Inode) -> None:
@@ -118,6 +117,7 @@ class FileData:
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
                 raise
+            log.warning("file %#x lost its name elsewhere: %s", inode.fid, error)
             inode.gone = True
             return
         entry = metadentry.decode(reply.record)
@@ -165,14 +165,8 @@ class FileData:
     async def closed(self, inode: Inode) -> None:
         """The last handle is closed: what only this mount kept alive goes."""
         if inode.gone:
-            # Removed elsewhere while written here: chunks may have been written after the removal.
+            # Its chunks are not cut here: the name may have been changed by another node, not removed.
             self._clean(inode)
-            everywhere = range(self._context.distributor.daemon_count)
-            for call in [
-                self._context.pool.call(daemon, CUT_CHUNKS, CutChunksRequest(inode.fid, 0))
-                for daemon in everywhere
-            ]:
-                await call
         elif inode.frozen_path is not None:
             self._clean(inode)
             await self._context.call_owner(inode.frozen_path, RELEASE, ReleaseRequest(inode.fid))
