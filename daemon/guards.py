@@ -1,0 +1,181 @@
+"""Who waits for whom: what operations in progress keep others from changing. In memory; no I/O.
+
+Almost nothing needs a lock, since a synchronous handler is atomic. What remains is operations that span several
+daemons or use threads: they register a `Guard` here, and a handler that meets one raises `Blocked` before it has
+changed anything. The dispatcher then waits until the guard is lifted, within bounds, and runs the handler again.
+
+- path: a rename or removal of that path is being decided here, where its record is.
+- tree: a directory rename has locked what is below its source, and its target with all below it.
+- seal: it is being decided elsewhere whether this directory is removed.
+- cut: chunks of this file are being removed; its size must not change meanwhile.
+
+Guards that must outlive the daemon are set again from the store when it starts.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import trio
+
+from gkfs.errors import os_error
+from gkfs.limits import MOVED_MEMORY_S
+from gkfs.paths import is_below, printable
+
+
+class Guard:
+    """Something in progress; *reason* says what, for those who waited too long."""
+
+    __slots__ = ("lifted", "reason")
+
+    def __init__(self, reason: str) -> None:
+        self.lifted = trio.Event()
+        self.reason = reason
+
+
+class Blocked(Exception):
+    """Raised by a handler that must run again after *guard* is lifted; it has changed nothing."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(guard.reason)
+        self.guard = guard
+
+
+class TreeLock(NamedTuple):
+    """What a directory rename locks at every daemon."""
+
+    source: bytes
+    target: bytes
+    guard: Guard
+
+
+class Guards:
+    """All guards of one daemon."""
+
+    def __init__(self) -> None:
+        # Whether `check_change` and `recently_moved` could find anything: one look for the hot path.
+        self.active = False
+        self._paths: dict[bytes, Guard] = {}
+        self._trees: dict[bytes, TreeLock] = {}
+        self._seals: dict[int, Guard] = {}
+        self._cuts: dict[int, Guard] = {}
+        self.moves = 0  # directories renamed since the start
+        self._moved: dict[bytes, float] = {}  # old path of a directory -> until when it is remembered
+
+    def check_change(self, path: bytes, intent: bytes = b"") -> None:
+        """Raise Blocked when *path* must not change now, unless it is *intent* that keeps others away."""
+        guard = self._paths.get(path)
+        if guard is not None:
+            raise Blocked(guard)
+        for name, lock in self._trees.items():
+            if name != intent and _covers(lock, path):
+                raise Blocked(lock.guard)
+
+    def check_fid(self, fid: int) -> None:
+        """Raise Blocked while chunks of the file *fid* are being cut."""
+        if self._cuts and fid in self._cuts:
+            raise Blocked(self._cuts[fid])
+
+    def check_seal(self, fid: int) -> None:
+        """Raise Blocked while it is undecided whether the directory *fid* is removed."""
+        if fid in self._seals:
+            raise Blocked(self._seals[fid])
+
+    # --- paths
+
+    def hold_path(self, path: bytes, reason: str) -> Guard:
+        """Keep others from changing *path* until `lift_path`. The caller has made sure that nobody does."""
+        assert path not in self._paths
+        guard = self._paths[path] = Guard(f"{printable(path)}: {reason}")
+        self._update()
+        return guard
+
+    def lift_path(self, path: bytes) -> None:
+        self._paths.pop(path).lifted.set()
+        self._update()
+
+    @contextmanager
+    def path_held(self, path: bytes, reason: str) -> Iterator[None]:
+        """*path* is held within the block."""
+        self.hold_path(path, reason)
+        try:
+            yield
+        finally:
+            self.lift_path(path)
+
+    # --- trees
+
+    def tree_conflict(self, source: bytes, target: bytes) -> str | None:
+        """What forbids to lock the trees of a directory rename now, for a message; None when nothing does."""
+        for path, guard in self._paths.items():
+            if is_below(path, source) or path == target or is_below(path, target):
+                return guard.reason
+        for lock in self._trees.values():
+            ours, theirs = (source, target), (lock.source, lock.target)
+            if any(_overlap(mine, other) for mine in ours for other in theirs):
+                return lock.guard.reason
+        return None
+
+    def lock_tree(self, intent: bytes, source: bytes, target: bytes) -> None:
+        reason = f"directory {printable(source)} is being renamed to {printable(target)}"
+        self._trees[intent] = TreeLock(source, target, Guard(reason))
+        self._update()
+
+    def tree_lock(self, intent: bytes) -> TreeLock | None:
+        return self._trees.get(intent)
+
+    def unlock_tree(self, intent: bytes) -> None:
+        self._trees.pop(intent).guard.lifted.set()
+        self._update()
+
+    def note_moved(self, directory: bytes) -> None:
+        """*directory* was renamed: clients may for a while still take it for the parent of what they create."""
+        self.moves += 1
+        self._moved[directory] = trio.current_time() + MOVED_MEMORY_S
+        self._update()
+
+    def recently_moved(self, path: bytes) -> bool:
+        """Whether a directory that was above *path* was renamed lately."""
+        if self._moved:
+            now_s = trio.current_time()
+            for directory in [old for old, until_s in self._moved.items() if until_s < now_s]:
+                del self._moved[directory]
+            self._update()
+        return any(is_below(path, directory) for directory in self._moved)
+
+    # --- seals
+
+    def hold_seal(self, fid: int) -> None:
+        if fid not in self._seals:
+            self._seals[fid] = Guard(f"directory {fid:x} is being removed")
+
+    def lift_seal(self, fid: int) -> None:
+        guard = self._seals.pop(fid, None)
+        if guard is not None:
+            guard.lifted.set()
+
+    # --- cuts
+
+    def hold_cut(self, fid: int) -> None:
+        assert fid not in self._cuts
+        self._cuts[fid] = Guard(f"file {fid:x} is being truncated")
+
+    def lift_cut(self, fid: int) -> None:
+        self._cuts.pop(fid).lifted.set()
+
+    def _update(self) -> None:
+        self.active = bool(self._paths or self._trees or self._moved)
+
+
+def busy(guard: Guard) -> OSError:
+    """EBUSY, with what *guard* is there for."""
+    return os_error(errno.EBUSY, guard.reason)
+
+
+def _covers(lock: TreeLock, path: bytes) -> bool:
+    return is_below(path, lock.source) or path == lock.target or is_below(path, lock.target)
+
+
+def _overlap(one: bytes, other: bytes) -> bool:
+    return one == other or is_below(one, other) or is_below(other, one)

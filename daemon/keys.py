@@ -1,0 +1,89 @@
+r"""Keys of the metadata store: the one place that says what each stored key means. Pure.
+
+Records of paths have keys that start with ``/`` or are ``\0`` (the root), see `gkfs.paths`. All other tables
+start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges follow their order:
+
+    01 fid           record of a file without a name that is still open, then the 16 bytes of the client's id
+    02 fid           a directory in which nothing may be created: b"" when it was removed (fids are never reused,
+                     so this stays for ever), else the index (u16) of the daemon that is deciding
+    03 intent        an operation over several daemons begun here (msgpack, see `rmdir` and `rename`)
+    04 fid chunk     the chunk exists here; written before its file, so this index is a superset of the files
+    05 intent        what ADOPT answered to this intent (msgpack), until the source says FORGET_INTENT
+    06 fid           chunks of this file are still to be cut (msgpack, see `reclaim` and `truncate`)
+    07 client slot   the latest replies to this client (msgpack, see `session`), for repeats after a restart
+    08 intent        a directory rename holds the lock of two subtrees here (msgpack, see `tree`)
+"""
+
+import struct
+
+from gkfs import paths
+
+ORPHANS = b"\x01"
+SEALS = b"\x02"
+INTENTS = b"\x03"
+CHUNKS = b"\x04"
+ADOPTED = b"\x05"
+CUTS = b"\x06"
+REPLIES = b"\x07"
+TREE_LOCKS = b"\x08"
+
+_FID = struct.Struct(">cQ")
+_CHUNK = struct.Struct(">cQI")
+
+# Every record of a path: the root's key, and all keys that start with a slash.
+ROOT = paths.key(paths.ROOT)
+PATHS = (b"/", b"0")
+
+
+def table(prefix: bytes) -> tuple[bytes, bytes]:
+    """Keys [first, end) of one table."""
+    return prefix, bytes([prefix[0] + 1])
+
+
+def orphan(fid: int) -> bytes:
+    return _FID.pack(ORPHANS, fid)
+
+
+def seal(fid: int) -> bytes:
+    return _FID.pack(SEALS, fid)
+
+
+def intent(name: bytes) -> bytes:
+    return INTENTS + name
+
+
+def chunk(fid: int, index: int) -> bytes:
+    return _CHUNK.pack(CHUNKS, fid, index)
+
+
+def chunk_range(fid: int, first: int) -> tuple[bytes, bytes]:
+    """Keys [first, end) of the chunks of *fid* from index *first* on."""
+    return _CHUNK.pack(CHUNKS, fid, first), _FID.pack(CHUNKS, fid) + b"\xff\xff\xff\xff\xff"
+
+
+def chunk_of_key(key: bytes) -> tuple[int, int]:
+    """(fid, index) of a key of the chunk table."""
+    _, fid, index = _CHUNK.unpack(key)
+    return fid, index
+
+
+def adopted(name: bytes) -> bytes:
+    return ADOPTED + name
+
+
+def cut(fid: int) -> bytes:
+    return _FID.pack(CUTS, fid)
+
+
+def fid_of_key(key: bytes) -> int:
+    """The fid in a key of the tables of orphans, seals and cuts."""
+    fid: int = _FID.unpack(key)[1]
+    return fid
+
+
+def replies(client_id: bytes, slot: int) -> bytes:
+    return REPLIES + client_id + bytes([slot])
+
+
+def tree_lock(name: bytes) -> bytes:
+    return TREE_LOCKS + name

@@ -1,0 +1,238 @@
+"""Removing chunks, wherever they are, of files whose record is gone or has been shortened.
+
+What is to be cut is written down with the change of the record that makes it necessary, and forgotten when every
+daemon concerned has done it: a daemon that dies in between goes on when it starts again. The note is
+
+    msgpack (size, placement, end): cut the file to *size*; its chunks before index *end* may exist, 0: any may
+
+Two ways lead here. Dead files (size 0, end 0) are cut in the background, many at a time; that may take as long as
+it takes. Truncations are awaited by `truncate`; those that a restart finds unfinished keep their file's size
+from changing until they are done, so that nothing written after them is destroyed.
+"""
+
+import logging
+from collections import deque
+from typing import NamedTuple
+
+import msgpack
+import trio
+
+from gkfs import metadentry
+from gkfs.chunks import count
+from gkfs.daemon import keys
+from gkfs.daemon.guards import Blocked, Guards
+from gkfs.daemon.peers import Peers
+from gkfs.daemon.session import Sessions
+from gkfs.daemon.storage import ChunkStorage
+from gkfs.daemon.store import MetadataStore
+from gkfs.distributor import Distributor
+from gkfs.limits import CHUNK_SIZE_BYTES, ORPHAN_GRACE_S, RETRY_FIRST_S, RETRY_MAX_S, SCAN_PAGE_RECORDS
+from gkfs.metadentry import Metadentry
+from gkfs.operations import CUT_CHUNKS, CutChunksRequest
+
+_log = logging.getLogger(__name__)
+
+_FILES_PER_TURN = 16  # cut on this daemon before others may run
+
+
+class Cut(NamedTuple):
+    """The note under a file's cut key."""
+
+    size: int
+    placement: int
+    end: int
+
+    def owners(self, fid: int, distributor: Distributor) -> set[int]:
+        """The daemons that may hold something to cut."""
+        if self.end:
+            first = self.size // CHUNK_SIZE_BYTES
+            return distributor.chunk_owners(fid, first, self.end, self.placement)
+        if self.placement:
+            return {self.placement - 1}
+        return set(range(distributor.daemon_count))
+
+
+class Reclaimer:
+    """Cuts of files whose records are on this daemon."""
+
+    def __init__(
+        self,
+        own_index: int,
+        store: MetadataStore,
+        storage: ChunkStorage,
+        guards: Guards,
+        distributor: Distributor,
+        peers: Peers,
+        sessions: Sessions,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._own_index = own_index
+        self._store = store
+        self._storage = storage
+        self._guards = guards
+        self._distributor = distributor
+        self._peers = peers
+        self._sessions = sessions
+        self._nursery = nursery
+        self._queues: dict[int, deque[int]] = {}  # by daemon: dead files it has to cut
+        self._remaining: dict[int, set[int]] = {}  # by file: daemons that have not
+
+    # --- dead files
+
+    def add(self, entry: Metadentry) -> None:
+        """Have the chunks of a file without record removed; noted with the next commit."""
+        if not entry.is_regular:
+            return
+        # Its size says little: writers publish it late. So everyone is asked.
+        cut = Cut(0, entry.placement, 0)
+        self._store.put(keys.cut(entry.fid), msgpack.packb(cut))
+        self._enqueue(entry.fid, cut)
+
+    @property
+    def pending(self) -> int:
+        """How many dead files still may have chunks."""
+        return len(self._remaining)
+
+    def _enqueue(self, fid: int, cut: Cut) -> None:
+        owners = cut.owners(fid, self._distributor)
+        self._remaining[fid] = owners
+        for daemon in owners:
+            queue = self._queues.get(daemon)
+            if queue is None:
+                queue = self._queues[daemon] = deque()
+                self._nursery.start_soon(self._work_off, daemon, queue)
+            queue.append(fid)
+
+    async def _work_off(self, daemon: int, queue: deque[int]) -> None:
+        """Cut the files in *queue* at *daemon* until there are none, as many at once as there are."""
+        delay_s = RETRY_FIRST_S
+        while queue:
+            batch = [queue.popleft() for _ in range(min(len(queue), SCAN_PAGE_RECORDS))]
+            batch = [fid for fid in batch if self._is_noted(fid)]
+            if daemon == self._own_index:
+                failed = await self._cut_here(batch)
+            else:
+                requests = [CutChunksRequest(fid, 0) for fid in batch]
+                outcomes = await self._peers.call_many(daemon, CUT_CHUNKS, requests)
+                failed = [
+                    fid for fid, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, OSError)
+                ]
+            self._cut_done(daemon, set(batch).difference(failed))
+            if not failed:
+                delay_s = RETRY_FIRST_S
+                continue
+            _log.info("chunks of %d removed files are still to be cut at daemon %d", len(failed), daemon)
+            queue.extend(failed)
+            await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RETRY_MAX_S)
+        del self._queues[daemon]
+
+    def _is_noted(self, fid: int) -> bool:
+        """Whether the removal of *fid* was committed; if not, its record is still there."""
+        if self._store.get(keys.cut(fid)) is not None:
+            return True
+        self._remaining.pop(fid, None)
+        return False
+
+    async def _cut_here(self, batch: list[int]) -> list[int]:
+        """Cut files on this daemon, without the cost of calls; returns those that failed."""
+        failed: list[int] = []
+        for number, fid in enumerate(batch):
+            try:
+                work = self._storage.cut(fid, 0)
+                if work is not None:
+                    self._store.commit()
+                    await work
+                elif number % _FILES_PER_TURN == 0:
+                    self._store.commit()
+                    await trio.lowlevel.checkpoint()
+            except (OSError, Blocked) as error:
+                self._store.rollback()
+                _log.info("chunks of removed file %x: %s", fid, error)
+                failed.append(fid)
+        return failed
+
+    def _cut_done(self, daemon: int, fids: set[int]) -> None:
+        """Note that *daemon* has cut *fids*. Commits; when that fails, a restart cuts once more."""
+        for fid in fids:
+            remaining = self._remaining[fid]
+            remaining.discard(daemon)
+            if not remaining:
+                del self._remaining[fid]
+                self._store.delete(keys.cut(fid))
+        self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._store.commit()
+        except OSError as error:
+            _log.warning("notes of removed chunks: %s", error.strerror)
+
+    # --- truncations
+
+    def truncated(self, fid: int, cut: Cut) -> None:
+        """Every daemon has done *cut*: lift the guard, and forget the note unless it is a removal's by now."""
+        if self._store.get(keys.cut(fid)) == msgpack.packb(cut):
+            self._store.delete(keys.cut(fid))
+            self._commit()
+        self._guards.lift_cut(fid)
+
+    def finish_later(self, fid: int, cut: Cut) -> None:
+        """Do *cut* in the background, however long it takes; the file stays guarded until then."""
+        self._nursery.start_soon(self._finish_truncation, fid, cut)
+
+    async def _finish_truncation(self, fid: int, cut: Cut) -> None:
+        owners = cut.owners(fid, self._distributor)
+        delay_s = RETRY_FIRST_S
+        while owners:
+            outcomes = await self._peers.call_all(owners, CUT_CHUNKS, CutChunksRequest(fid, cut.size))
+            owners = {daemon for daemon, outcome in outcomes.items() if isinstance(outcome, OSError)}
+            if owners:
+                await trio.sleep(delay_s)
+                delay_s = min(2 * delay_s, RETRY_MAX_S)
+        self.truncated(fid, cut)
+
+    # --- after a restart
+
+    def resume(self) -> None:
+        """Go on with what an earlier run of the daemon has left."""
+        first, end = keys.table(keys.CUTS)
+        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+            for key, value in page:
+                fid, cut = keys.fid_of_key(key), Cut(*msgpack.unpackb(value))
+                if cut.end:
+                    self._guards.hold_cut(fid)
+                    self.finish_later(fid, cut)
+                else:
+                    self._enqueue(fid, cut)
+            first = page[-1][0] + b"\0"
+
+    # --- orphans
+
+    async def expire_orphans(self) -> None:
+        """Let go of unlinked files whose client has been away for too long; runs for ever."""
+        while True:
+            await trio.sleep(ORPHAN_GRACE_S / 4)
+            await self.expire_orphans_once()
+            self._sessions.expire()
+
+    async def expire_orphans_once(self) -> None:
+        """One pass of `expire_orphans`, in pages."""
+        first, end = keys.table(keys.ORPHANS)
+        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+            now_s = trio.current_time()
+            for key, stored in page:
+                if self._sessions.absent_s(stored[-16:], now_s) > ORPHAN_GRACE_S:
+                    self._store.delete(key)
+                    self.add(metadentry.decode(stored[:-16]))
+            self._store.commit()
+            first = page[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
+
+
+def truncation(entry: Metadentry, size: int, known_size: int) -> Cut | None:
+    """What must be cut so that *entry* has *size* bytes; None when no byte beyond can exist."""
+    largest = max(entry.size, known_size)
+    if largest <= size:
+        return None
+    return Cut(size, entry.placement, count(largest))

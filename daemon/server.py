@@ -1,0 +1,303 @@
+"""The daemon process: start, stop, and what is made of what.
+
+Start: lock the rootdir, open its stores, listen, and only then append the own line to the hostfile; who finds
+that line finds a daemon that serves. Stop, by SHUTDOWN, SIGTERM or cancellation: accept nothing new, let requests
+finish for `CLEAN_STOP_S`, close the stores. A daemon that is killed instead loses nothing that it acknowledged.
+"""
+
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gkfs import hostfile, transport
+from gkfs.daemon.connection import Connection, Identity
+from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.guards import Guards
+from gkfs.daemon.handlers import Handlers
+from gkfs.daemon.peers import Peers
+from gkfs.daemon.session import Session, Sessions
+from gkfs.daemon.status import Control
+from gkfs.daemon.storage import ChunkStorage
+from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.superblock import Rootdir
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import DaemonAddress, Hostfile
+from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, RECONNECT_MAX_S
+from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DaemonSettings:
+    """What a daemon is told. *rootdir*: its own folder; *advertise_host*: the name others reach it under."""
+
+    rootdir: Path
+    hostfile: Path
+    daemon_index: int
+    listen: str = "tcp://127.0.0.1:0"
+    advertise_host: str | None = None
+
+
+def run_daemon(settings: DaemonSettings) -> None:
+    """Serve until SHUTDOWN, SIGTERM or SIGINT. Raises GkfsError when the daemon cannot start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    trio.run(_serve_until_signal, settings)
+
+
+async def _serve_until_signal(settings: DaemonSettings) -> None:
+    async with trio.open_nursery() as nursery:
+        stop = trio.Event()
+
+        async def wait_for_signal() -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for number in signals:  # repeats are taken and change nothing
+                    if not stop.is_set():
+                        _log.info("stopping on %s", signal.Signals(number).name)
+                    stop.set()
+
+        nursery.start_soon(wait_for_signal)
+        try:
+            await serve(settings, stop=stop)
+        except GkfsError as error:
+            failure: GkfsError | None = error
+        else:
+            failure = None
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def serve(
+    settings: DaemonSettings,
+    *,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[DaemonAddress] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until SHUTDOWN, until *stop* is set, or until cancelled; reports its address when it is ready.
+
+    Raises GkfsError when the daemon cannot start. Afterwards everything is closed, and the rootdir is free.
+    """
+    known = read_hostfile(settings.hostfile)
+    if not 0 <= settings.daemon_index < known.daemon_count:
+        raise GkfsError(
+            f"hostfile {settings.hostfile} is of {known.daemon_count} daemons, not of {settings.daemon_index}",
+            ExitStatus.HOSTFILE,
+        )
+    rootdir = Rootdir(settings.rootdir, known, settings.daemon_index)
+    try:
+        store = MetadataStore(rootdir.metadata)
+        try:
+            storage = _open_storage(rootdir, store)
+            try:
+                server = _Server(settings, rootdir, store, storage, stop or trio.Event())
+                await server.run(known, task_status)
+            finally:
+                storage.close()
+        finally:
+            store.close()
+    finally:
+        rootdir.close()
+
+
+def read_hostfile(path: Path) -> Hostfile:
+    """The parsed hostfile. Raises GkfsError (HOSTFILE)."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise GkfsError(f"hostfile {path} cannot be read: {error.strerror}", ExitStatus.HOSTFILE) from None
+    except UnicodeDecodeError as error:
+        raise GkfsError(f"hostfile {path} is not text: {error.reason}", ExitStatus.HOSTFILE) from None
+    return hostfile.parse(text, str(path))
+
+
+def _open_storage(rootdir: Rootdir, store: MetadataStore) -> ChunkStorage:
+    try:
+        return ChunkStorage(rootdir.chunks, store)
+    except OSError as error:
+        raise GkfsError(f"rootdir {rootdir.path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR) from None
+
+
+class _Server:
+    """One run of a daemon whose stores are open."""
+
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        rootdir: Rootdir,
+        store: MetadataStore,
+        storage: ChunkStorage,
+        stop: trio.Event,
+    ) -> None:
+        self._settings = settings
+        self._rootdir = rootdir
+        self._store = store
+        self._storage = storage
+        self._stop = stop
+        superblock = rootdir.superblock
+        self._identity = Identity(
+            superblock.fsid, superblock.daemon_index, superblock.daemon_count, superblock.boot_epoch
+        )
+        self._sessions = Sessions(store)
+        self._own_session = Session(os.urandom(16), "peer")
+        self._connections: set[Connection] = set()
+
+    async def run(self, known: Hostfile, task_status: trio.TaskStatus[DaemonAddress]) -> None:
+        async with trio.open_nursery() as nursery:
+            self._dispatcher = Dispatcher(self._store, nursery)
+            self._register(nursery)
+            listeners = self._listen()
+            try:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+                address = self._announce(listeners, known)
+                _log.info(
+                    "%s serves file system %s from %s, epoch %d",
+                    address,
+                    self._identity.fsid,
+                    self._settings.rootdir,
+                    self._identity.boot_epoch,
+                )
+                task_status.started(address)
+                await self._stop.wait()
+            finally:
+                for listener in listeners:
+                    trio.lowlevel.notify_closing(listener.fileno())
+                    listener.close()
+            await self._finish()
+            nursery.cancel_scope.cancel()
+        _log.info("daemon %d stopped", self._identity.daemon_index)
+
+    def _register(self, nursery: trio.Nursery) -> None:
+        guards = Guards()
+
+        async def execute(operation: Any, request: Any) -> Any:
+            return await self._dispatcher.call(self._own_session, operation, request)
+
+        peers = Peers(self._identity.daemon_index, self._identity.fsid, self._locate, execute, nursery)
+        control = Control(
+            self._identity, self._store, self._storage, self._sessions, self._dispatcher, self._stop.set
+        )
+        self._dispatcher.serve(STATUS, control.status)
+        self._dispatcher.serve(SHUTDOWN, control.shutdown)
+        self._dispatcher.serve(SYNC_METADATA, control.sync_metadata)
+        handlers = Handlers(self._identity, self._store, self._storage, guards, peers, self._sessions, nursery)
+        handlers.register(self._dispatcher)
+        self._dispatcher.check_complete()
+        handlers.resume()
+
+    # --- listening
+
+    def _listen(self) -> list[socket.socket]:
+        listeners = [self._listen_tcp()]
+        try:
+            listeners.append(transport.listen_unix(self._rootdir.socket))
+        except BaseException:
+            listeners[0].close()
+            raise
+        return listeners
+
+    def _listen_tcp(self) -> socket.socket:
+        host, port = transport.tcp_address(self._settings.listen)
+        previous = self._rootdir.superblock.port
+        if port == 0 and previous:
+            try:
+                return transport.listen_tcp(f"tcp://{_bracketed(host)}:{previous}")
+            except GkfsError as error:
+                _log.warning("%s; taking another port", error)
+        return transport.listen_tcp(self._settings.listen)
+
+    def _announce(self, listeners: list[socket.socket], known: Hostfile) -> DaemonAddress:
+        """Append the own line to the hostfile, unless it says the same already. Raises GkfsError."""
+        index = self._identity.daemon_index
+        host = self._settings.advertise_host or transport.tcp_address(self._settings.listen)[0]
+        address = DaemonAddress(
+            index,
+            socket.gethostname(),
+            transport.bound_tcp_uri(listeners[0], host),
+            transport.unix_uri(self._rootdir.socket),
+        )
+        try:
+            self._rootdir.remember_port(listeners[0].getsockname()[1])
+            if known.daemons.get(index) != address:
+                _append(self._settings.hostfile, hostfile.format_daemon(address).encode())
+        except OSError as error:
+            raise GkfsError(
+                f"hostfile {self._settings.hostfile} cannot be written: {error.strerror}", ExitStatus.HOSTFILE
+            ) from None
+        return address
+
+    async def _locate(self, index: int) -> DaemonAddress:
+        found = await trio.to_thread.run_sync(read_hostfile, self._settings.hostfile)
+        try:
+            return found.daemons[index]
+        except KeyError:
+            raise GkfsError(f"daemon {index} is not in the hostfile yet", ExitStatus.UNREACHABLE) from None
+
+    # --- connections
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        is_tcp = listener.family != socket.AF_UNIX
+        while True:
+            try:
+                accepted, peer = listener.accept()
+            except BlockingIOError:
+                try:
+                    await trio.lowlevel.wait_readable(listener.fileno())
+                except trio.ClosedResourceError:
+                    return
+                continue
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    return
+                _log.error("cannot accept connections: %s", error.strerror)  # out of descriptors, most likely
+                await trio.sleep(RECONNECT_MAX_S)
+                continue
+            if len(self._connections) >= CONNECTIONS_MAX:
+                _log.warning("refused %s: %d connections are open", peer, CONNECTIONS_MAX)
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            if is_tcp:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            name = f"{peer[0]}:{peer[1]}" if is_tcp else "Unix socket"
+            connection = Connection(accepted, name, self._identity, self._sessions, self._dispatcher, nursery)
+            nursery.start_soon(self._serve_connection, connection)
+            await trio.lowlevel.checkpoint()
+
+    async def _serve_connection(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    async def _finish(self) -> None:
+        """Let what is being executed be answered, for a short time."""
+        with trio.move_on_after(CLEAN_STOP_S):
+            await self._dispatcher.idle()
+            for connection in list(self._connections):
+                await connection.drained()
+
+
+def _append(path: Path, line: bytes) -> None:
+    # One write, so that lines of daemons that start at the same time do not mix.
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

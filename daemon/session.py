@@ -1,0 +1,131 @@
+"""Sessions: what the daemon remembers of each client, so that a repeated request is answered, not executed twice.
+
+A session belongs to a client id (one mount, one peer's boot) and outlives its connections. For requests whose
+repeat would have another outcome (CREATE, UNLINK, ...) it keeps the encoded replies of the last `DEDUP_WINDOW`
+sequence numbers; a client never has more than half as many in flight, so what it repeats is still here.
+
+A daemon that dies may have committed requests whose replies did not leave any more: the replies of each batch
+are therefore committed with it, under one key per client. Only the latest batch is kept: older replies were
+handed to the kernel before, which delivers them although the daemon is dead.
+"""
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import msgpack
+import trio
+
+from gkfs.daemon import keys
+from gkfs.daemon.store import MetadataStore
+from gkfs.limits import DEDUP_WINDOW, SCAN_PAGE_RECORDS, SESSION_MEMORY_S, SESSIONS_MAX
+from gkfs.operations import Buffer
+
+if TYPE_CHECKING:
+    from gkfs.daemon.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+# Replies of batches are under slot 0. Requests that are executed by a task of their own (rename, rmdir) finish
+# one by one, and must not displace a batch nor each other.
+BATCH_SLOT: Final = 0
+TASK_SLOTS: Final = 16
+
+
+class Session:
+    """One client. *connection* is its live one; *last_seen_s* is when it last had one, on trio's clock."""
+
+    def __init__(self, client_id: bytes, role: str) -> None:
+        self.client_id = client_id
+        self.role = role
+        self.connection: Connection | None = None
+        self.last_seen_s = 0.0
+        self.executing: set[int] = set()  # sequence numbers that tasks are working on
+        self.replies: dict[int, list[Buffer]] = {}  # by sequence number
+        self._order: deque[int] = deque()  # of *replies*, oldest first
+        self._next_slot = 1
+
+    def remember(self, seq: int, pieces: list[Buffer]) -> None:
+        """Keep the encoded reply to request *seq*."""
+        self.replies[seq] = pieces
+        self._order.append(seq)
+        if len(self._order) > DEDUP_WINDOW:
+            self.replies.pop(self._order.popleft(), None)
+
+    def forget(self, seq: int) -> None:
+        """Drop the reply to *seq*, whose batch was not committed."""
+        self.replies.pop(seq, None)
+
+    def store_replies(self, store: MetadataStore, seqs: list[int], *, task: bool) -> None:
+        """Put the replies to *seqs* into *store*, to be committed with what they answer."""
+        slot = BATCH_SLOT
+        if task:
+            slot = self._next_slot
+            self._next_slot = slot % TASK_SLOTS + 1
+        replies = [(seq, b"".join(self.replies[seq])) for seq in seqs]
+        store.put(keys.replies(self.client_id, slot), msgpack.packb(replies))
+
+
+class Sessions:
+    """All sessions of one daemon."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+        self._sessions: dict[bytes, Session] = {}
+        self._load()
+
+    def open(self, client_id: bytes, role: str) -> Session:
+        """The session of *client_id*, new or known."""
+        session = self._sessions.get(client_id)
+        if session is None:
+            session = self._sessions[client_id] = Session(client_id, role)
+            if len(self._sessions) > SESSIONS_MAX:
+                self._drop_oldest()
+        session.role = role
+        return session
+
+    def absent_s(self, client_id: bytes, now_s: float) -> float:
+        """For how long *client_id* has had no connection; since the start, for one never seen."""
+        session = self._sessions.get(client_id)
+        if session is None:
+            session = self._sessions[client_id] = Session(client_id, "client")
+            session.last_seen_s = now_s
+        return 0.0 if session.connection is not None else now_s - session.last_seen_s
+
+    def expire(self) -> None:
+        """Drop the sessions of clients that have been away for too long. Commits."""
+        now_s = trio.current_time()
+        for session in list(self._sessions.values()):
+            if session.connection is None and now_s - session.last_seen_s > SESSION_MEMORY_S:
+                self._drop(session)
+        self._store.commit()
+
+    def connected(self) -> int:
+        """How many sessions have a connection."""
+        return sum(session.connection is not None for session in self._sessions.values())
+
+    def _drop_oldest(self) -> None:
+        idle = [session for session in self._sessions.values() if session.connection is None]
+        if idle:
+            self._drop(min(idle, key=lambda session: session.last_seen_s))
+
+    def _drop(self, session: Session) -> None:
+        del self._sessions[session.client_id]
+        for key, _ in self._store.scan(*_slots(session.client_id), TASK_SLOTS + 1):
+            self._store.delete(key)
+
+    def _load(self) -> None:
+        now_s = trio.current_time()
+        first, end = keys.table(keys.REPLIES)
+        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+            for key, value in page:
+                client_id = key[1:-1]
+                session = self._sessions.setdefault(client_id, Session(client_id, "client"))
+                session.last_seen_s = now_s
+                for seq, reply in msgpack.unpackb(value):
+                    session.remember(seq, [reply])
+            first = page[-1][0] + b"\0"
+
+
+def _slots(client_id: bytes) -> tuple[bytes, bytes]:
+    return keys.replies(client_id, 0), keys.replies(client_id, TASK_SLOTS + 1)

@@ -1,0 +1,376 @@
+"""Chunk storage: every chunk that lives here is a file under rootdir/chunks.
+
+    chunks/<two digits>/<fid, 16 digits>.<chunk, 8 digits>     (hexadecimal)
+
+The two digits are the low byte of fid + chunk: one large file or many small ones spread over 256 folders.
+Holes read as zeros: a chunk that does not exist, or ends early, is returned short.
+
+Small I/O happens at once, large in a thread. An operation that needs a thread returns a coroutine, which the
+caller must start; what was said before it starts (this file's writes are in flight, this cut is coming) already
+holds. Between cuts and writes of one file there is an order on this daemon: a cut waits for the writes in flight
+and new writes wait for the cut, so that no byte removed by it comes back.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from gkfs.daemon import keys
+from gkfs.daemon.guards import Blocked, Guard
+from gkfs.daemon.store import MetadataStore
+from gkfs.errors import os_error
+from gkfs.limits import (
+    CHUNK_INDEX_MAX,
+    CHUNK_SIZE_BYTES,
+    INLINE_CUT_CHUNKS,
+    INLINE_IO_MAX_BYTES,
+    IO_THREADS,
+    OPEN_CHUNKS_MAX,
+    SCAN_PAGE_RECORDS,
+    SPACE_CHECK_BYTES,
+    SPACE_RESERVE_BYTES,
+    UNSYNCED_FILES_MAX,
+)
+from gkfs.operations import Buffer
+
+_FOLDERS: Final = 256
+# ext4 (FS_IOC_GETFLAGS and SETFLAGS of linux/fs.h): folders below are unrelated and get block groups of their own.
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_TOP_DIRECTORY: Final = 0x00020000
+
+
+class _ChunkFile:
+    """An open chunk file. *users*: threads working on it, which keep it open."""
+
+    __slots__ = ("dropped", "fd", "size", "users")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size
+        self.users = 0
+        self.dropped = False
+
+
+class ChunkStorage:
+    """The chunks of one daemon; *used_bytes* is the sum of their files' sizes."""
+
+    def __init__(self, folder: Path, store: MetadataStore) -> None:
+        """Open the storage in *folder*, created when missing. Raises OSError."""
+        self._folder = str(folder)
+        self._store = store
+        self._open: dict[tuple[int, int], _ChunkFile] = {}  # least recently used first
+        self._threads = trio.CapacityLimiter(IO_THREADS)
+        self._writes: dict[int, int] = {}  # fid -> writes in threads
+        self._writes_done = trio.Event()  # replaced each time it is set
+        self._cuts: dict[int, Guard] = {}
+        # Chunks written since the last sync, by file; None when there are too many to tell them apart.
+        self._unsynced: dict[int, set[int] | None] = {}
+        self._unsynced_forgotten = False  # files not in it may have unsynced chunks, too
+        self._unchecked_bytes = SPACE_CHECK_BYTES  # written since the free space was looked at
+        self.used_bytes = 0
+        _make_folders(folder)
+        self._count_bytes()
+
+    # --- reading and writing
+
+    def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
+        """Write *data* at *offset* within a chunk; returns its length. *data* must stay unchanged until done.
+
+        Raises OSError: EINVAL beyond the chunk, ENOSPC, EIO; Blocked while the file is being cut.
+        """
+        if offset < 0 or not 0 <= chunk <= CHUNK_INDEX_MAX or not 0 < len(data) <= CHUNK_SIZE_BYTES - offset:
+            raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot write {len(data)} bytes at {offset}")
+        if fid in self._cuts:
+            raise Blocked(self._cuts[fid])
+        self._check_space(len(data))
+        file = self._open_chunk(fid, chunk, create=True)
+        assert file is not None
+        self._note_unsynced(fid, chunk)
+        if len(data) <= INLINE_IO_MAX_BYTES:
+            try:
+                _write_all(file.fd, data, offset)
+            finally:
+                self._note_size(file, offset, len(data))
+            return len(data)
+        file.users += 1
+        self._writes[fid] = self._writes.get(fid, 0) + 1
+        return self._write_in_thread(file, fid, offset, data)
+
+    def read(self, fid: int, chunk: int, offset: int, length: int) -> Buffer | Coroutine[Any, Any, Buffer]:
+        """Up to *length* bytes from *offset* within a chunk; less where the chunk ends. Raises OSError."""
+        if offset < 0 or not 0 <= chunk <= CHUNK_INDEX_MAX or not 0 <= length <= CHUNK_SIZE_BYTES - offset:
+            raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot read {length} bytes at {offset}")
+        file = self._open_chunk(fid, chunk, create=False)
+        if file is None or offset >= file.size:
+            return b""
+        length = min(length, file.size - offset)
+        if length <= INLINE_IO_MAX_BYTES:
+            buffer = bytearray(length)
+            try:
+                if os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT) == length:
+                    return buffer
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                    raise
+            # Not all of it is in the page cache.
+        file.users += 1
+        return self._read_in_thread(file, offset, length)
+
+    async def sync(self, fid: int) -> None:
+        """Bring what was written to *fid* here to the disk. Raises OSError."""
+        if fid in self._unsynced:
+            known = self._unsynced.pop(fid)
+        else:
+            known = None if self._unsynced_forgotten else set()
+        if known is None:
+            known = self._all_chunks(fid, 0)
+        for chunk in sorted(known):
+            file = self._open_chunk(fid, chunk, create=False)
+            if file is None:
+                continue
+            file.users += 1
+            try:
+                await trio.to_thread.run_sync(os.fdatasync, file.fd, limiter=self._threads)
+            except BaseException:
+                self._note_unsynced(fid, chunk)
+                raise
+            finally:
+                self._release(file)
+
+    # --- cutting
+
+    def cut(self, fid: int, size: int) -> Coroutine[Any, Any, None] | None:
+        """Remove every byte of *fid* from file offset *size* on. Its index entries go with the next commit.
+
+        Raises OSError; Blocked while another cut of the file is under way. A coroutine commits by itself.
+        """
+        if fid in self._cuts:
+            raise Blocked(self._cuts[fid])
+        first = size // CHUNK_SIZE_BYTES
+        if fid not in self._writes:
+            found = self._store.scan(*keys.chunk_range(fid, first), INLINE_CUT_CHUNKS + 1)
+            if len(found) <= INLINE_CUT_CHUNKS:
+                # no await between here and the last removal: no write can come in between
+                for key, _ in found:
+                    self._drop_open(fid, keys.chunk_of_key(key)[1])
+                    self.used_bytes -= _cut_file(self._path(*keys.chunk_of_key(key)), _kept(key, size))
+                    self._forget(key, size)
+                return None
+        self._cuts[fid] = Guard(f"chunks of file {fid:x} are being cut")
+        return self._cut_in_thread(fid, size)
+
+    async def _cut_in_thread(self, fid: int, size: int) -> None:
+        try:
+            while fid in self._writes:
+                await self._writes_done.wait()
+            while True:
+                found = self._store.scan(*keys.chunk_range(fid, -(-size // CHUNK_SIZE_BYTES)), SCAN_PAGE_RECORDS)
+                if not found:
+                    break
+                await self._cut_page([key for key, _ in found], size)
+            if size % CHUNK_SIZE_BYTES:
+                await self._cut_page([keys.chunk(fid, size // CHUNK_SIZE_BYTES)], size)
+        finally:
+            self._cuts.pop(fid).lifted.set()
+
+    async def _cut_page(self, page: list[bytes], size: int) -> None:
+        work = [(self._path(*keys.chunk_of_key(key)), _kept(key, size)) for key in page]
+        for key in page:
+            self._drop_open(*keys.chunk_of_key(key))
+        freed = await trio.to_thread.run_sync(_cut_files, work, limiter=self._threads)
+        self.used_bytes -= freed
+        for key in page:
+            self._drop_open(*keys.chunk_of_key(key))  # a reader may have opened it again, with its old size
+            self._forget(key, size)
+        self._store.commit()
+
+    def _forget(self, key: bytes, size: int) -> None:
+        fid, chunk = keys.chunk_of_key(key)
+        if _kept(key, size) == 0:
+            self._store.delete(key)
+            unsynced = self._unsynced.get(fid)
+            if unsynced is not None:
+                unsynced.discard(chunk)
+                if not unsynced:
+                    del self._unsynced[fid]
+
+    # --- for status and stop
+
+    def space(self) -> tuple[int, int, int]:
+        """(free bytes, total bytes, device number) of the local file system. Raises OSError."""
+        found = os.statvfs(self._folder)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, os.stat(self._folder).st_dev
+
+    def close(self) -> None:
+        """Close all files; no thread may be working."""
+        for file in self._open.values():
+            os.close(file.fd)
+        self._open.clear()
+
+    # --- open files
+
+    def _path(self, fid: int, chunk: int) -> str:
+        return f"{self._folder}/{(fid + chunk) & 0xFF:02x}/{fid:016x}.{chunk:08x}"
+
+    def _open_chunk(self, fid: int, chunk: int, *, create: bool) -> _ChunkFile | None:
+        name = (fid, chunk)
+        file = self._open.pop(name, None)
+        if file is None:
+            try:
+                fd = os.open(self._path(fid, chunk), os.O_RDWR | os.O_CLOEXEC)
+                file = _ChunkFile(fd, os.fstat(fd).st_size)
+            except FileNotFoundError:
+                if not create:
+                    return None
+                self._store.put_now(keys.chunk(fid, chunk), b"")
+                file = _ChunkFile(os.open(self._path(fid, chunk), os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600), 0)
+            if len(self._open) >= OPEN_CHUNKS_MAX:
+                self._drop_open(*next(iter(self._open)))
+        self._open[name] = file
+        return file
+
+    def _drop_open(self, fid: int, chunk: int) -> None:
+        file = self._open.pop((fid, chunk), None)
+        if file is None:
+            return
+        file.dropped = True
+        if not file.users:
+            os.close(file.fd)
+
+    def _release(self, file: _ChunkFile) -> None:
+        file.users -= 1
+        if file.dropped and not file.users:
+            os.close(file.fd)
+
+    async def _write_in_thread(self, file: _ChunkFile, fid: int, offset: int, data: Buffer) -> int:
+        # Not abandoned on cancellation: the thread works on the descriptor and the buffer.
+        try:
+            await trio.to_thread.run_sync(_write_all, file.fd, data, offset, limiter=self._threads)
+        finally:
+            self._note_size(file, offset, len(data))
+            self._release(file)
+            self._writes[fid] -= 1
+            if not self._writes[fid]:
+                del self._writes[fid]
+                self._writes_done.set()
+                self._writes_done = trio.Event()
+        return len(data)
+
+    async def _read_in_thread(self, file: _ChunkFile, offset: int, length: int) -> Buffer:
+        try:
+            return await trio.to_thread.run_sync(os.pread, file.fd, length, offset, limiter=self._threads)
+        finally:
+            self._release(file)
+
+    # --- accounts
+
+    def _note_size(self, file: _ChunkFile, offset: int, length: int) -> None:
+        # Also after a failed write, which may have written a part.
+        if offset + length > file.size:
+            size = os.fstat(file.fd).st_size
+            self.used_bytes += size - file.size
+            file.size = size
+
+    def _note_unsynced(self, fid: int, chunk: int) -> None:
+        try:
+            known = self._unsynced[fid]
+        except KeyError:
+            if len(self._unsynced) >= UNSYNCED_FILES_MAX:
+                del self._unsynced[next(iter(self._unsynced))]
+                self._unsynced_forgotten = True
+            self._unsynced[fid] = {chunk}
+            return
+        if known is not None:
+            known.add(chunk)
+            if len(known) > SCAN_PAGE_RECORDS:
+                self._unsynced[fid] = None
+
+    def _check_space(self, length: int) -> None:
+        self._unchecked_bytes += length
+        if self._unchecked_bytes < SPACE_CHECK_BYTES:
+            return
+        free_bytes = self.space()[0]
+        if free_bytes < SPACE_RESERVE_BYTES:
+            raise os_error(
+                errno.ENOSPC,
+                f"{free_bytes} bytes free under {self._folder}, {SPACE_RESERVE_BYTES} are kept for records",
+            )
+        self._unchecked_bytes = 0
+
+    def _all_chunks(self, fid: int, first: int) -> set[int]:
+        found: set[int] = set()
+        start, end = keys.chunk_range(fid, first)
+        while page := self._store.scan(start, end, SCAN_PAGE_RECORDS):
+            found.update(keys.chunk_of_key(key)[1] for key, _ in page)
+            start = page[-1][0] + b"\0"
+        return found
+
+    def _count_bytes(self) -> None:
+        first, end = keys.table(keys.CHUNKS)
+        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+            self._unsynced_forgotten = True  # an earlier run may have left them so
+            for key, _ in page:
+                with contextlib.suppress(FileNotFoundError):
+                    self.used_bytes += os.stat(self._path(*keys.chunk_of_key(key))).st_size
+            first = page[-1][0] + b"\0"
+
+
+def _kept(key: bytes, size: int) -> int:
+    """How many bytes of a chunk remain in a file cut to *size*."""
+    chunk = keys.chunk_of_key(key)[1]
+    return max(0, min(CHUNK_SIZE_BYTES, size - chunk * CHUNK_SIZE_BYTES))
+
+
+def _cut_files(work: list[tuple[str, int]]) -> int:
+    return sum(_cut_file(path, kept) for path, kept in work)
+
+
+def _cut_file(path: str, kept: int) -> int:
+    """Remove the chunk file, or what is beyond its first *kept* bytes; returns how many bytes that freed."""
+    try:
+        size = os.stat(path).st_size
+        if kept == 0:
+            os.unlink(path)
+            return size
+        if size > kept:
+            os.truncate(path, kept)
+            return size - kept
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def _write_all(fd: int, data: Buffer, offset: int) -> None:
+    written = os.pwrite(fd, data, offset)
+    if written < len(data):  # a disk about to be full: the rest says why
+        view = memoryview(data)
+        while written < len(view):
+            written += os.pwrite(fd, view[written:], offset + written)
+
+
+def _make_folders(folder: Path) -> None:
+    if (folder / f"{_FOLDERS - 1:02x}").is_dir():
+        return
+    folder.mkdir(exist_ok=True)
+    _spread_folders(folder)
+    for number in range(_FOLDERS):
+        (folder / f"{number:02x}").mkdir(exist_ok=True)
+
+
+def _spread_folders(folder: Path) -> None:
+    # Without it ext4 creates files many times slower where others were just deleted; other file systems refuse.
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            (flags,) = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(8)))
+            fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_DIRECTORY))
+    finally:
+        os.close(fd)

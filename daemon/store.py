@@ -1,0 +1,203 @@
+"""The metadata store: RocksDB with merged writes.
+
+Writes go to an overlay that `get` and `scan` see at once, and `commit` makes one RocksDB write of it: a batch of
+requests costs one write. Everything committed is in RocksDB's write-ahead log and thus with the kernel: it
+survives the death of the daemon, and after `sync` that of the node.
+
+RocksDB's errors become OSError here and nowhere else. Not thread-safe, except for what `sync` does.
+"""
+
+import errno
+import logging
+import stat
+from pathlib import Path
+from typing import Any
+
+import trio
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
+
+from gkfs import metadentry
+from gkfs.daemon import keys
+from gkfs.errors import ExitStatus, GkfsError, os_error
+from gkfs.limits import (
+    METADATA_CACHE_BYTES,
+    METADATA_FILES_MAX,
+    METADATA_LOG_BYTES,
+    METADATA_MEMTABLE_BYTES,
+    SCAN_PAGE_RECORDS,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class MetadataStore:
+    """All tables of `keys`; *files* and *directories* count the records of paths."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create the store. Raises GkfsError when it cannot be opened, damage included."""
+        try:
+            self._db = Rdict(str(folder), _options())
+        except Exception as error:  # rocksdict raises plain Exception for everything
+            reason = str(error).splitlines()[0]
+            raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
+        self._overlay: dict[bytes, bytes | None] = {}  # None: deleted
+        self._files_delta = self._directories_delta = 0
+        self.files = self.directories = 0
+        self._count_records()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of *key*, or None. Raises OSError (EIO)."""
+        if self._overlay and key in self._overlay:
+            return self._overlay[key]
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise _mapped(error) from error
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set *key* with the next `commit`."""
+        self._overlay[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Remove *key* with the next `commit`, if it is there."""
+        self._overlay[key] = None
+
+    def put_now(self, key: bytes, value: bytes) -> None:
+        """Set *key* at once and apart from the overlay. Raises OSError (ENOSPC, EIO)."""
+        try:
+            self._db.put(key, value)
+        except Exception as error:
+            raise _mapped(error) from error
+
+    def count_entry(self, mode: int, delta: int) -> None:
+        """Note that records of paths with the file type of *mode* come or go with the next `commit`."""
+        if stat.S_ISDIR(mode):
+            self._directories_delta += delta
+        else:
+            self._files_delta += delta
+
+    def scan(self, first: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to *limit* (key, value) with keys in [first, end), ascending. Raises OSError (EIO)."""
+        changed = [key for key in self._overlay if first <= key < end] if self._overlay else []
+        bound = ReadOptions()
+        bound.set_iterate_upper_bound(end)  # so that deleted records beyond the range are not walked over
+        found: list[tuple[bytes, bytes]] = []
+        wanted = limit + len(changed)  # as many as that may be hidden by the overlay
+        try:
+            for item in self._db.items(from_key=first, read_opt=bound):
+                found.append(item)  # type: ignore[arg-type]
+                if len(found) >= wanted:
+                    break
+        except Exception as error:
+            raise _mapped(error) from error
+        if changed:
+            merged: dict[bytes, bytes | None] = dict(found)
+            if len(found) >= wanted:  # what lies beyond the last one found is for the next page
+                changed = [key for key in changed if key <= found[-1][0]]
+            merged.update((key, self._overlay[key]) for key in changed)
+            found = sorted((key, value) for key, value in merged.items() if value is not None)
+        return found[:limit]
+
+    def commit(self) -> None:
+        """Make the overlay permanent, all of it or nothing. Raises OSError (ENOSPC, EIO): then nothing was."""
+        if not self._overlay:
+            return
+        try:
+            if len(self._overlay) == 1:
+                self._write_one(*next(iter(self._overlay.items())))
+            else:
+                self._write_batch()
+        except Exception as error:
+            self.rollback()
+            raise _mapped(error) from error
+        self._overlay.clear()
+        self.files += self._files_delta
+        self.directories += self._directories_delta
+        self._files_delta = self._directories_delta = 0
+
+    def rollback(self) -> None:
+        """Forget what was put and deleted since the last commit."""
+        self._overlay.clear()
+        self._files_delta = self._directories_delta = 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something to commit; never so while a task waits."""
+        return bool(self._overlay)
+
+    async def sync(self) -> None:
+        """Bring everything committed to the disk. Raises OSError. Goes on in its thread when cancelled."""
+        try:
+            await trio.to_thread.run_sync(self._db.flush_wal, True)
+        except Exception as error:
+            raise _mapped(error) from error
+
+    def close(self) -> None:
+        """Write everything out and release the files; nothing may be called afterwards."""
+        self._db.close()
+
+    def _write_one(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._db.delete(key)
+        else:
+            self._db.put(key, value)
+
+    def _write_batch(self) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for key, value in self._overlay.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        self._db.write(batch)
+
+    def _count_records(self) -> None:
+        first, end = keys.PATHS
+        while page := self.scan(first, end, SCAN_PAGE_RECORDS):
+            for _, record in page:
+                self.count_entry(metadentry.decode(record).mode, 1)
+            first = page[-1][0] + b"\0"
+        if self.get(keys.ROOT) is not None:
+            self._directories_delta += 1
+        self.files, self.directories = self._files_delta, self._directories_delta
+        self._files_delta = self._directories_delta = 0
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(METADATA_MEMTABLE_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_max_background_jobs(2)  # the node's cores belong to the application
+    options.set_max_open_files(METADATA_FILES_MAX)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(METADATA_LOG_BYTES)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    # A torn last write is what a killed node leaves behind; anything else is damage.
+    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(METADATA_CACHE_BYTES))
+    table.set_bloom_filter(10, False)  # most creations ask for what is not there
+    options.set_block_based_table_factory(table)
+    return options
+
+
+def _mapped(error: Any) -> OSError:
+    if isinstance(error, OSError):
+        return error
+    text = str(error)
+    number = errno.ENOSPC if "No space left" in text or "quota" in text.lower() else errno.EIO
+    _log.error("metadata store: %s", text)
+    return os_error(number, f"metadata store: {text}")

@@ -1,0 +1,146 @@
+"""The rootdir of one daemon: whose it is, who uses it, how often it was started.
+
+    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port
+    rootdir/lock              flock of the daemon that uses it, with its process id and host
+    rootdir/metadata/         RocksDB
+    rootdir/chunks/           chunk files
+    rootdir/socket            Unix socket
+
+The boot epoch is part of every fid given by this run of the daemon; it is raised durably before the first one is
+given, so fids are never given twice.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Hostfile
+from gkfs.limits import BOOT_EPOCH_MAX
+
+FORMAT: Final = 1
+_SUPERBLOCK: Final = "superblock.json"
+_LOCK: Final = "lock"
+_MODE: Final = 0o700
+
+
+@dataclass(frozen=True)
+class Superblock:
+    """What superblock.json says. *port* is 0 before the daemon has listened."""
+
+    format: int
+    fsid: str
+    daemon_index: int
+    daemon_count: int
+    boot_epoch: int
+    port: int = 0
+
+
+class Rootdir:
+    """An exclusively held rootdir; `close` gives it back."""
+
+    def __init__(self, path: Path, hostfile: Hostfile, daemon_index: int) -> None:
+        """Create or check *path*, lock it, and begin a new boot epoch in it. Raises GkfsError (ROOTDIR)."""
+        self.path = path
+        self._lock_fd = -1
+        try:
+            # Not its parents: a mistyped path shall not fill the wrong disk.
+            path.mkdir(mode=_MODE, exist_ok=True)
+            path.chmod(_MODE)
+            self._lock_fd = _lock(path)
+            self.superblock = self._begin_epoch(hostfile, daemon_index)
+        except OSError as error:
+            self.close()
+            raise GkfsError(f"rootdir {path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR) from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def metadata(self) -> Path:
+        return self.path / "metadata"
+
+    @property
+    def chunks(self) -> Path:
+        return self.path / "chunks"
+
+    @property
+    def socket(self) -> Path:
+        return self.path / "socket"
+
+    def remember_port(self, port: int) -> None:
+        """Note the TCP *port*, so that a restarted daemon can be found where it was. Raises OSError."""
+        if port != self.superblock.port:
+            self.superblock = replace(self.superblock, port=port)
+            self._write()
+
+    def close(self) -> None:
+        """Release the lock; harmless to repeat."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _begin_epoch(self, hostfile: Hostfile, daemon_index: int) -> Superblock:
+        fresh = Superblock(FORMAT, hostfile.fsid, daemon_index, hostfile.daemon_count, 0)
+        known = self._read() or fresh
+        for field in ("format", "fsid", "daemon_index", "daemon_count"):
+            found, wanted = getattr(known, field), getattr(fresh, field)
+            if found != wanted:
+                what = field.replace("_", " ")
+                raise GkfsError(
+                    f"rootdir {self.path} is of another file system: {what} {found}, in the hostfile {wanted}",
+                    ExitStatus.ROOTDIR,
+                )
+        if known.boot_epoch >= BOOT_EPOCH_MAX:
+            raise GkfsError(
+                f"rootdir {self.path}: the daemon was started {known.boot_epoch} times, file ids are used up",
+                ExitStatus.ROOTDIR,
+            )
+        self.superblock = replace(known, boot_epoch=known.boot_epoch + 1)
+        self._write()
+        return self.superblock
+
+    def _read(self) -> Superblock | None:
+        path = self.path / _SUPERBLOCK
+        try:
+            return Superblock(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            if (self.path / "metadata").exists():
+                raise GkfsError(f"rootdir {self.path} has data but no {_SUPERBLOCK}", ExitStatus.ROOTDIR) from None
+            return None
+        except (ValueError, TypeError) as error:
+            raise GkfsError(f"{path} is damaged: {error}", ExitStatus.ROOTDIR) from None
+
+    def _write(self) -> None:
+        temporary = self.path / f"{_SUPERBLOCK}.new"
+        with temporary.open("w") as file:
+            json.dump(asdict(self.superblock), file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / _SUPERBLOCK)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    except OSError as error:
+        holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another daemon"
+        os.close(fd)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise GkfsError(f"rootdir {path} is in use by {holder}", ExitStatus.ROOTDIR) from None
+        raise
+    return fd
