@@ -268,7 +268,10 @@ class SealRequest(NamedTuple):
 
 
 class UnsealRequest(NamedTuple):
+    """What was decided of a sealed directory: *removed* keeps the seal for ever, else creation goes on."""
+
     fid: int
+    removed: bool
 
 
 class AdoptRequest(NamedTuple):
@@ -344,6 +347,7 @@ class Operation(Generic[Q, R]):
 _RECORD = frozenset({errno.ENOENT, errno.ESTALE})
 _NAME = frozenset({errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.EBUSY})
 _REMOVE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EBUSY, errno.ESTALE})
+_TREE = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG})
 
 HELLO = Operation(1, "hello", HelloRequest, HelloReply, idempotent=True)
 STATUS = Operation(2, "status", Empty, StatusReply, idempotent=True)
@@ -372,8 +376,8 @@ SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), i
 UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True)
 ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME)
 FORGET_INTENT = Operation(43, "forget_intent", ForgetIntentRequest, Empty, idempotent=True)
-TREE = Operation(44, "tree", TreeRequest, Empty, frozenset({errno.EBUSY}), idempotent=True)
-PUT_RECORDS = Operation(45, "put_records", PutRecordsRequest, Empty, idempotent=True)
+TREE = Operation(44, "tree", TreeRequest, Empty, _TREE, idempotent=True)
+PUT_RECORDS = Operation(45, "put_records", PutRecordsRequest, Empty, frozenset({errno.EBUSY}), idempotent=True)
 
 TABLE: Final[dict[int, Operation[tuple, tuple]]] = {  # type: ignore[type-arg]
     row.code: row for row in list(globals().values()) if isinstance(row, Operation)
