@@ -1,0 +1,154 @@
+"""The `gkfs` command: composes the verbs, and turns whatever goes wrong into one line and an exit status."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from gkfs import __version__
+from gkfs.commands import records
+from gkfs.commands.configuration import configuration
+from gkfs.commands.daemon import daemon
+from gkfs.commands.mount import mount
+from gkfs.commands.options import AbsolutePath, place_of
+from gkfs.commands.run import run
+from gkfs.commands.signals import Interrupted
+from gkfs.commands.start import start
+from gkfs.commands.status import status
+from gkfs.commands.stop import stop
+from gkfs.commands.terminal import one_line
+from gkfs.commands.umount import umount
+from gkfs.config import DEBUG_VARIABLE
+from gkfs.errors import ExitStatus, GkfsError
+
+_EPILOG = """\b
+Examples:
+  gkfs run -m /tmp/fast -- make -C /tmp/fast    a file system for one command
+  gkfs start -r /local/data -H hosts -n 2       or step by step: the daemons,
+  gkfs mount -H hosts /mnt/job                  a mount of theirs (on each node),
+  gkfs umount /mnt/job
+  gkfs stop -H hosts --purge                    and the end
+
+\b
+Every option is also a variable GKFS_OPTION and a key of a TOML file (--config).
+The command line comes before the environment, the environment before the file.
+
+\b
+Exit status:
+  0  done                    6  a daemon does not answer, or did not start in time
+  1  unexpected failure      7  client and daemon are of different versions
+  2  wrong usage or key      8  the address to listen on cannot be had
+  3  rootdir                 9  /dev/fuse or fusermount3 is missing
+  4  mountdir             128+N  ended by signal N
+  5  hostfile
+`gkfs run` ends as its command does; 125 gkfs failed, 126 not executable, 127 not found.
+"""
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(epilog=_EPILOG, context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="gkfs", message="%(prog)s %(version)s")
+@click.option("--config", type=AbsolutePath(), metavar="FILE", help="TOML file with values for options.")
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
+    """A temporary file system over the local disks of a job's nodes."""
+    context.obj = config
+
+
+for _verb in (run, start, mount, umount, stop, status, daemon, configuration):
+    cli.add_command(_verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; nothing but SystemExit leaves here."""
+    context: click.Context | None = None
+    try:
+        context = cli.make_context("gkfs", list(sys.argv[1:] if arguments is None else arguments))
+        with context:
+            cli.invoke(context)
+        sys.stdout.flush()
+        code = 0
+    except BaseException as error:
+        code = _report(error, context.invoked_subcommand if context else None)
+    _leave(code)
+
+
+def _report(error: BaseException, verb: str | None) -> int:
+    """Say what *error* is, in one line where it is not an ordinary end, and give the exit status."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else int(ExitStatus.FAILURE)
+        case click.exceptions.NoArgsIsHelpError():
+            error.show()
+            return int(ExitStatus.USAGE)
+        case click.ClickException():
+            return _report_usage(error, verb)
+        case GkfsError():
+            _complain(str(error))
+            if os.environ.get(DEBUG_VARIABLE):
+                traceback.print_exception(error)
+            return int(error.status)
+        case Interrupted():
+            return 128 + error.number
+        case KeyboardInterrupt() | click.Abort():
+            return 130
+        case BrokenPipeError():
+            return 128 + 13  # as SIGPIPE would have ended us
+        case BaseExceptionGroup():
+            return _report(error.exceptions[0], verb)
+        case _:
+            return _report_unexpected(error, verb)
+
+
+def _report_usage(error: click.ClickException, verb: str | None) -> int:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    message = error.format_message()
+    if isinstance(error, click.BadParameter) and (place := place_of(error)):
+        message = f"{place}: {error.message}"
+    path = context.command_path if context else "gkfs"
+    _complain(f"{message.rstrip('.')}. Try '{path} --help'.")
+    return int(ExitStatus.RUN_FAILED if verb == "run" else ExitStatus.USAGE)
+
+
+def _report_unexpected(error: BaseException, verb: str | None) -> int:
+    text = f"unexpected: {type(error).__name__}: {error}"
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+        where = "traceback above"
+    else:
+        where = _log_traceback(error)
+    _complain(f"{text} ({where})")
+    return int(ExitStatus.RUN_FAILED if verb == "run" else ExitStatus.FAILURE)
+
+
+def _log_traceback(error: BaseException) -> str:
+    try:
+        path = records.folder() / "errors.log"
+        with path.open("a") as log:
+            log.write(f"gkfs {__version__}, arguments {sys.argv[1:]}\n")
+            traceback.print_exception(error, file=log)
+    except (OSError, GkfsError):
+        return f"{DEBUG_VARIABLE}=1 shows the traceback"
+    return f"traceback in {path}"
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # if nobody is there to read it the exit status remains
+        print(f"gkfs: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit without complaints of a stdout that nobody reads any more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

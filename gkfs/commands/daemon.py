@@ -1,0 +1,86 @@
+"""`gkfs daemon`: one daemon in the foreground, for srun and systemd, and behind `gkfs start` and `gkfs run`."""
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+import click
+
+from gkfs.commands import children, hostfiles, rootdirs
+from gkfs.commands.options import verb
+from gkfs.config import DEBUG_VARIABLE
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Hostfile
+
+_EPILOG = """\b
+Examples:
+  srun --ntasks-per-node=1 gkfs daemon -r /local/data -H hosts -n $SLURM_NNODES &
+  gkfs daemon -r /local/data -H hosts -n 2 --index 0 --listen tcp://node1:7000
+"""
+_WILDCARDS = ("0.0.0.0", "::")
+
+
+@verb(
+    "daemon",
+    _EPILOG,
+    rootdir={"required": True, "help": "Existing folder; this daemon keeps its data in ROOTDIR/daemon-I."},
+    hostfile={"required": True, "help": "File the daemon adds its line to."},
+    daemons={"help": "Number of daemons; with it a missing hostfile is made."},
+    index={"required": True, "envvar": ["GKFS_INDEX", "SLURM_PROCID"]},
+    listen={"default": "tcp://0.0.0.0:0", "help": "Address to listen on; port 0 takes a free one."},
+)
+@click.option("--die-with", type=int, hidden=True)
+def daemon(
+    rootdir: Path,
+    hostfile: Path,
+    daemons: int | None,
+    index: int,
+    listen: str,
+    advertise: str | None,
+    die_with: int | None,
+) -> None:
+    """Run one daemon in the foreground, until SIGTERM or `gkfs stop`.
+
+    Of many that start at once with -n the first makes the hostfile, the others join its file system.
+    """
+    if die_with is not None:
+        children.die_with_parent(die_with)
+    rootdirs.check_usable(rootdir)
+    hosts = _join(hostfile, rootdir, index, daemons)
+    if index >= hosts.daemon_count:
+        raise GkfsError(
+            f"daemon {index} of a file system of {hosts.daemon_count}: the last one has index "
+            f"{hosts.daemon_count - 1} (hostfile {hostfile})",
+            ExitStatus.HOSTFILE,
+        )
+    from gkfs.daemon.server import DaemonSettings, run_daemon  # imports trio and rocksdict
+    from gkfs.transport import tcp_address
+
+    set_up_logging()
+    if advertise is None and tcp_address(listen)[0] in _WILDCARDS:
+        advertise = socket.gethostname()  # "all my addresses" is none that others could call
+    folder = rootdirs.daemon_folder(rootdir, index)
+    run_daemon(DaemonSettings(folder, hostfile, index, listen, advertise))
+
+
+def set_up_logging(file: Path | None = None) -> None:
+    """Log lines with their time to stderr, or to *file*; with GKFS_DEBUG everything there is to say."""
+    level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) else logging.INFO
+    logging.basicConfig(filename=file, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> Hostfile:
+    """The hostfile as it is, or made now when the number of daemons is known."""
+    hosts = hostfiles.read_if_there(hostfile)
+    if hosts is None and daemons is not None:
+        hostfile.unlink(missing_ok=True)  # an empty one
+        known = rootdirs.read_contents(rootdirs.daemon_folder(rootdir, index))
+        hostfiles.create(hostfile, known.fsid if known else hostfiles.new_fsid(), daemons)
+    hosts = hosts or hostfiles.read(hostfile)
+    if daemons not in (None, hosts.daemon_count):
+        raise GkfsError(
+            f"hostfile {hostfile} is of a file system of {hosts.daemon_count} daemons, not of {daemons}",
+            ExitStatus.HOSTFILE,
+        )
+    return hosts

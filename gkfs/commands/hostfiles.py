@@ -1,0 +1,87 @@
+"""The hostfile on disk: reading it, and creating it so that of many who try at once one wins."""
+
+import os
+import secrets
+from pathlib import Path
+
+from gkfs import hostfile
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Hostfile
+
+
+def read(path: Path) -> Hostfile:
+    """The hostfile at *path*. Raises GkfsError (HOSTFILE) when it is missing, unreadable or garbled."""
+    try:
+        return hostfile.parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "; `gkfs start` makes it" if isinstance(error, FileNotFoundError) else ""
+        raise _error(path, reason + hint) from None
+    except UnicodeDecodeError:
+        raise _error(path, "not a hostfile but binary data") from None
+
+
+def read_if_there(path: Path) -> Hostfile | None:
+    """As `read`, but None when there is no file or an empty one, as mktemp(1) leaves."""
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            return None
+    except OSError as error:
+        raise _error(path, error.strerror or str(error)) from None
+    return read(path) if os.path.lexists(path) else None
+
+
+def create(path: Path, fsid: str, daemon_count: int) -> bool:
+    """Make the hostfile with its header; False when another process was first. Raises GkfsError (HOSTFILE).
+
+    Readers see the whole header or no file: it is written under another name and linked.
+    """
+    temporary = _write_beside(path, fsid, daemon_count)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _error(path, f"cannot be made: {error.strerror}") from None
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def replace(path: Path, fsid: str, daemon_count: int) -> None:
+    """Put a fresh header in the place of the hostfile of a file system that is not running."""
+    temporary = _write_beside(path, fsid, daemon_count)
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        os.unlink(temporary)
+        raise _error(path, f"cannot be replaced: {error.strerror}") from None
+
+
+def remove(path: Path) -> None:
+    """Remove the hostfile, if it is still there. Raises GkfsError (HOSTFILE)."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _error(path, f"cannot be removed: {error.strerror}") from None
+
+
+def new_fsid() -> str:
+    """32 hexadecimal digits that no other file system has."""
+    return secrets.token_hex(16)
+
+
+def _write_beside(path: Path, fsid: str, daemon_count: int) -> Path:
+    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}"
+    try:
+        # 0600: who knows the fsid may speak to the daemons.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(hostfile.format_header(fsid, daemon_count))
+    except OSError as error:
+        raise _error(path, f"cannot be made: {error.strerror}") from None
+    return temporary
+
+
+def _error(path: Path, reason: str) -> GkfsError:
+    return GkfsError(f"hostfile {path}: {reason}", ExitStatus.HOSTFILE)

@@ -1,0 +1,198 @@
+"""`gkfs mount`: the file system appears in a folder of this node, served by a process in the background."""
+
+import contextlib
+import json
+import os
+import select
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from gkfs.commands import children, hostfiles, mounts, records
+from gkfs.commands.children import Child
+from gkfs.commands.daemon import set_up_logging
+from gkfs.commands.launch import wait_for_daemons
+from gkfs.commands.options import chosen_mountdir, mountdir_argument, verb
+from gkfs.commands.signals import Signals
+from gkfs.config import DEBUG_VARIABLE
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.limits import START_TIMEOUT_S
+
+_EPILOG = """\b
+Examples:
+  gkfs mount -H hosts /mnt/job
+  gkfs mount -H hosts /mnt/job --wait 60        the daemons may still be starting
+  srun --ntasks-per-node=1 gkfs mount -H hosts -m /local/job --foreground &
+"""
+
+
+class Options(NamedTuple):
+    """How to mount; None takes the client's default."""
+
+    allow_other: bool
+    direct_io: bool
+    attr_timeout: float | None
+    request_timeout: float | None
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of `gkfs mount`."""
+        result = [f"--{name.replace('_', '-')}" for name in ("allow_other", "direct_io") if getattr(self, name)]
+        for name in ("attr_timeout", "request_timeout"):
+            if (seconds := getattr(self, name)) is not None:
+                result += [f"--{name.replace('_', '-')}", repr(seconds)]
+        return result
+
+
+@verb("mount", _EPILOG, hostfile={"required": True})
+@mountdir_argument
+@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--own-log", type=Path, hidden=True)
+@click.option("--die-with", type=int, hidden=True)
+def mount(
+    hostfile: Path,
+    target: Path | None,
+    mountdir: Path | None,
+    foreground: bool,
+    log: Path | None,
+    wait: float | None,
+    ready_fd: int | None,
+    own_log: Path | None,
+    die_with: int | None,
+    **options: object,
+) -> None:
+    """Mount the file system of HOSTFILE on the empty folder MOUNTDIR.
+
+    Returns when it is usable, or fails with the reason.
+    """
+    how = Options(**options)  # type: ignore[arg-type]  # click took the four settings from the table
+    path = chosen_mountdir(target, mountdir)
+    if die_with is not None:
+        children.die_with_parent(die_with)
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)  # its end tells of ours, not of a helper's
+        _serve(hostfile, path, how, own_log, ready_fd)
+        return
+    mounts.check_mountable(path)
+    mounts.check_fuse()
+    with Signals() as signals:
+        wait_for_daemons(hostfile, wait or 0.0, signals)
+        hostfiles.read(hostfile)
+        if not foreground:
+            mount_in_background(hostfile, path, how, log, signals)
+    if foreground:
+        set_up_logging(log)
+        _serve(hostfile, path, how, None, None)
+
+
+def mount_in_background(
+    hostfile: Path, mountdir: Path, how: Options, log: Path | None, signals: Signals, die_with_us: bool = False
+) -> Child:
+    """Start the client and return when the mount is usable. Raises GkfsError with its reason, or Interrupted.
+
+    After a failure no client is left and nothing is mounted.
+    """
+    own_log = None if log else records.log_file(mountdir)
+    with contextlib.suppress(OSError):
+        if own_log:
+            own_log.unlink()
+    read_end, write_end = os.pipe()
+    arguments = [
+        "mount",
+        "--foreground",
+        "--hostfile",
+        str(hostfile),
+        "--mountdir",
+        str(mountdir),
+        *how.arguments(),
+    ]
+    arguments += ["--ready-fd", str(write_end), *(["--own-log", str(own_log)] if own_log else [])]
+    try:
+        chosen = own_log or log
+        assert chosen is not None
+        try:
+            child = children.spawn("mount", arguments, chosen, die_with_us=die_with_us, pass_fds=[write_end])
+        finally:
+            os.close(write_end)
+        try:
+            _wait_until_ready(child, read_end, mountdir, signals)
+        except BaseException as error:
+            children.end([child])
+            _clean(mountdir)
+            expected = not isinstance(error, GkfsError) or error.status is not ExitStatus.FAILURE
+            if own_log and expected:
+                own_log.unlink(missing_ok=True)
+            raise
+    finally:
+        os.close(read_end)
+    return child
+
+
+def _wait_until_ready(child: Child, read_end: int, mountdir: Path, signals: Signals) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        signals.pause(deadline_s - time.monotonic(), read_end)
+        if not select.select([read_end], [], [], 0)[0]:
+            continue
+        line = os.read(read_end, 1 << 16)
+        if not line:  # it ended without a word through the pipe
+            child.process.wait()
+            raise child.failure()
+        report = json.loads(line)
+        if report:
+            raise GkfsError(report["message"], ExitStatus(report["status"]))
+        return
+    raise GkfsError(
+        f"{mountdir} is not mounted after {START_TIMEOUT_S:.0f} s, see {child.log}", ExitStatus.UNREACHABLE
+    )
+
+
+def _serve(hostfile: Path, mountdir: Path, how: Options, own_log: Path | None, ready_fd: int | None) -> None:
+    """Serve the mount in this process until it is unmounted; *own_log* is removed after a clean end."""
+    from gkfs.client.mount import MountSettings, run_mount  # imports trio and pyfuse3
+
+    if ready_fd is not None:
+        set_up_logging()
+    optional = {"attr_timeout_s": how.attr_timeout, "request_timeout_s": how.request_timeout}
+    settings = MountSettings(
+        hostfile,
+        mountdir,
+        allow_other=how.allow_other,
+        direct_io=how.direct_io,
+        debug=bool(os.environ.get(DEBUG_VARIABLE)),
+        **{name: value for name, value in optional.items() if value is not None},
+    )
+
+    def on_ready() -> None:
+        records.write(mountdir, hostfile, own_log)
+        _report(ready_fd, {})
+
+    try:
+        run_mount(settings, on_ready)
+    except GkfsError as error:
+        _report(ready_fd, {"status": int(error.status), "message": str(error)})
+        raise
+    finally:
+        record = records.find(mountdir)
+        if record is not None and record.pid == os.getpid():
+            records.remove(mountdir)
+    if own_log is not None:
+        own_log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            own_log.parent.rmdir()
+
+
+def _report(ready_fd: int | None, report: dict[str, object]) -> None:
+    if ready_fd is not None:
+        with contextlib.suppress(OSError):  # whoever started us has given up
+            os.write(ready_fd, json.dumps(report).encode())
+
+
+def _clean(mountdir: Path) -> None:
+    """After a client that failed: whatever it left in the mount table and among the records."""
+    with contextlib.suppress(GkfsError, mounts.Busy):
+        found = mounts.locate(mountdir)
+        if found is not None and found.fs_type == mounts.FS_TYPE:
+            mounts.unmount(found.path, lazy=True)
+    records.remove(mountdir)

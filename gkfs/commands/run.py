@@ -1,0 +1,240 @@
+"""`gkfs run`: a file system for one command, gone when the command ends."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+
+from gkfs.commands import children, hostfiles, mounts, rootdirs, terminal
+from gkfs.commands.children import Child
+from gkfs.commands.foreground import PASSED_ON, Command
+from gkfs.commands.launch import LOCAL_LISTEN, Launch, launch
+from gkfs.commands.mount import Options, mount_in_background
+from gkfs.commands.options import verb
+from gkfs.commands.signals import Signals, pause_until
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.limits import BUSY_RETRY_S, RUN_GRACE_S, STOP_TIMEOUT_S
+
+_FOLDER_PREFIX: Final = "gkfs-run-"
+_EPILOG = """\b
+Examples:
+  gkfs run -m /tmp/fast -- make -C /tmp/fast
+  gkfs run -m /mnt/job -n 2 -r /local/ssd -- sh -c 'cp input/* "$GKFS_MOUNTDIR" && ./solve'
+Exit status: that of COMMAND, 128+N when signal N killed it; 125 when gkfs itself
+failed, 126 when COMMAND cannot be executed, 127 when it is not found.
+"""
+
+
+@verb(
+    "run",
+    _EPILOG,
+    rootdir={"help": "Existing folder for the data.  [default: a temporary one in $TMPDIR]"},
+    mountdir={
+        "required": True,
+        "help": "Folder the file system appears in; made and removed if missing.",
+    },
+    daemons={"default": 1},
+    listen={"default": LOCAL_LISTEN},
+    log={"help": "File for what daemons and mount have to say; kept."},
+    grace={"default": RUN_GRACE_S},
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    rootdir: Path | None,
+    mountdir: Path,
+    daemons: int,
+    listen: str,
+    log: Path | None,
+    grace: float,
+    command: tuple[str, ...],
+    **options: object,
+) -> None:
+    """Start daemons, mount, run COMMAND, and clean up.
+
+    COMMAND finds the mount in $GKFS_MOUNTDIR and the hostfile in $GKFS_HOSTFILE. Signals are passed on to it.
+    """
+    if not command[0]:
+        raise click.UsageError("COMMAND is an empty word", click.get_current_context())
+    how = Options(**options)  # type: ignore[arg-type]  # click took the four settings from the table
+    try:
+        with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
+            mounted = _set_up(_Plan(rootdir, mountdir, daemons, listen, log, how), signals, undo)
+            signals.pause(0)
+            status = mounted.run(command, grace, signals)
+    except GkfsError as error:
+        if error.status in (ExitStatus.RUN_NOT_FOUND, ExitStatus.RUN_NOT_EXECUTABLE):
+            raise
+        raise GkfsError(str(error), ExitStatus.RUN_FAILED) from error
+    raise click.exceptions.Exit(status)
+
+
+class _Plan(NamedTuple):
+    rootdir: Path | None
+    mountdir: Path
+    daemons: int
+    listen: str
+    log: Path | None
+    how: Options
+
+
+def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Mounted":
+    """Start daemons and mount; *undo* takes what ends and removes it all again, in the opposite order."""
+    mounts.check_fuse()
+    undo.enter_context(_mountdir(plan.mountdir))
+    if plan.rootdir is not None:
+        _check_empty(plan.rootdir)
+    folder = undo.enter_context(_temporary_folder())
+    if plan.log is not None:
+        undo.callback(_keep_logs, folder, plan.log)
+    rootdir, hostfile = plan.rootdir or folder, folder / "hosts"
+    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons)
+    launched = launch(
+        Launch(rootdir, hostfile, plan.daemons, plan.listen, None, die_with_us=True, logs=folder), signals
+    )
+    undo.callback(_remove_data, rootdir, plan.daemons)
+    undo.callback(children.end, launched.daemons)
+    log = folder / "mount.log"
+    client = mount_in_background(hostfile, plan.mountdir, plan.how, log, signals, die_with_us=True)
+    mounted = _Mounted(plan.mountdir, hostfile, client, launched.daemons)
+    undo.callback(mounted.unmount)
+    return mounted
+
+
+class _Mounted:
+    """The file system while COMMAND runs on it, and its end."""
+
+    def __init__(self, mountdir: Path, hostfile: Path, client: Child, daemons: list[Child]) -> None:
+        self._mountdir = mountdir
+        self._hostfile = hostfile
+        self._client = client
+        self._daemons = daemons
+        self._reported: set[int] = set()
+        self._command: Command | None = None
+
+    def run(self, command: Sequence[str], grace_s: float, signals: Signals) -> int:
+        """Run *command* to its end; its exit status."""
+        places = {"GKFS_MOUNTDIR": str(self._mountdir), "GKFS_HOSTFILE": str(self._hostfile)}
+        self._command = Command(command, os.environ | places)
+        return self._command.wait(grace_s, signals, self._watch)
+
+    def unmount(self) -> None:
+        """Unmount, ending what keeps the mount busy: first what COMMAND left running, then the client."""
+        if not self._try_unmount(0.0):
+            if self._command is not None:
+                self._command.end_group()
+            if not self._try_unmount(BUSY_RETRY_S):
+                users = mounts.users(self._mountdir) or "unknown programs"
+                terminal.warn(f"{self._mountdir} is unmounted under {users}: they get errors from now on")
+                self._try_unmount(0.0, lazy=True)
+                self._client.process.terminate()
+        children.wait([self._client], STOP_TIMEOUT_S)
+        children.end([self._client])
+
+    def _try_unmount(self, retry_s: float, lazy: bool = False) -> bool:
+        deadline_s = time.monotonic() + retry_s
+        while True:
+            try:
+                found = mounts.locate(self._mountdir)
+                if found is not None and found.fs_type == mounts.FS_TYPE:
+                    mounts.unmount(found.path, lazy)
+                return True
+            except mounts.Busy:
+                if not pause_until(deadline_s):
+                    return False
+            except GkfsError as error:
+                terminal.warn(str(error))
+                return False
+
+    def _watch(self) -> None:
+        """Say once of each daemon and of the client that it ended; COMMAND goes on and gets errors."""
+        for child in [self._client, *self._daemons]:
+            if child.ended and child.pid not in self._reported:
+                self._reported.add(child.pid)
+                terminal.warn(f"{child.failure()}; calls on {self._mountdir} fail from now on")
+
+
+@contextlib.contextmanager
+def _mountdir(mountdir: Path) -> Iterator[None]:
+    """An empty folder to mount on, made when missing and then removed at the end."""
+    try:
+        mountdir.mkdir()
+    except FileExistsError:
+        mounts.check_mountable(mountdir)
+        yield
+        return
+    except OSError as error:
+        raise GkfsError(f"mountdir {mountdir} cannot be made: {error.strerror}", ExitStatus.MOUNTDIR) from None
+    try:
+        yield
+    finally:
+        _removing(mountdir, mountdir.rmdir)
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for hostfile, logs and, without -r, the data; removes those of runs that were killed, too."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+        lock = os.open(folder / "lock.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(folder / "lock.new", folder / "lock")
+    except OSError as error:
+        raise GkfsError(f"no temporary folder can be made: {error.strerror}") from None
+    try:
+        _sweep(folder.parent)
+        yield folder
+    finally:
+        os.close(lock)
+        _removing(folder, lambda: shutil.rmtree(folder))
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what killed runs of this user left: their lock is free, and no daemon of theirs runs any more."""
+    for folder in parent.glob(f"{_FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.geteuid():
+                continue
+            with (folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not any(rootdirs.holder(daemon) is not None for daemon in rootdirs.existing_daemons(folder)):
+                    shutil.rmtree(folder)
+
+
+def _check_empty(rootdir: Path) -> None:
+    rootdirs.check_usable(rootdir)
+    found = rootdirs.existing_daemons(rootdir)
+    if found:
+        raise GkfsError(f"rootdir {rootdir} holds a file system already: {found[0].name}", ExitStatus.ROOTDIR)
+
+
+def _remove_data(rootdir: Path, daemons: int) -> None:
+    for index in range(daemons):
+        folder = rootdirs.daemon_folder(rootdir, index)
+        try:
+            rootdirs.remove_contents(folder)
+        except GkfsError as error:
+            terminal.warn(str(error))
+
+
+def _keep_logs(folder: Path, log: Path) -> None:
+    try:
+        with log.open("ab") as kept:
+            for path in sorted(folder.glob("*.log")):
+                kept.write(path.read_bytes())
+    except OSError as error:
+        terminal.warn(f"log {log}: {error.strerror}")
+
+
+def _removing(path: Path, remove: Callable[[], None]) -> None:
+    try:
+        remove()
+    except OSError as error:
+        terminal.warn(f"cannot remove {path}: {error.strerror}")

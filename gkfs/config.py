@@ -1,0 +1,194 @@
+"""Which settings there are, and the TOML file they may stand in. Decisions only: no option parsing, no output.
+
+A setting is one row of `SETTINGS`: its key in the file, which with dashes is its long option and in capitals after
+`GKFS_` its environment variable, and the verbs that take it. In the file a key at the top holds for every verb
+that takes it, a key in the table of a verb for that one:
+
+    hostfile = "/scratch/job/hosts"
+    daemons = 2
+
+    [mount]
+    allow_other = true
+
+Precedence is file < environment < command line. What the file holds beyond that is refused, so that a misspelt key
+is not silently without effect.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from gkfs.errors import ExitStatus, GkfsError
+
+
+class Kind(Enum):
+    """What values a setting takes; the value says it to a person."""
+
+    PATH = "a path in quotes"
+    TEXT = "a text in quotes"
+    INTEGER = "a whole number"
+    SECONDS = "a number of seconds"
+    FLAG = "true or false"
+
+
+_TYPES: Final[dict[Kind, tuple[type, ...]]] = {
+    Kind.PATH: (str,),
+    Kind.TEXT: (str,),
+    Kind.INTEGER: (int,),
+    Kind.SECONDS: (int, float),
+    Kind.FLAG: (bool,),
+}
+
+
+class Setting(NamedTuple):
+    """One option; *short* is its one-letter form or empty."""
+
+    key: str
+    kind: Kind
+    short: str
+    verbs: tuple[str, ...]
+    help: str
+
+    @property
+    def option(self) -> str:
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "GKFS_" + self.key.upper()
+
+
+CONFIG_VARIABLE: Final = "GKFS_CONFIG"
+DEBUG_VARIABLE: Final = "GKFS_DEBUG"
+
+# Short forms are those of the original GekkoFS where it has the option.
+SETTINGS: Final = (
+    Setting("rootdir", Kind.PATH, "r", ("run", "start", "daemon"), "Folder that holds the daemons' folders."),
+    Setting("mountdir", Kind.PATH, "m", ("run", "mount", "umount"), "Folder the file system appears in."),
+    Setting(
+        "hostfile",
+        Kind.PATH,
+        "H",
+        ("start", "mount", "stop", "status", "daemon"),
+        "File that names the daemons; the same on all nodes.",
+    ),
+    Setting("daemons", Kind.INTEGER, "n", ("run", "start", "daemon"), "Number of daemons of the file system."),
+    Setting("index", Kind.INTEGER, "i", ("daemon",), "Which of the daemons this is, from 0."),
+    Setting("listen", Kind.TEXT, "l", ("run", "start", "daemon"), "Address to listen on, tcp://HOST:PORT."),
+    Setting("advertise", Kind.TEXT, "", ("start", "daemon"), "Host name or address that others reach it at."),
+    Setting("allow_other", Kind.FLAG, "", ("run", "mount"), "Let other users use the mount, too."),
+    Setting("direct_io", Kind.FLAG, "", ("run", "mount"), "Keep file data out of the kernel's page cache."),
+    Setting("attr_timeout", Kind.SECONDS, "", ("run", "mount"), "Let the kernel reuse sizes and times so long."),
+    Setting("request_timeout", Kind.SECONDS, "", ("run", "mount"), "Calls fail when a daemon is silent so long."),
+    Setting("foreground", Kind.FLAG, "f", ("mount",), "Serve the mount in this process."),
+    Setting("log", Kind.PATH, "", ("run", "mount"), "File for what the background processes have to say."),
+    Setting("grace", Kind.SECONDS, "", ("run",), "Time for COMMAND between a signal and SIGKILL."),
+    Setting("lazy", Kind.FLAG, "l", ("umount",), "Detach a busy mount now, end it when its files are closed."),
+    Setting("force", Kind.FLAG, "", ("umount",), "Detach it and end its client; programs on it get errors."),
+    Setting("purge", Kind.FLAG, "", ("stop",), "Remove the data of this machine's daemons, too."),
+    Setting("wait", Kind.SECONDS, "w", ("mount", "status"), "Wait so long for all daemons to be there."),
+    Setting("json", Kind.FLAG, "", ("start", "stop", "status", "config"), "Print JSON, for programs."),
+)
+VERBS: Final = tuple(sorted({verb for setting in SETTINGS for verb in setting.verbs}))
+
+
+def settings_of(verb: str) -> list[Setting]:
+    """The settings that *verb* takes, in the order of the table."""
+    return [setting for setting in SETTINGS if verb in setting.verbs]
+
+
+class Configuration(NamedTuple):
+    """A checked file: keys for all verbs, and per verb."""
+
+    path: Path
+    common: dict[str, Any]
+    tables: dict[str, dict[str, Any]]
+
+    def values_for(self, verb: str) -> dict[str, Any]:
+        """What the file says to *verb*; its own table comes before the common keys."""
+        keys = {setting.key for setting in settings_of(verb)}
+        common = {key: value for key, value in self.common.items() if key in keys}
+        return common | self.tables.get(verb, {})
+
+
+class Effective(NamedTuple):
+    """The value a setting has without any option on the command line, and where it comes from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def load(path: Path) -> Configuration:
+    """Read and check the file at *path*. Raises GkfsError (USAGE): one line with file, key and what is wrong."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _error(path, error.strerror or str(error)) from None
+    except UnicodeDecodeError as error:
+        raise _error(path, f"not UTF-8 text at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise _error(path, f"not TOML: {error}") from None
+    return check(document, path)
+
+
+def check(document: Mapping[str, Any], path: Path) -> Configuration:
+    """The parsed *document* as a Configuration; *path* is for messages. Raises GkfsError (USAGE)."""
+    common: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in document.items():
+        if key in VERBS and isinstance(value, dict):
+            tables[key] = {name: _checked(path, key, name, inner) for name, inner in value.items()}
+        elif key in VERBS:
+            raise _error(path, f"{key} is the name of a table, write [{key}]")
+        else:
+            common[key] = _checked(path, "", key, value)
+    return Configuration(path, common, tables)
+
+
+def effective(configuration: Configuration | None, environ: Mapping[str, str]) -> list[Effective]:
+    """What is set outside of the command line: the environment's values, and the file's where they count."""
+    result = []
+    for setting in SETTINGS:
+        if value := environ.get(setting.variable):
+            result.append(Effective(setting.key, value, setting.variable))
+            continue
+        if configuration is None:
+            continue
+        if setting.key in configuration.common:
+            result.append(Effective(setting.key, configuration.common[setting.key], str(configuration.path)))
+        for verb, table in configuration.tables.items():
+            if setting.key in table:
+                result.append(Effective(setting.key, table[setting.key], f"{configuration.path} [{verb}]"))
+    return result
+
+
+def _checked(path: Path, verb: str, key: str, value: Any) -> Any:
+    settings = {setting.key: setting for setting in SETTINGS if not verb or verb in setting.verbs}
+    where = f" in [{verb}]" if verb else ""
+    if key not in settings:
+        raise _error(path, f"unknown key '{key}'{where}{_nearest(key, [*settings, *([] if verb else VERBS)])}")
+    kind = settings[key].kind
+    # bool is an int to Python, not to a person.
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind is not Kind.FLAG):
+        raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value}")
+    if isinstance(value, str) and (not value or "\0" in value):
+        raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value} that is not empty")
+    return value
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1, cutoff=0.3)
+    return f", did you mean '{close[0]}'?" if close else f", known are {', '.join(sorted(known))}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _error(path: Path, reason: str) -> GkfsError:
+    return GkfsError(f"configuration file {path}: {reason}", ExitStatus.USAGE)
