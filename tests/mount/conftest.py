@@ -55,14 +55,22 @@ def _mounts_are_possible() -> None:
         pytest.skip(f"no mounts: {why}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marks of this folder."""
+    config.addinivalue_line("markers", f"limit_s(seconds): time for the test instead of {_TEST_LIMIT_S}")
+
+
 @pytest.fixture(autouse=True)
 def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
+    mark = request.node.get_closest_marker("limit_s")
+    limit_s = mark.args[0] if mark else _TEST_LIMIT_S
+
     def end() -> None:
-        print(f"{request.node.name} takes longer than {_TEST_LIMIT_S} s: killing the clients", file=sys.stderr)
+        print(f"{request.node.name} takes longer than {limit_s} s: killing the clients", file=sys.stderr)
         for file_system in list(_alive):
             file_system.kill_clients()
 
-    timer = threading.Timer(_TEST_LIMIT_S, end)
+    timer = threading.Timer(limit_s, end)
     timer.start()
     yield
     timer.cancel()

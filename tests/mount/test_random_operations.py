@@ -1,0 +1,237 @@
+"""Random system calls on a mount and on a local disk have the same results, errnos, contents and attributes.
+
+The examples are the same in every run and take about a minute. For more and others:
+
+    RANDOM_OPERATIONS_EXAMPLES=5000 pytest tests/mount/test_random_operations.py
+
+A failure ends in the shortest script that hypothesis finds for it.
+"""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from hypothesis.strategies import SearchStrategy
+
+from tests.mount.conftest import Both
+from tests.mount.sample_tree import LONGEST_NAME
+from tests.mount.twins import Descriptor, Failure, Filling, Twins
+
+EXAMPLES: Final = int(os.environ.get("RANDOM_OPERATIONS_EXAMPLES", "0"))
+_EXAMPLES_BY_DEFAULT: Final = 120
+_MIB: Final = 1 << 20
+
+# A path is a text, or a number that chooses one of those that exist.
+_names = st.sampled_from(["a", "b", "c", "d"])
+_new_paths = st.lists(_names, min_size=1, max_size=3).map("/".join)
+_odd_names = st.sampled_from([LONGEST_NAME, LONGEST_NAME + "n", "odd \udcff\n:\\", "."])
+_paths: SearchStrategy[int | str] = st.integers(0, 14).flatmap(
+    lambda kind: _odd_names if kind == 14 else _new_paths if kind > 8 else st.integers(0, 30)
+)
+Choice = int | str
+_targets = st.sampled_from([b"a", b"b", b"a/b", b"c/a", b".", b"missing"])
+_modes = st.sampled_from([0o644, 0o600, 0o755, 0o400, 0o1777, 0o2755, 0])
+_flags = st.tuples(
+    st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR]),
+    st.sampled_from([0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL]),
+    st.sampled_from([0, 0, 0, os.O_TRUNC, os.O_APPEND, os.O_NOFOLLOW, os.O_DIRECTORY]),
+).map(sum)
+# About pages, about chunks, and in between.
+_offsets = st.sampled_from([0, 0, 1, 100, 4095, 4096, 5000, 65_536, _MIB - 1, _MIB, _MIB + 5, 2 * _MIB + 3])
+_lengths = st.sampled_from([0, 1, 7, 100, 4096, 5000, 65_537, _MIB, _MIB + 9])
+_data = st.builds(Filling, st.integers(97, 122), _lengths)
+_times_ns = st.integers(0, 1_400_000_000 * 10**9)
+_owners = st.sampled_from([-1, 0, 1, 65_534, 1_000_000])
+_numbers = itertools.count()
+
+
+class Calls(RuleBasedStateMachine):
+    """One example: a sequence of calls in two new directories."""
+
+    descriptors: Bundle[Descriptor] = Bundle("descriptors")
+
+    both: Both
+
+    def __init__(self) -> None:
+        super().__init__()
+        number = str(next(_numbers))
+        self.twins = Twins(self.both.mounted / number, self.both.local / number)
+
+    @initialize(target=descriptors, filled=st.integers(0, 4))
+    def start(self, filled: int) -> Any:
+        """Most examples start with something to work on."""
+        if not filled:
+            return multiple()
+        for folder in ("a", "b", "a/b", "a/b/c", "c"):
+            self.twins.call("mkdir", folder, 0o755)
+        files = []
+        for path in ("a/c", "a/b/d", "a/b/c/a", "d"):
+            files.append(self.twins.call("open", path, os.O_CREAT | os.O_RDWR, 0o644))
+            self.twins.call("write", files[-1], Filling(120, 5000 * len(files)))
+        return multiple(*files[:3])
+
+    def _path(self, choice: Choice) -> str:
+        if isinstance(choice, str):
+            return choice
+        existing = self.twins.existing()
+        return existing[choice % len(existing)] if existing else "a"
+
+    def teardown(self) -> None:
+        try:
+            self.twins.compare()
+        finally:
+            self.twins.remove()
+
+    # --- names
+
+    @rule(path=_paths, mode=_modes)
+    def mkdir(self, path: Choice, mode: int) -> None:
+        self.twins.call("mkdir", self._path(path), mode)
+
+    @rule(path=_paths)
+    def rmdir(self, path: Choice) -> None:
+        self.twins.call("rmdir", self._path(path))
+
+    @rule(path=_paths)
+    def unlink(self, path: Choice) -> None:
+        self.twins.call("unlink", self._path(path))
+
+    @rule(old=_paths, new=_paths)
+    def rename(self, old: Choice, new: Choice) -> None:
+        source, target = self._path(old), self._path(new)
+        self.twins.call("rename", source, target)
+        self.twins.call("lstat", source)
+        self.twins.call("lstat", target)
+
+    @rule(content=_targets, path=_paths)
+    def symlink(self, content: bytes, path: Choice) -> None:
+        self.twins.call("symlink", content, self._path(path))
+
+    @rule(path=_paths)
+    def readlink(self, path: Choice) -> None:
+        self.twins.call("readlink", self._path(path))
+
+    @rule(path=_paths)
+    def look(self, path: Choice) -> None:
+        chosen = self._path(path)
+        self.twins.call("listdir", chosen)
+        self.twins.call("stat", chosen)
+        self.twins.call("lstat", chosen)
+
+    # --- attributes
+
+    @rule(path=_paths, mode=_modes)
+    def chmod(self, path: Choice, mode: int) -> None:
+        self.twins.call("chmod", self._path(path), mode)
+
+    @rule(path=_paths, uid=_owners, gid=_owners, follow=st.booleans())
+    def chown(self, path: Choice, uid: int, gid: int, follow: bool) -> None:
+        self.twins.call("chown", self._path(path), uid, gid, follow_symlinks=follow)
+
+    @rule(path=_paths, atime_ns=_times_ns, mtime_ns=_times_ns, follow=st.booleans())
+    def utime(self, path: Choice, atime_ns: int, mtime_ns: int, follow: bool) -> None:
+        self.twins.call("utime", self._path(path), ns=(atime_ns, mtime_ns), follow_symlinks=follow)
+
+    @rule(path=_paths, size=st.one_of(_offsets, st.just(-1)))
+    def truncate(self, path: Choice, size: int) -> None:
+        self.twins.call("truncate", self._path(path), size)
+
+    # --- open files
+
+    @rule(target=descriptors, path=_paths, flags=_flags, mode=_modes)
+    def open(self, path: Choice, flags: int, mode: int) -> Any:
+        result = self.twins.call("open", self._path(path), flags, mode)
+        return multiple() if isinstance(result, Failure) else result
+
+    @rule(descriptor=consumes(descriptors))
+    def close(self, descriptor: Descriptor) -> None:
+        self.twins.close(descriptor)
+
+    @rule(descriptor=descriptors, length=_lengths)
+    def read(self, descriptor: Descriptor, length: int) -> None:
+        self.twins.call("read", descriptor, length)
+
+    @rule(descriptor=descriptors, length=_lengths, offset=_offsets)
+    def pread(self, descriptor: Descriptor, length: int, offset: int) -> None:
+        self.twins.call("pread", descriptor, length, offset)
+
+    @rule(descriptor=descriptors, data=_data)
+    def write(self, descriptor: Descriptor, data: Filling) -> None:
+        self.twins.call("write", descriptor, data)
+        self.twins.call("fstat", descriptor)
+
+    @rule(descriptor=descriptors, data=_data, offset=_offsets)
+    def pwrite(self, descriptor: Descriptor, data: Filling, offset: int) -> None:
+        self.twins.call("pwrite", descriptor, data, offset)
+        self.twins.call("fstat", descriptor)
+
+    @rule(descriptor=descriptors, offset=_offsets, whence=st.sampled_from([os.SEEK_SET, os.SEEK_CUR, os.SEEK_END]))
+    def lseek(self, descriptor: Descriptor, offset: int, whence: int) -> None:
+        if "d" not in str(self.twins.call("fstat", descriptor)["mode"])[0]:
+            self.twins.call("lseek", descriptor, offset, whence)
+
+    @rule(descriptor=descriptors, size=_offsets)
+    def ftruncate(self, descriptor: Descriptor, size: int) -> None:
+        self.twins.call("ftruncate", descriptor, size)
+        self.twins.call("fstat", descriptor)
+
+    @rule(descriptor=descriptors)
+    def fsync(self, descriptor: Descriptor) -> None:
+        self.twins.call("fsync", descriptor)
+
+    @rule(descriptor=descriptors, mode=_modes)
+    def fchmod(self, descriptor: Descriptor, mode: int) -> None:
+        self.twins.call("fchmod", descriptor, mode)
+        self.twins.call("fstat", descriptor)
+
+
+@pytest.mark.limit_s(3600)
+@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
+def test_random_calls_have_the_same_results(both: Both) -> None:
+    Calls.both = both
+    run_state_machine_as_test(
+        Calls,
+        settings=settings(
+            max_examples=EXAMPLES or _EXAMPLES_BY_DEFAULT,
+            derandomize=not EXAMPLES,
+            print_blob=bool(EXAMPLES),
+            stateful_step_count=50,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_a_difference_is_shown_as_a_script(tmp_path: Path) -> None:
+    twins = Twins(tmp_path / "mounted", tmp_path / "local")
+    twins.call("mkdir", "a", 0o755)
+    twins.call("mkdir", "a", 0o755)
+    file = twins.call("open", "a/f", os.O_CREAT | os.O_RDWR, 0o644)
+    (tmp_path / "mounted" / "a" / "f").write_bytes(b"harm")
+    with pytest.raises(AssertionError) as caught:
+        twins.call("pread", file, 10, 0)
+    twins.remove()
+    assert str(caught.value).splitlines() == [
+        "the mount answers b'harm', a local disk b''",
+        "",
+        "after this script in an empty directory:",
+        "",
+        "os.mkdir('a', 0o755)",
+        "with suppress(OSError): os.mkdir('a', 0o755)  # EEXIST",
+        "fd0 = os.open('a/f', os.O_RDWR | os.O_CREAT, 0o644)",
+        "os.pread(fd0, 10, 0)",
+    ]

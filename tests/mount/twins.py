@@ -1,0 +1,177 @@
+"""The same system calls on two directory trees, one on a mount and one on a local disk, and what differs."""
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.mount import trees
+
+# Times before it were set by a test, and must be the same; later ones are of the moment of a call.
+EXPLICIT_BEFORE_NS: Final = 1_500_000_000 * 10**9
+
+
+class Descriptor(NamedTuple):
+    """Number of a file that was opened in both trees."""
+
+    number: int
+
+
+class Filling(NamedTuple):
+    """Data to write: one letter, repeated."""
+
+    letter: int
+    length: int
+
+
+class Failure(NamedTuple):
+    """How a call failed."""
+
+    name: str
+
+
+class Twins:
+    """Two trees, empty at first. Every call is made in both; AssertionError tells how to repeat a difference."""
+
+    def __init__(self, mounted: Path, local: Path) -> None:
+        self._roots = (mounted, local)
+        self._descriptors: list[tuple[int, int]] = []
+        self._open: set[int] = set()
+        self._script: list[str] = []
+        for root in self._roots:
+            root.mkdir()
+
+    def call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """`os.name(*arguments)` in both trees: strings are paths below the roots. What both returned."""
+        function = _FUNCTIONS.get(name) or getattr(os, name)
+        mounted, local = (self._do(side, function, arguments, options) for side in (0, 1))
+        number = len(self._descriptors)
+        opened = name == "open" and not isinstance(mounted, Failure) and not isinstance(local, Failure)
+        if opened:
+            self._descriptors.append((mounted, local))
+            self._open.add(number)
+            mounted = local = Descriptor(number)
+        self._note(name, arguments, options, local, number if opened else None)
+        if mounted != local:
+            self._fail(f"the mount answers {_shown(mounted)}, a local disk {_shown(local)}")
+        return local
+
+    def existing(self) -> list[str]:
+        """Everything there is, as paths below the roots."""
+        top = self._roots[1]
+        folders = [(os.path.relpath(folder, top), files + below) for folder, below, files in os.walk(top)]
+        return sorted(os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names)
+
+    def close(self, descriptor: Descriptor) -> None:
+        """Close in both trees."""
+        self._open.discard(descriptor.number)
+        self.call("close", descriptor)
+
+    def compare(self) -> None:
+        """Both trees hold the same."""
+        mounted, local = (trees.facts(root) for root in self._roots)
+        for name in local.keys() & mounted.keys():
+            if int(str(local[name]["mtime_ns"])) >= EXPLICIT_BEFORE_NS <= int(str(mounted[name]["mtime_ns"])):
+                mounted[name]["mtime_ns"] = local[name]["mtime_ns"]
+        lines = list(trees.differences(local, mounted))
+        if lines:
+            self._fail("\n".join(["the trees differ:", *lines]))
+
+    def remove(self) -> None:
+        """Close everything and remove the trees."""
+        for number in self._open:
+            for descriptor in self._descriptors[number]:
+                os.close(descriptor)
+        for root in self._roots:
+            shutil.rmtree(root)
+
+    def _do(self, side: int, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
+        try:
+            return function(*(self._own(side, argument) for argument in arguments), **options)
+        except OSError as error:
+            return Failure(errno.errorcode.get(error.errno or 0, str(error)))
+
+    def _own(self, side: int, argument: Any) -> Any:
+        match argument:
+            case str():
+                return os.path.join(self._roots[side], argument)
+            case Descriptor():
+                return self._descriptors[argument.number][side]
+            case Filling():
+                return bytes([argument.letter]) * argument.length
+        return argument
+
+    def _note(self, name: str, arguments: Any, options: Any, result: Any, opened: int | None) -> None:
+        shown = [_argument(name, position, argument) for position, argument in enumerate(arguments)]
+        shown += [f"{option}={value!r}" for option, value in options.items()]
+        line = f"os.{name}({', '.join(shown)})"
+        if opened is not None:
+            line = f"fd{opened} = {line}"
+        if isinstance(result, Failure):
+            line = f"with suppress(OSError): {line}  # {result.name}"
+        self._script.append(line)
+
+    def _fail(self, what: str) -> None:
+        script = "\n".join(self._script)
+        raise AssertionError(f"{what}\n\nafter this script in an empty directory:\n\n{script}\n")
+
+
+def _argument(name: str, position: int, argument: Any) -> str:
+    match argument:
+        case Descriptor():
+            return f"fd{argument.number}"
+        case Filling():
+            return f"{bytes([argument.letter])!r} * {argument.length}"
+        case int() if name == "open" and position == 1:
+            return " | ".join(
+                [_ACCESS[argument & os.O_ACCMODE], *(flag for flag in _FLAGS if argument & _FLAGS[flag])]
+            )
+        case int() if name in ("open", "mkdir", "chmod", "fchmod"):
+            return oct(argument)
+    return repr(argument)
+
+
+_ACCESS: Final = ("os.O_RDONLY", "os.O_WRONLY", "os.O_RDWR")
+_FLAGS: Final = {
+    "os.O_CREAT": os.O_CREAT,
+    "os.O_EXCL": os.O_EXCL,
+    "os.O_TRUNC": os.O_TRUNC,
+    "os.O_APPEND": os.O_APPEND,
+    "os.O_NOFOLLOW": os.O_NOFOLLOW,
+    "os.O_DIRECTORY": os.O_DIRECTORY,
+}
+
+
+def _shown(result: Any) -> str:
+    if isinstance(result, bytes) and len(result) > 80:
+        return f"{len(result)} bytes, {result[:40]!r}...{result[-40:]!r}"
+    return repr(result)
+
+
+def _attributes(status: os.stat_result) -> dict[str, object]:
+    """What must agree. The sizes of directories mean something else on every file system."""
+    found: dict[str, object] = {"mode": stat.filemode(status.st_mode), "owner": (status.st_uid, status.st_gid)}
+    found["links"] = status.st_nlink
+    found["mtime_ns"] = status.st_mtime_ns if status.st_mtime_ns < EXPLICIT_BEFORE_NS else "now"
+    if not stat.S_ISDIR(status.st_mode):
+        found["size"] = status.st_size
+    return found
+
+
+def _utime(path: str, ns: tuple[int, int], follow_symlinks: bool = True) -> tuple[int, int]:
+    os.utime(path, ns=ns, follow_symlinks=follow_symlinks)
+    found = os.stat(path, follow_symlinks=follow_symlinks)
+    return found.st_atime_ns, found.st_mtime_ns
+
+
+_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    "listdir": lambda path: sorted(os.listdir(path)),
+    "stat": lambda path: _attributes(os.stat(path)),
+    "lstat": lambda path: _attributes(os.lstat(path)),
+    "fstat": lambda descriptor: _attributes(os.fstat(descriptor)),
+    "utime": _utime,
+    "symlink": lambda target, path: os.symlink(os.fsdecode(target), path),
+}
