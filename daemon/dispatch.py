@@ -142,13 +142,12 @@ class Dispatcher:
             try:
                 self._store.commit()
             except OSError as error:
-                # Nothing of the batch has happened; all of it may be repeated.
+                # Nothing of the batch has happened; what tasks work on is theirs to answer.
+                session = connection.session
                 for seq in answered:
-                    connection.session.forget(seq)
-                rows = [
-                    (self._rows[message.code], message.seq) for message in messages if message.code in self._rows
-                ]
-                replies = [piece for row, seq in rows for piece in row.encode_error(seq, error)]
+                    session.forget(seq)
+                failed = [m for m in messages if m.code in self._rows and m.seq not in session.executing]
+                replies = [piece for m in failed for piece in self._rows[m.code].encode_error(m.seq, error)]
         connection.send(replies)
 
     async def _run_task(
@@ -203,14 +202,21 @@ class Dispatcher:
         """Execute a request of this daemon to itself and commit. Raises OSError, also when blocked too long."""
         row = self._rows[operation.code]
         try:
-            # no await between here and the commit of what a synchronous handler did
-            result = row.handler(session, request)
-            if inspect.iscoroutine(result):
-                result = await result
+            try:
+                # no await between here and the commit of what a synchronous handler did
+                result = row.handler(session, request)
+                if inspect.iscoroutine(result):
+                    result = await result
+            except Blocked as blocked:
+                result = await _retry(row, session, request, blocked.guard)
             self._store.commit()
-        except Blocked as blocked:
-            result = await _retry(row, session, request, blocked.guard)
-            self._store.commit()
+        except OSError:
+            self._store.rollback()
+            raise
+        except Exception as error:
+            self._store.rollback()
+            _log.error("%s failed unexpectedly", operation.name, exc_info=error)
+            raise os_error(errno.EIO, f"{operation.name}: {error!r}") from error
         return cast(R, result)
 
 

@@ -2,15 +2,20 @@
 
 import trio
 
+from gkfs.daemon.adopt import Adoption
 from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.namespace import Fids, Namespace
+from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.reclaim import Reclaimer
+from gkfs.daemon.rename import Renaming
+from gkfs.daemon.rmdir import Removal
 from gkfs.daemon.session import Sessions
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.tree import Trees
 from gkfs.daemon.truncate import Chunks, Truncation
 from gkfs.distributor import Distributor
 from gkfs.operations import (
@@ -37,6 +42,7 @@ from gkfs.operations import (
     UNSEAL,
     WRITE_CHUNK,
 )
+from gkfs.paths import ROOT
 
 
 class Handlers:
@@ -53,14 +59,19 @@ class Handlers:
         nursery: trio.Nursery,
     ) -> None:
         distributor = Distributor(identity.daemon_count)
-        fids = Fids(identity.daemon_index, identity.boot_epoch)
+        own_index = identity.daemon_index
         self._nursery = nursery
-        self._reclaimer = Reclaimer(
-            identity.daemon_index, store, storage, guards, distributor, peers, sessions, nursery
-        )
-        self._namespace = Namespace(store, guards, distributor, peers, self._reclaimer, fids)
+        self._owns_root = distributor.path_owner(ROOT) == own_index
+        self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, sessions, nursery)
+        parents = Parents(store, guards, distributor, peers)
+        fids = Fids(own_index, identity.boot_epoch)
+        self._namespace = Namespace(store, guards, parents, self._reclaimer, fids)
         self._truncation = Truncation(store, guards, distributor, peers, self._reclaimer)
         self._chunks = Chunks(storage)
+        self._removal = Removal(store, guards, identity.daemon_count, peers, nursery)
+        self._trees = Trees(store, guards, distributor, peers)
+        self._adoption = Adoption(store, guards, parents, self._reclaimer)
+        self._renaming = Renaming(store, guards, own_index, distributor, peers, parents, self._adoption, nursery)
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have *dispatcher* serve everything."""
@@ -79,15 +90,21 @@ class Handlers:
         serve(READ_CHUNK, self._chunks.read)
         serve(CUT_CHUNKS, self._chunks.cut)
         serve(SYNC_CHUNKS, self._chunks.sync)
-        for operation in (RMDIR, SEAL, UNSEAL, RENAME, ADOPT, FORGET_INTENT, TREE, PUT_RECORDS):
-            serve(operation, _not_yet)
+        serve(RMDIR, self._removal.rmdir)
+        serve(SEAL, self._removal.seal)
+        serve(UNSEAL, self._removal.unseal)
+        serve(RENAME, self._renaming.rename)
+        serve(ADOPT, self._adoption.adopt)
+        serve(FORGET_INTENT, self._adoption.forget)
+        serve(TREE, self._trees.tree)
+        serve(PUT_RECORDS, self._trees.put_records)
 
     def resume(self) -> None:
         """Set up what an earlier run has left to do; before the first request is served."""
-        self._namespace.create_root()
+        if self._owns_root:
+            self._namespace.create_root()
+        self._trees.resume()
+        self._removal.resume()
+        self._renaming.resume()
         self._reclaimer.resume()
         self._nursery.start_soon(self._reclaimer.expire_orphans)
-
-
-def _not_yet(session, request):  # type: ignore[no-untyped-def]
-    raise NotImplementedError

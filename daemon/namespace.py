@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
-from gkfs.daemon.peers import Peers
+from gkfs.daemon.parents import Parents
 from gkfs.daemon.reclaim import Reclaimer
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
-from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES, MESSAGE_BODY_MAX_BYTES, READDIR_PAGE_ENTRIES, SYMLINK_TARGET_MAX_BYTES
 from gkfs.metadentry import ROOT_FID, Metadentry
@@ -28,7 +27,6 @@ from gkfs.operations import (
     SET_MODE,
     SET_MTIME,
     SET_UID,
-    STAT,
     CreateReply,
     CreateRequest,
     Empty,
@@ -116,23 +114,19 @@ class Namespace:
         self,
         store: MetadataStore,
         guards: Guards,
-        distributor: Distributor,
-        peers: Peers,
+        parents: Parents,
         reclaimer: Reclaimer,
         fids: Fids,
     ) -> None:
         self._store = store
         self._records = Records(store)
         self._guards = guards
-        self._distributor = distributor
-        self._peers = peers
+        self._parents = parents
         self._reclaimer = reclaimer
         self._fids = fids
 
     def create_root(self) -> None:
-        """Make sure that the owner of the root has its record. Commits."""
-        if self._distributor.path_owner(paths.ROOT) != self._fids.daemon_index:
-            return
+        """Make sure that the root has its record, which this daemon owns. Commits."""
         if self._store.get(keys.ROOT) is None:
             root = Metadentry.new(
                 mode=stat.S_IFDIR | 0o755, uid=os.getuid(), gid=os.getgid(), fid=ROOT_FID, now_ns=time.time_ns()
@@ -173,7 +167,7 @@ class Namespace:
     def create(self, session: Session, request: CreateRequest) -> CreateReply | Coroutine[Any, Any, CreateReply]:
         if self._guards.active:
             self._guards.check_change(request.path)
-            if request.parent_fid and self._guards.recently_moved(request.path):
+            if self._parents.need_verification(request.path, request.parent_fid):
                 return self._create_verified(request)
         return self._create(request)
 
@@ -182,8 +176,7 @@ class Namespace:
         existing = self._store.get(key)
         if existing is not None:
             return self._existing(request, existing)
-        if request.parent_fid:
-            self.check_parent(request.path, request.parent_fid)
+        self._parents.check(request.path, request.parent_fid)
         if stat.S_IFMT(request.mode) not in _TYPES:
             raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: mode {request.mode:o} without type")
         if bool(request.target) != stat.S_ISLNK(request.mode) or len(request.target) > SYMLINK_TARGET_MAX_BYTES:
@@ -208,30 +201,10 @@ class Namespace:
         return CreateReply(record, False)
 
     async def _create_verified(self, request: CreateRequest) -> CreateReply:
-        """Create where a directory above was renamed lately, so that the parent may be under another path now."""
-        moves = -1
-        while moves != self._guards.moves:
-            moves = self._guards.moves
-            await self.verify_parent(request.path, request.parent_fid)
+        await self._parents.verify(request.path, request.parent_fid)
         # no await between here and the put: what was verified still holds
         self._guards.check_change(request.path)
         return self._create(request)
-
-    def check_parent(self, path: bytes, parent_fid: int) -> None:
-        """Raise OSError (ENOENT) when that directory was removed, Blocked while this is undecided."""
-        if self._store.get(keys.seal(parent_fid)) is not None:
-            self._guards.check_seal(parent_fid)
-            raise os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was removed")
-
-    async def verify_parent(self, path: bytes, parent_fid: int) -> None:
-        """Raise OSError (ENOENT) unless the parent of *path* is still the directory *parent_fid*."""
-        parent = paths.split(path)[0]
-        try:
-            await self._peers.call(self._distributor.path_owner(parent), STAT, StatRequest(parent, parent_fid))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
-            raise os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was moved or removed") from None
 
     # --- removal
 
@@ -248,16 +221,9 @@ class Namespace:
             raise os_error(errno.EISDIR, paths.printable(path))
         self._store.delete(key)
         self._store.count_entry(entry.mode, -1)
-        return UnlinkReply(entry.fid, self.discard(session.client_id, entry, request.open_fid, request.now_ns))
-
-    def discard(self, client_id: bytes, entry: Metadentry, open_fid: int, now_ns: int) -> bool:
-        """What has just lost its name becomes an orphan of *client_id* (True) or goes altogether."""
-        if entry.fid == open_fid:
-            orphan = entry.changed(nlink=0, ctime_ns=now_ns)
-            self._store.put(keys.orphan(entry.fid), metadentry.encode(orphan) + client_id)
-            return True
-        self._reclaimer.add(entry)
-        return False
+        return UnlinkReply(
+            entry.fid, self._reclaimer.discard(session.client_id, entry, request.open_fid, request.now_ns)
+        )
 
     def release(self, session: Session, request: ReleaseRequest) -> Empty:
         key = keys.orphan(request.fid)

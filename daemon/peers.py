@@ -205,6 +205,11 @@ def first_error(outcomes: dict[int, Any]) -> OSError | None:
     return min(errors, key=lambda error: isinstance(error, TimeoutError), default=None)
 
 
+def failures(outcomes: dict[int, Any]) -> set[int]:
+    """The daemons whose outcome is an error."""
+    return {daemon for daemon, outcome in outcomes.items() if isinstance(outcome, OSError)}
+
+
 async def _send_all(connection: socket.socket, pieces: list[Buffer]) -> None:
     while pieces:
         try:

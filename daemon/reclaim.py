@@ -20,13 +20,14 @@ import trio
 from gkfs import metadentry
 from gkfs.chunks import count
 from gkfs.daemon import keys
+from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Blocked, Guards
-from gkfs.daemon.peers import Peers
+from gkfs.daemon.peers import Peers, failures
 from gkfs.daemon.session import Sessions
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
-from gkfs.limits import CHUNK_SIZE_BYTES, ORPHAN_GRACE_S, RETRY_FIRST_S, RETRY_MAX_S, SCAN_PAGE_RECORDS
+from gkfs.limits import CHUNK_SIZE_BYTES, ORPHAN_GRACE_S, SCAN_PAGE_RECORDS
 from gkfs.metadentry import Metadentry
 from gkfs.operations import CUT_CHUNKS, CutChunksRequest
 
@@ -88,6 +89,15 @@ class Reclaimer:
         self._store.put(keys.cut(entry.fid), msgpack.packb(cut))
         self._enqueue(entry.fid, cut)
 
+    def discard(self, client_id: bytes, entry: Metadentry, open_fid: int, now_ns: int) -> bool:
+        """What has just lost its name becomes an orphan of *client_id* (True) or goes altogether."""
+        if entry.fid == open_fid:
+            orphan = entry.changed(nlink=0, ctime_ns=now_ns)
+            self._store.put(keys.orphan(entry.fid), metadentry.encode(orphan) + client_id)
+            return True
+        self.add(entry)
+        return False
+
     @property
     def pending(self) -> int:
         """How many dead files still may have chunks."""
@@ -105,27 +115,34 @@ class Reclaimer:
 
     async def _work_off(self, daemon: int, queue: deque[int]) -> None:
         """Cut the files in *queue* at *daemon* until there are none, as many at once as there are."""
-        delay_s = RETRY_FIRST_S
-        while queue:
-            batch = [queue.popleft() for _ in range(min(len(queue), SCAN_PAGE_RECORDS))]
-            batch = [fid for fid in batch if self._is_noted(fid)]
-            if daemon == self._own_index:
-                failed = await self._cut_here(batch)
-            else:
-                requests = [CutChunksRequest(fid, 0) for fid in batch]
-                outcomes = await self._peers.call_many(daemon, CUT_CHUNKS, requests)
-                failed = [
-                    fid for fid, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, OSError)
-                ]
-            self._cut_done(daemon, set(batch).difference(failed))
-            if not failed:
-                delay_s = RETRY_FIRST_S
-                continue
-            _log.info("chunks of %d removed files are still to be cut at daemon %d", len(failed), daemon)
-            queue.extend(failed)
-            await trio.sleep(delay_s)
-            delay_s = min(2 * delay_s, RETRY_MAX_S)
-        del self._queues[daemon]
+
+        async def cut_queued() -> bool:
+            while queue:
+                count = min(len(queue), SCAN_PAGE_RECORDS)
+                batch = [queue.popleft() for _ in range(count)]
+                failed = batch
+                try:
+                    failed = await self._cut_dead(daemon, [fid for fid in batch if self._is_noted(fid)])
+                finally:
+                    queue.extend(failed)
+                if failed:
+                    _log.info("chunks of %d removed files are still to be cut at daemon %d", len(failed), daemon)
+                    return False
+            del self._queues[daemon]
+            return True
+
+        await persist("removed files", cut_queued)
+
+    async def _cut_dead(self, daemon: int, batch: list[int]) -> list[int]:
+        """Cut all files of *batch* at *daemon*; returns those that failed. Raises OSError before any was cut."""
+        if daemon == self._own_index:
+            failed = await self._cut_here(batch)
+        else:
+            requests = [CutChunksRequest(fid, 0) for fid in batch]
+            outcomes = await self._peers.call_many(daemon, CUT_CHUNKS, requests)
+            failed = [batch[number] for number, outcome in enumerate(outcomes) if isinstance(outcome, OSError)]
+        self._cut_done(daemon, set(batch).difference(failed))
+        return failed
 
     def _is_noted(self, fid: int) -> bool:
         """Whether the removal of *fid* was committed; if not, its record is still there."""
@@ -179,18 +196,17 @@ class Reclaimer:
 
     def finish_later(self, fid: int, cut: Cut) -> None:
         """Do *cut* in the background, however long it takes; the file stays guarded until then."""
-        self._nursery.start_soon(self._finish_truncation, fid, cut)
-
-    async def _finish_truncation(self, fid: int, cut: Cut) -> None:
         owners = cut.owners(fid, self._distributor)
-        delay_s = RETRY_FIRST_S
-        while owners:
+
+        async def cut_remaining() -> bool:
+            nonlocal owners
             outcomes = await self._peers.call_all(owners, CUT_CHUNKS, CutChunksRequest(fid, cut.size))
-            owners = {daemon for daemon, outcome in outcomes.items() if isinstance(outcome, OSError)}
-            if owners:
-                await trio.sleep(delay_s)
-                delay_s = min(2 * delay_s, RETRY_MAX_S)
-        self.truncated(fid, cut)
+            owners = failures(outcomes)
+            if not owners:
+                self.truncated(fid, cut)
+            return not owners
+
+        self._nursery.start_soon(persist, f"truncation of file {fid:x}", cut_remaining)
 
     # --- after a restart
 
@@ -213,8 +229,11 @@ class Reclaimer:
         """Let go of unlinked files whose client has been away for too long; runs for ever."""
         while True:
             await trio.sleep(ORPHAN_GRACE_S / 4)
-            await self.expire_orphans_once()
-            self._sessions.expire()
+            try:
+                await self.expire_orphans_once()
+                self._sessions.expire()
+            except OSError as error:
+                _log.warning("orphans of clients that are gone: %s", error.strerror)
 
     async def expire_orphans_once(self) -> None:
         """One pass of `expire_orphans`, in pages."""

@@ -1,0 +1,51 @@
+"""Whether the directory in which an entry is about to appear is still there.
+
+Records of a directory's children are on all daemons, so most of them do not have the directory's own record. What
+they do have: a seal for each directory that was removed (see `rmdir`), and for a while the old paths of
+directories that were renamed. Only below those the owner of the parent must be asked.
+"""
+
+import errno
+
+from gkfs import paths
+from gkfs.daemon import keys
+from gkfs.daemon.guards import Guards
+from gkfs.daemon.peers import Peers
+from gkfs.daemon.store import MetadataStore
+from gkfs.distributor import Distributor
+from gkfs.errors import os_error
+from gkfs.operations import STAT, StatRequest
+
+
+class Parents:
+    """Checks of parents, for creation and rename."""
+
+    def __init__(self, store: MetadataStore, guards: Guards, distributor: Distributor, peers: Peers) -> None:
+        self._store = store
+        self._guards = guards
+        self._distributor = distributor
+        self._peers = peers
+
+    def check(self, path: bytes, parent_fid: int) -> None:
+        """Raise OSError (ENOENT) when that directory was removed, Blocked while this is undecided; 0: no check."""
+        if parent_fid and self._store.get(keys.seal(parent_fid)) is not None:
+            self._guards.check_seal(parent_fid)
+            raise os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was removed")
+
+    def need_verification(self, path: bytes, parent_fid: int) -> bool:
+        """Whether a directory above *path* was renamed lately, so that `verify` must be asked."""
+        return self._guards.active and bool(parent_fid) and self._guards.recently_moved(path)
+
+    async def verify(self, path: bytes, parent_fid: int) -> None:
+        """Raise OSError (ENOENT) unless the parent of *path* is the directory *parent_fid* when this returns."""
+        parent = paths.split(path)[0]
+        moves = -1
+        while moves != self._guards.moves:
+            moves = self._guards.moves
+            try:
+                await self._peers.call(self._distributor.path_owner(parent), STAT, StatRequest(parent, parent_fid))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                name = paths.printable(path)
+                raise os_error(errno.ENOENT, f"{name}: its directory was moved or removed") from None

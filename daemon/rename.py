@@ -1,0 +1,385 @@
+"""RENAME: source and target may have different owners; the owner of the source coordinates.
+
+A file whose target has the same owner moves in one write. Else, and for directories, the steps are
+
+    file: intent ADOPTING -> ADOPT at the target's owner -> source and intent go, DONE -> FORGET_INTENT
+    directory: intent LOCKING -> lock and copy the tree (see `tree`) -> intent ADOPTING -> ADOPT -> source goes,
+               DROPPING -> old tree dropped and unlocked everywhere -> DONE -> FORGET_INTENT
+
+and each is stored before the next begins. ADOPT decides: it replaces the target atomically, and its owner keeps
+the answer under the intent's name, so that asking again tells what happened. Before it the rename can be undone
+(UNDOING), after it it can only be finished; at no moment is the entry under neither name. Who coordinates holds
+the source's path from the first step to the last. A restart goes on from the stored state.
+
+Renames that cross refuse each other with EBUSY instead of waiting; the coordinator then undoes its own, waits
+for a random moment and tries again, for `LOCK_WAIT_S` at most.
+"""
+
+import errno
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from gkfs import metadentry, paths
+from gkfs.daemon import intents
+from gkfs.daemon.adopt import Adoption
+from gkfs.daemon.background import persist
+from gkfs.daemon.guards import Guards
+from gkfs.daemon.intents import Intent
+from gkfs.daemon.parents import Parents
+from gkfs.daemon.peers import Peers, first_error
+from gkfs.daemon.session import Session
+from gkfs.daemon.store import MetadataStore
+from gkfs.distributor import Distributor
+from gkfs.errors import os_error
+from gkfs.limits import LOCK_WAIT_S, TREE_TIMEOUT_S
+from gkfs.operations import (
+    ADOPT,
+    FORGET_INTENT,
+    RENAME_NOREPLACE,
+    STAT,
+    TREE,
+    TREE_COPY,
+    TREE_DROP,
+    TREE_LOCK,
+    TREE_UNDO,
+    UNSEAL,
+    AdoptReply,
+    AdoptRequest,
+    ForgetIntentRequest,
+    Operation,
+    Q,
+    R,
+    RenameReply,
+    RenameRequest,
+    StatRequest,
+    TreeRequest,
+    UnsealRequest,
+)
+
+_log = logging.getLogger(__name__)
+
+_KIND: Final = "rename"
+_LOCKING: Final = "locking"
+_UNDOING: Final = "undoing"
+_ADOPTING: Final = "adopting"
+_DROPPING: Final = "dropping"
+_DONE: Final = "done"
+
+_RETRY_MIN_S: Final = 0.01  # between attempts of a rename that met another one
+_RETRY_SPREAD_S: Final = 0.2
+
+
+class Plan(NamedTuple):
+    """A rename under way; stored as the fields of its intent."""
+
+    name: bytes  # of the intent
+    source: bytes
+    target: bytes
+    parent_fid: int
+    flags: int
+    open_fid: int
+    client_id: bytes
+    now_ns: int
+    record: bytes  # as it will be under the target's path
+    replaced_fid: int = 0  # of a directory, once it is adopted
+
+    @property
+    def is_directory(self) -> bool:
+        return metadentry.decode(self.record).is_directory
+
+
+class Renaming:
+    """The handler of RENAME."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        guards: Guards,
+        own_index: int,
+        distributor: Distributor,
+        peers: Peers,
+        parents: Parents,
+        adoption: Adoption,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._store = store
+        self._guards = guards
+        self._own_index = own_index
+        self._distributor = distributor
+        self._all = range(distributor.daemon_count)
+        self._peers = peers
+        self._parents = parents
+        self._adoption = adoption
+        self._nursery = nursery
+
+    def rename(self, session: Session, request: RenameRequest) -> RenameReply | Coroutine[Any, Any, RenameReply]:
+        plan = self._plan(session, request)
+        if request.source == request.target:
+            if request.flags & RENAME_NOREPLACE:
+                raise os_error(errno.EEXIST, paths.printable(request.target))
+            return RenameReply(self._source_record(request.source), 0, False)
+        if not plan.is_directory and self._owner(plan) == self._own_index:
+            if self._guards.active:
+                self._guards.check_change(plan.target)
+            if not self._parents.need_verification(plan.target, plan.parent_fid):
+                return self._rename_here(plan)
+        self._guards.hold_path(plan.source, "is being renamed")
+        return self._run(session, request, plan)
+
+    def _plan(self, session: Session, request: RenameRequest) -> Plan:
+        """What is to be done. Raises OSError or Blocked."""
+        source, target = request.source, request.target
+        names = f"{paths.printable(source)} -> {paths.printable(target)}"
+        if request.flags & ~RENAME_NOREPLACE:
+            raise os_error(errno.EINVAL, f"{names}: flags {request.flags:#x}")
+        if paths.ROOT in (source, target):
+            raise os_error(errno.EBUSY, f"{names}: the root stays where it is")
+        if paths.is_below(target, source):
+            raise os_error(errno.EINVAL, f"{names}: a directory cannot move into itself")
+        if self._guards.active:
+            self._guards.check_change(source)
+        entry = metadentry.decode(self._source_record(source))
+        if entry.is_directory and paths.is_below(source, target):
+            raise os_error(errno.ENOTEMPTY, names)
+        return Plan(
+            intents.new_name(),
+            source,
+            target,
+            request.target_parent_fid,
+            request.flags,
+            request.open_fid,
+            session.client_id,
+            request.now_ns,
+            metadentry.encode(entry.changed(ctime_ns=request.now_ns)),
+        )
+
+    def _source_record(self, source: bytes) -> bytes:
+        record = self._store.get(paths.key(source))
+        if record is None:
+            raise os_error(errno.ENOENT, paths.printable(source))
+        return record
+
+    def _owner(self, plan: Plan) -> int:
+        return self._distributor.path_owner(plan.target)
+
+    def _rename_here(self, plan: Plan) -> RenameReply:
+        # no await between here and the commit of the batch: both names change as one
+        reply = self._adoption.replace(_adopt_request(plan))
+        self._delete_source(plan)
+        return RenameReply(plan.record, *reply)
+
+    def _delete_source(self, plan: Plan) -> None:
+        self._store.delete(paths.key(plan.source))
+        self._store.count_entry(metadentry.decode(plan.record).mode, -1)
+
+    # --- with other daemons; the source's path is held
+
+    async def _run(self, session: Session, request: RenameRequest, plan: Plan) -> RenameReply:
+        deadline_s = trio.current_time() + LOCK_WAIT_S
+        while True:
+            try:
+                if plan.is_directory:
+                    return await self._rename_tree(plan)
+                return await self._rename_file(plan)
+            except OSError as error:
+                if error.errno != errno.EBUSY or trio.current_time() > deadline_s:
+                    raise
+            await trio.sleep(_RETRY_MIN_S + random.random() * _RETRY_SPREAD_S)
+            plan = self._plan(session, request)
+            self._guards.hold_path(plan.source, "is being renamed")
+
+    async def _rename_file(self, plan: Plan) -> RenameReply:
+        self._note_or_lift(plan, _ADOPTING)
+        try:
+            reply = await self._peers.call(self._owner(plan), ADOPT, _adopt_request(plan))
+        except TimeoutError:
+            # It may have happened; the end of it follows when the daemon answers again.
+            self._later(plan, self._finish_adoption)
+            raise
+        except OSError:
+            self._give_up(plan)
+            raise
+        self._finish_file(plan)
+        return RenameReply(plan.record, *reply)
+
+    async def _rename_tree(self, plan: Plan) -> RenameReply:
+        self._note_or_lift(plan, _LOCKING)
+        try:
+            await self._check_target(plan)
+            await self._tree_step(plan, TREE_LOCK)
+            if plan.parent_fid:
+                # After the lock, so that no other rename can move the parent any more.
+                await self._parents.verify(plan.target, plan.parent_fid)
+            await self._tree_step(plan, TREE_COPY)
+            self._note(plan, _ADOPTING)
+            reply = await self._adopt_tree(plan)
+        except _AdoptionUnknown:
+            self._later(plan, self._finish_adoption)
+            raise
+        except OSError:
+            await self._now_or_later(plan, self._undo)
+            raise
+        await self._now_or_later(plan._replace(replaced_fid=reply.replaced_fid), self._finish_tree)
+        return RenameReply(plan.record, *reply)
+
+    async def _check_target(self, plan: Plan) -> None:
+        """Fail early where ADOPT would; it checks again."""
+        name = paths.printable(plan.target)
+        try:
+            found = await self._peers.call(self._owner(plan), STAT, StatRequest(plan.target, 0))
+        except FileNotFoundError:
+            return
+        if plan.flags & RENAME_NOREPLACE:
+            raise os_error(errno.EEXIST, name)
+        if not metadentry.decode(found.record).is_directory:
+            raise os_error(errno.ENOTDIR, name)
+
+    async def _tree_step(self, plan: Plan, step: str) -> None:
+        """Have every daemon do *step*. Raises OSError."""
+        await self._ask_all(TREE, TreeRequest(plan.name, plan.source, plan.target, step))
+
+    async def _ask_all(self, operation: Operation[Q, R], request: Q) -> None:
+        error = first_error(await self._peers.call_all(self._all, operation, request, TREE_TIMEOUT_S))
+        if error is not None:
+            raise error
+
+    async def _adopt_tree(self, plan: Plan) -> AdoptReply:
+        try:
+            return await self._peers.call(self._owner(plan), ADOPT, _adopt_request(plan))
+        except TimeoutError as error:
+            raise _AdoptionUnknown(error.errno, error.strerror) from None
+
+    # --- the ends. Each returns whether it is done; it may be repeated until it is, also after a restart.
+
+    def _later(self, plan: Plan, end: Callable[[Plan], Awaitable[bool]]) -> None:
+        """Reach *end* in the background, however long it takes."""
+        what = f"rename of {paths.printable(plan.source)} to {paths.printable(plan.target)}"
+        self._nursery.start_soon(persist, what, partial(end, plan))
+
+    async def _now_or_later(self, plan: Plan, end: Callable[[Plan], Awaitable[bool]]) -> None:
+        """Try to reach *end*, and go on in the background if that fails."""
+        try:
+            done = await end(plan)
+        except OSError as error:
+            _log.info("rename of %s: %s", paths.printable(plan.source), error.strerror)
+            done = False
+        if not done:
+            self._later(plan, end)
+
+    async def _finish_adoption(self, plan: Plan) -> bool:
+        """Have the target's owner say whether it has adopted, then act on it."""
+        try:
+            reply = await self._peers.call(self._owner(plan), ADOPT, _adopt_request(plan))
+        except TimeoutError:
+            return False
+        except OSError as error:
+            _log.info("rename of %s does not happen: %s", paths.printable(plan.source), error.strerror)
+            if plan.is_directory:
+                return await self._undo(plan)
+            self._give_up(plan)
+            return True
+        if plan.is_directory:
+            return await self._finish_tree(plan._replace(replaced_fid=reply.replaced_fid))
+        self._finish_file(plan)
+        return True
+
+    def _give_up(self, plan: Plan) -> None:
+        """Nothing has happened, or everything was undone."""
+        self._forget(plan)
+        self._guards.lift_path(plan.source)
+
+    def _finish_file(self, plan: Plan) -> None:
+        try:
+            # no await between here and the lift: the source goes with the state that says so
+            self._delete_source(plan)
+            self._note(plan, _DONE)
+        except OSError:
+            self._later(plan, self._finish_adoption)
+            raise
+        self._guards.lift_path(plan.source)
+        self._later(plan, self._forget_adoption)
+
+    async def _finish_tree(self, plan: Plan) -> bool:
+        """The target is adopted: remove the source, then the old tree and the locks everywhere."""
+        if self._store.get(paths.key(plan.source)) is not None:
+            # no await between here and the commit: the source goes with the state that says so
+            self._delete_source(plan)
+            self._note(plan, _DROPPING)
+        return await self._drop(plan)
+
+    async def _drop(self, plan: Plan) -> bool:
+        if plan.replaced_fid:
+            # Before the locks go: who still has the replaced directory open must not create in its successor.
+            await self._ask_all(UNSEAL, UnsealRequest(plan.replaced_fid, True))
+        await self._tree_step(plan, TREE_DROP)
+        self._note(plan, _DONE)
+        self._guards.lift_path(plan.source)
+        self._later(plan, self._forget_adoption)
+        return True
+
+    async def _undo(self, plan: Plan) -> bool:
+        """Take back locks and copies everywhere."""
+        self._note(plan, _UNDOING)  # before the first is taken back: from here on ADOPT must not be sent again
+        await self._tree_step(plan, TREE_UNDO)
+        self._give_up(plan)
+        return True
+
+    async def _forget_adoption(self, plan: Plan) -> bool:
+        """Have the target's owner forget its answer, then forget the intent."""
+        await self._peers.call(self._owner(plan), FORGET_INTENT, ForgetIntentRequest(plan.name))
+        self._forget(plan)
+        return True
+
+    # --- the intent
+
+    def _note(self, plan: Plan, state: str) -> None:
+        """Store the state, with whatever else is to be committed. Raises OSError."""
+        intents.put(self._store, Intent(plan.name, _KIND, state, list(plan)))
+        self._store.commit()
+
+    def _note_or_lift(self, plan: Plan, state: str) -> None:
+        try:
+            self._note(plan, state)
+        except OSError:
+            self._guards.lift_path(plan.source)
+            raise
+
+    def _forget(self, plan: Plan) -> None:
+        try:
+            intents.delete(self._store, plan.name)
+            self._store.commit()
+        except OSError as error:
+            _log.warning("intent of a finished rename stays: %s", error.strerror)  # a restart repeats its end
+
+    def resume(self) -> None:
+        """Go on with the renames of an earlier run, from the state each had reached."""
+        for intent in intents.load(self._store, _KIND):
+            plan = Plan(*intent.fields)
+            if intent.state == _DONE:
+                self._later(plan, self._forget_adoption)
+                continue
+            self._guards.hold_path(plan.source, "its rename is being finished")
+            end = {_ADOPTING: self._finish_adoption, _DROPPING: self._drop}.get(intent.state, self._undo)
+            self._later(plan, end)
+
+
+class _AdoptionUnknown(TimeoutError):
+    """ADOPT was sent and not answered."""
+
+
+def _adopt_request(plan: Plan) -> AdoptRequest:
+    return AdoptRequest(
+        plan.name,
+        plan.target,
+        plan.record,
+        plan.parent_fid,
+        plan.flags,
+        plan.open_fid,
+        plan.client_id,
+        plan.now_ns,
+    )

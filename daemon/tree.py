@@ -1,0 +1,181 @@
+"""What a directory rename does at every daemon: lock two subtrees, copy records, drop or undo.
+
+Each daemon holds a part of the records below the source. In the steps of `gkfs.operations.TreeRequest`,
+
+    lock   nothing below source, and neither target nor anything below it, may change here from now on; refused
+           with ENOTEMPTY if anything is below the target, so that all that will be there is ours
+    copy   records below source are sent, under their new paths, to those paths' owners (PUT_RECORDS)
+    drop   records below source go; the lock ends
+    undo   records below target go; the lock ends
+
+all may be repeated. A lock is stored, so that a restart does not lift it: only the coordinator knows which of drop
+and undo is right, and a wrong guess would lose a tree. When the coordinator never comes back, requests below
+either path fail with EBUSY after `LOCK_WAIT_S`; nothing hangs.
+"""
+
+import errno
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import msgpack
+import trio
+
+from gkfs import metadentry, paths
+from gkfs.daemon import keys
+from gkfs.daemon.guards import Guards, TreeLock
+from gkfs.daemon.peers import Peers, first_error
+from gkfs.daemon.session import Session
+from gkfs.daemon.store import MetadataStore
+from gkfs.distributor import Distributor
+from gkfs.errors import os_error
+from gkfs.limits import KEY_PATH_MAX_BYTES, SCAN_PAGE_RECORDS, TREE_BATCH_BYTES
+from gkfs.operations import (
+    PUT_RECORDS,
+    TREE_COPY,
+    TREE_DROP,
+    TREE_LOCK,
+    TREE_UNDO,
+    Empty,
+    PutRecordsRequest,
+    TreeRequest,
+)
+
+
+class Trees:
+    """The handlers of TREE and PUT_RECORDS."""
+
+    def __init__(self, store: MetadataStore, guards: Guards, distributor: Distributor, peers: Peers) -> None:
+        self._store = store
+        self._guards = guards
+        self._distributor = distributor
+        self._peers = peers
+
+    def tree(self, session: Session, request: TreeRequest) -> Empty | Coroutine[Any, Any, Empty]:
+        if request.step == TREE_LOCK:
+            return self._lock(request)
+        lock = self._guards.tree_lock(request.intent)
+        if request.step == TREE_COPY:
+            if lock is None:
+                raise _given_up(request.source)
+            return self._copy(request.intent, lock)
+        if request.step not in (TREE_DROP, TREE_UNDO):
+            raise os_error(errno.EINVAL, f"step {request.step!r}")
+        if lock is None:
+            return Empty()  # done before, or never locked here
+        return self._end(request.intent, lock, request.step)
+
+    def _lock(self, request: TreeRequest) -> Empty:
+        # no await between here and the commit of the batch
+        if self._guards.tree_lock(request.intent) is not None:
+            return Empty()
+        conflict = self._guards.tree_conflict(request.source, request.target)
+        if conflict is not None:
+            raise os_error(errno.EBUSY, conflict)
+        if self._store.scan(*paths.children_range(request.target), 1):
+            raise os_error(errno.ENOTEMPTY, paths.printable(request.target))
+        self._store.put(keys.tree_lock(request.intent), msgpack.packb([request.source, request.target]))
+        self._guards.lock_tree(request.intent, request.source, request.target)
+        return Empty()
+
+    # --- copy
+
+    async def _copy(self, intent: bytes, lock: TreeLock) -> Empty:
+        for first, end in _below(lock.source):
+            start = first
+            while page := self._store.scan(start, end, SCAN_PAGE_RECORDS):
+                await self._send_page(intent, lock, page)
+                start = page[-1][0] + b"\0"
+        return Empty()
+
+    async def _send_page(self, intent: bytes, lock: TreeLock, page: list[tuple[bytes, bytes]]) -> None:
+        """Put the records of *page* under their new paths. Raises OSError."""
+        by_owner: dict[int, list[tuple[bytes, bytes]]] = {}
+        for key, record in page:
+            path = paths.rebase(paths.path_of_key(key), lock.source, lock.target)
+            if len(path) > KEY_PATH_MAX_BYTES:
+                raise os_error(errno.ENAMETOOLONG, paths.printable(path))
+            by_owner.setdefault(self._distributor.path_owner(path), []).append((path, record))
+        outcomes: dict[int, OSError | None] = {}
+
+        async def send(owner: int) -> None:
+            outcomes[owner] = await self._send_records(intent, owner, by_owner[owner])
+
+        async with trio.open_nursery() as nursery:
+            for owner in by_owner:
+                nursery.start_soon(send, owner)
+        error = first_error(outcomes)
+        if error is None and self._guards.tree_lock(intent) is None:
+            error = _given_up(lock.source)
+        if error is not None:
+            raise error
+
+    async def _send_records(self, intent: bytes, owner: int, records: list[tuple[bytes, bytes]]) -> OSError | None:
+        for batch in _batches(records):
+            request = PutRecordsRequest(intent, [path for path, _ in batch], [record for _, record in batch])
+            try:
+                await self._peers.call(owner, PUT_RECORDS, request)
+            except OSError as error:
+                return error
+        return None
+
+    def put_records(self, session: Session, request: PutRecordsRequest) -> Empty:
+        lock = self._guards.tree_lock(request.intent)
+        if lock is None:
+            raise os_error(errno.EBUSY, "the rename was given up")
+        if len(request.paths) != len(request.records):
+            raise os_error(errno.EINVAL, f"{len(request.paths)} paths, {len(request.records)} records")
+        modes = [metadentry.decode(record).mode for record in request.records]
+        for path, record, mode in zip(request.paths, request.records, modes, strict=True):
+            key = paths.key(path)
+            if self._store.get(key) is None:
+                self._store.count_entry(mode, 1)
+            self._store.put(key, record)
+        return Empty()
+
+    # --- drop and undo
+
+    async def _end(self, intent: bytes, lock: TreeLock, step: str) -> Empty:
+        if step == TREE_DROP:
+            self._guards.note_moved(lock.source)
+        for first, end in _below(lock.source if step == TREE_DROP else lock.target):
+            while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+                for key, record in page:
+                    self._store.delete(key)
+                    self._store.count_entry(metadentry.decode(record).mode, -1)
+                self._store.commit()
+                await trio.lowlevel.checkpoint()
+        # no await between here and the unlock
+        self._store.delete(keys.tree_lock(intent))
+        self._store.commit()
+        if self._guards.tree_lock(intent) is not None:  # else a repeat was faster
+            self._guards.unlock_tree(intent)
+        return Empty()
+
+    def resume(self) -> None:
+        """Set the locks of an earlier run again."""
+        for key, value in self._store.scan(*keys.table(keys.TREE_LOCKS), SCAN_PAGE_RECORDS):
+            self._guards.lock_tree(key[1:], *msgpack.unpackb(value))
+
+
+def _below(directory: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The key ranges of everything below *directory*."""
+    yield paths.children_range(directory)
+    yield paths.deeper_range(directory)
+
+
+def _batches(records: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """*records* in lists of at most `TREE_BATCH_BYTES`, or of one."""
+    batch: list[tuple[bytes, bytes]] = []
+    room_bytes = TREE_BATCH_BYTES
+    for path, record in records:
+        room_bytes -= len(path) + len(record)
+        if room_bytes < 0 and batch:
+            yield batch
+            batch, room_bytes = [], TREE_BATCH_BYTES - len(path) - len(record)
+        batch.append((path, record))
+    if batch:
+        yield batch
+
+
+def _given_up(source: bytes) -> OSError:
+    return os_error(errno.EBUSY, f"the rename of {paths.printable(source)} was given up")
