@@ -100,7 +100,7 @@ async def serve(
         try:
             storage = _open_storage(rootdir, store)
             try:
-                server = _Server(settings, rootdir, store, storage, stop or trio.Event())
+                server = _Server(settings, rootdir, store, storage, trio.Event() if stop is None else stop)
                 await server.run(known, task_status)
             finally:
                 storage.close()
