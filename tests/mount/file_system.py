@@ -36,21 +36,23 @@ class FileSystem:
         self.hostfile = folder / "hosts"
         self.mounts: list[Path] = []
         self.expected_trouble: list[str] = []  # patterns of log lines that the test provokes
+        self.runtime = folder / "run"  # gkfs keeps records of mounts there
         self._mark = uuid.uuid4().hex
         self._mount_number = 0
         self._running: set[int] = set()  # daemons that should be alive
+        self._restarted: list[subprocess.Popen[bytes]] = []
         self.rootdir.mkdir(parents=True)
+        self.runtime.mkdir(mode=0o700)
 
     # --- the command line
 
     def gkfs(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `gkfs` with *arguments*; with *check* a failure is an AssertionError that shows its output."""
-        environment = os.environ | {_MARK: self._mark, "PYTHONPATH": str(REPOSITORY)}
         command = [*GKFS, *map(str, arguments)]
         try:
             done = subprocess.run(
                 command,
-                env=environment,
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -65,6 +67,10 @@ class FileSystem:
                 f"gkfs {' '.join(command[3:])}: {done.returncode}\n{done.stdout}{done.stderr}"
             )
         return done
+
+    def _environment(self) -> dict[str, str]:
+        own = {_MARK: self._mark, "PYTHONPATH": str(REPOSITORY), "XDG_RUNTIME_DIR": str(self.runtime)}
+        return os.environ | own
 
     def start(self) -> None:
         """Start all daemons; after a stop they find their data again."""
@@ -103,7 +109,7 @@ class FileSystem:
     def daemon_status(self) -> list[dict[str, Any]]:
         """The status of each daemon, by index."""
         daemons: list[dict[str, Any]] = self.status()["daemons"]
-        return sorted(daemons, key=lambda daemon: int(daemon["index"]))
+        return sorted(daemons, key=lambda daemon: int(daemon["daemon"]))
 
     # --- processes
 
@@ -129,6 +135,15 @@ class FileSystem:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), f"daemon {index} (pid {pid}) is dead")
 
+    def restart_daemon(self, index: int) -> None:
+        """Start a daemon that was killed, as a process of ours; it answers when this returns."""
+        arguments = ("daemon", "-r", str(self.rootdir), "-H", str(self.hostfile), "--index", str(index))
+        with open(self.folder / f"restarted-{len(self._restarted)}.log", "wb") as log:
+            command = [*GKFS, *arguments, "--listen", "tcp://127.0.0.1:0"]
+            self._restarted.append(subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log))
+        self.gkfs("status", "-H", self.hostfile, "--wait", "30")
+        self._running = set(self.daemon_pids())
+
     def kill_clients(self) -> None:
         """End all clients with SIGKILL, so that every call on a mount returns with an error."""
         for mountdir in self.mounts:
@@ -143,7 +158,7 @@ class FileSystem:
 
     def logs(self) -> list[Path]:
         """All log files of daemons and clients."""
-        return sorted({*self.folder.glob("*.log"), *self.rootdir.glob("**/*.log"), *self.rootdir.glob("**/log")})
+        return sorted([*self.folder.glob("*.log"), *self.runtime.glob("**/*.log"), *self.rootdir.glob("*/*.log")])
 
     def problems(self) -> list[str]:
         """What is wrong while the file system should be up: dead processes, troubles in the logs."""
@@ -176,6 +191,8 @@ class FileSystem:
         if self._running:
             found += [f"cannot stop: {error}" for error in _failures(lambda _: self.stop(), [None])]
         found += self._leftovers()
+        for process in self._restarted:
+            process.wait()
         found += [problem for problem in self._log_problems() if problem not in found]
         if not found:
             shutil.rmtree(self.rootdir)
@@ -192,6 +209,7 @@ class FileSystem:
         for pid, arguments in left.items():
             found.append(f"process {pid} is left: {' '.join(arguments)}")
             os.kill(pid, signal.SIGKILL)
+        found += [f"{path} is left" for path in self.runtime.rglob("*") if path.is_file()]
         return found
 
 

@@ -1,0 +1,383 @@
+"""What one node does, another sees: names at once, contents and sizes after close or fsync."""
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.mount.calls import MIB, errno_of, fails, noise, opened
+from tests.mount.conftest import Place
+from tests.mount.file_system import FileSystem, wait_until
+from tests.mount.programs import at_once
+from tests.mount.trees import assert_same
+
+# Times of a directory reach other nodes a moment after the change of its entries (limits.DIRECTORY_TOUCH_DELAY_S).
+_DIRECTORY_TIMES_S: Final = 1.0
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+# --- names -----------------------------------------------------------------------------------------------
+
+
+def test_created_entries_are_there_at_once(place: Place) -> None:
+    for number in range(100):
+        here, there = (place.here, place.there) if number % 2 else (place.there, place.here)
+        with fails(errno.ENOENT):
+            os.stat(there / f"{number}")
+        os.close(os.open(here / f"{number}", os.O_CREAT))
+        os.mkdir(here / f"d{number}")
+        os.symlink("target", here / f"l{number}")
+        assert (there / f"{number}").is_file()
+        assert (there / f"d{number}").is_dir()
+        assert os.readlink(there / f"l{number}") == "target"
+        with fails(errno.EEXIST):
+            os.open(there / f"{number}", os.O_CREAT | os.O_EXCL)
+    assert names(place.here) == names(place.there)
+
+
+def test_removed_entries_are_gone_at_once(place: Place) -> None:
+    for number in range(50):
+        path, same = place.here / f"{number}", place.there / f"{number}"
+        path.touch()
+        assert same.exists()
+        path.unlink()
+        with fails(errno.ENOENT):
+            os.stat(same)
+        with fails(errno.ENOENT):
+            os.open(same, os.O_RDONLY)
+        path.mkdir()
+        assert same.is_dir()
+        same.rmdir()
+        with fails(errno.ENOENT):
+            os.listdir(path)
+
+
+def test_a_name_becomes_another_kind_of_entry(place: Place) -> None:
+    path, same = place.here / "name", place.there / "name"
+    for _ in range(5):
+        path.write_bytes(b"file")
+        assert same.read_bytes() == b"file"
+        path.unlink()
+        path.mkdir()
+        (same / "inner").touch()
+        assert names(path) == ["inner"]
+        (path / "inner").unlink()
+        same.rmdir()
+        path.symlink_to("elsewhere")
+        assert os.readlink(same) == "elsewhere"
+        same.unlink()
+
+
+def test_renames_show_at_once(place: Place) -> None:
+    (place.here / "folder" / "deep").mkdir(parents=True)
+    for number in range(30):
+        (place.here / "folder" / "deep" / f"{number}").write_text(str(number))
+    assert (place.there / "folder" / "deep" / "7").read_text() == "7"
+    (place.here / "folder").rename(place.here / "moved")
+    with fails(errno.ENOENT):
+        os.stat(place.there / "folder" / "deep" / "7")
+    assert (place.there / "moved" / "deep" / "7").read_text() == "7"
+    (place.there / "moved" / "deep" / "7").rename(place.there / "moved" / "seven")
+    assert names(place.here / "moved") == ["deep", "seven"]
+    assert len(names(place.here / "moved" / "deep")) == 29
+    (place.here / "other").write_text("other")
+    (place.here / "other").rename(place.here / "moved" / "seven")
+    assert (place.there / "moved" / "seven").read_text() == "other"
+
+
+def test_work_goes_on_below_a_directory_that_another_node_renamed(place: Place) -> None:
+    (place.here / "old").mkdir()
+    (place.here / "old" / "file").write_text("before")
+    inside = os.open(place.there / "old", os.O_RDONLY | os.O_DIRECTORY)
+    with opened(place.there / "old" / "file", os.O_RDWR) as file:
+        (place.here / "old").rename(place.here / "new")
+        os.pwrite(file, b"AFTER!", 0)
+        os.fsync(file)
+    os.close(inside)
+    assert (place.here / "new" / "file").read_text() == "AFTER!"
+    assert names(place.there) == ["new"]
+    assert (place.there / "new" / "file").read_text() == "AFTER!"
+
+
+def test_both_nodes_list_the_same(place: Place) -> None:
+    for number in range(1500):
+        folder = place.here if number % 2 else place.there
+        os.close(os.open(folder / f"file-{number}", os.O_CREAT))
+    expected = sorted(f"file-{number}" for number in range(1500))
+    assert names(place.here) == names(place.there) == expected
+
+
+def test_a_directory_in_use_elsewhere_can_be_removed(place: Place) -> None:
+    (place.here / "folder").mkdir()
+    inside = os.open(place.there / "folder", os.O_RDONLY | os.O_DIRECTORY)
+    (place.here / "folder").rmdir()
+    assert not (place.there / "folder").exists()
+    with fails(errno.ENOENT):
+        os.close(os.open("file", os.O_CREAT, dir_fd=inside))
+    os.close(inside)
+    assert names(place.here) == []
+
+
+def test_mkdir_and_rmdir_race_without_orphans(place: Place) -> None:
+    """While one node removes a directory, another creates in it: either may fail, nothing may be lost."""
+
+    def remove() -> None:
+        for _ in range(150):
+            assert errno_of(lambda: os.rmdir(place.here / "folder")) in (0, errno.ENOTEMPTY, errno.ENOENT)
+
+    def create() -> None:
+        for number in range(150):
+            with suppress(FileExistsError):
+                os.mkdir(place.there / "folder")
+            try:
+                os.close(os.open(place.there / "folder" / f"{number}", os.O_CREAT | os.O_EXCL))
+            except FileNotFoundError:
+                continue
+            os.unlink(place.there / "folder" / f"{number}")
+
+    (place.here / "folder").mkdir()
+    at_once(lambda function: function(), [(remove,), (create,)])
+    assert names(place.here) == names(place.there)
+    if (place.here / "folder").exists():
+        assert names(place.there / "folder") == []
+        (place.here / "folder").rmdir()
+
+
+# --- contents and sizes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 5000, MIB, 3 * MIB + 11])
+def test_contents_are_there_after_close(size: int, place: Place) -> None:
+    for seed in range(3):  # the second and third time there are cached pages to be given up
+        data = noise(size, seed)
+        (place.here / "file").write_bytes(data)
+        assert (place.there / "file").stat().st_size == size
+        assert (place.there / "file").read_bytes() == data
+        data = noise(size // 2 + 1, seed + 100)
+        (place.there / "file").write_bytes(data)
+        assert (place.here / "file").read_bytes() == data
+
+
+def test_the_size_is_there_after_fsync(place: Place) -> None:
+    with opened(place.here / "file", os.O_WRONLY | os.O_CREAT) as file:
+        for step in range(1, 20):
+            os.write(file, b"x" * 100_000)
+            os.fsync(file)
+            assert (place.there / "file").stat().st_size == step * 100_000
+            assert (place.there / "file").read_bytes() == b"x" * (step * 100_000)
+
+
+def test_an_open_writers_size_shows_after_a_while(place: Place) -> None:
+    with opened(place.here / "file", os.O_WRONLY | os.O_CREAT) as file:
+        os.write(file, b"x" * 5000)
+        wait_until(lambda: (place.there / "file").stat().st_size == 5000, "the size is published", limit_s=5)
+
+
+def test_overwriting_in_place_shows_after_reopening(place: Place) -> None:
+    (place.here / "file").write_bytes(bytes(200_000))
+    assert (place.there / "file").read_bytes() == bytes(200_000)
+    with opened(place.here / "file", os.O_WRONLY) as file:
+        os.pwrite(file, b"new", 123_456)
+    found = (place.there / "file").read_bytes()
+    assert found[123_456:123_459] == b"new"
+
+
+def test_a_truncation_shows_at_once(place: Place) -> None:
+    (place.here / "file").write_bytes(noise(2 * MIB))
+    assert len((place.there / "file").read_bytes()) == 2 * MIB
+    os.truncate(place.here / "file", 1000)
+    assert (place.there / "file").read_bytes() == noise(2 * MIB)[:1000]
+    os.truncate(place.there / "file", 3000)
+    assert (place.here / "file").read_bytes() == noise(2 * MIB)[:1000] + bytes(2000)
+
+
+def test_a_reader_that_stays_open_sees_the_file_grow(place: Place) -> None:
+    """As `tail -f` does: reads at the end of a file that another node appends to and syncs."""
+    (place.here / "file").write_bytes(b"start\n")
+    with opened(place.there / "file", os.O_RDONLY) as reader, opened(place.here / "file", os.O_WRONLY) as writer:
+        assert os.read(reader, 100) == b"start\n"
+        os.lseek(writer, 0, os.SEEK_END)
+        for step in range(5):
+            os.write(writer, b"%d\n" % step)
+            os.fsync(writer)
+            assert os.fstat(reader).st_size == 6 + 2 * (step + 1)
+            assert os.read(reader, 100) == b"%d\n" % step
+
+
+@pytest.mark.parametrize("stride", [1, 7, 512, 4096, 5000], ids=lambda stride: f"{stride}-bytes")
+def test_neighbouring_bytes_of_two_writers_are_not_lost(stride: int, place: Place) -> None:
+    """Two nodes write the even and odd strips of one file at the same time."""
+    strips = min(600, 3 * MIB // stride)
+
+    def write(view: Path, parity: int) -> None:
+        order = list(range(parity, strips, 2))
+        random.Random(parity).shuffle(order)
+        with opened(view / "file", os.O_RDWR) as file:
+            for strip in order:
+                os.pwrite(file, bytes([1 + strip % 250]) * stride, strip * stride)
+
+    (place.here / "file").touch()
+    at_once(write, [(place.here, 0), (place.there, 1)])
+    expected = b"".join(bytes([1 + strip % 250]) * stride for strip in range(strips))
+    for view in (place.here, place.there):
+        assert (view / "file").read_bytes() == expected
+
+
+def test_writers_of_one_new_file_do_not_undo_each_other(place: Place) -> None:
+    """As MPI ranks do: all create the file, each writes its block, all close."""
+
+    def write(rank: int) -> None:
+        view = (place.here, place.there)[rank % 2]
+        with opened(view / "file", os.O_RDWR | os.O_CREAT) as file:
+            os.pwrite(file, bytes([rank + 1]) * 700_001, rank * 700_001)
+
+    at_once(write, [(rank,) for rank in range(6)])
+    expected = b"".join(bytes([rank + 1]) * 700_001 for rank in range(6))
+    for view in (place.here, place.there):
+        assert (view / "file").read_bytes() == expected
+
+
+def test_an_append_goes_behind_what_another_node_appended(place: Place) -> None:
+    with (
+        opened(place.here / "log", os.O_RDWR | os.O_APPEND | os.O_CREAT) as here,
+        opened(place.there / "log", os.O_RDWR | os.O_APPEND) as there,
+    ):
+        for step in range(20):
+            os.write(here, b"here %d\n" % step)
+            os.write(there, b"there %d\n" % step)
+        expected = b"".join(b"here %d\nthere %d\n" % (step, step) for step in range(20))
+        assert os.pread(here, 10_000, 0) == os.pread(there, 10_000, 0) == expected
+    assert (place.here / "log").read_bytes() == (place.there / "log").read_bytes() == expected
+
+
+def test_a_file_removed_elsewhere_while_it_is_written(place: Place) -> None:
+    """The writer may go on or get errors; the name is free, and a new file shows nothing of the old."""
+    with opened(place.there / "file", os.O_RDWR | os.O_CREAT) as file:
+        os.write(file, noise(MIB))
+        (place.here / "file").unlink()
+        for late in (lambda: os.pwrite(file, b"late", 10), lambda: os.fsync(file)):
+            assert errno_of(late) in (0, errno.ESTALE, errno.ENOENT, errno.EIO)
+        (place.here / "file").write_bytes(b"new")
+    assert (place.there / "file").read_bytes() == b"new"
+
+
+# --- attributes ------------------------------------------------------------------------------------------
+
+
+def test_attributes_agree(place: Place) -> None:
+    path, same = place.here / "file", place.there / "file"
+    path.write_bytes(b"x")
+    for change in (
+        lambda: os.chmod(path, 0o640),
+        lambda: os.chown(same, 7, 8),
+        lambda: os.utime(path, ns=(1, 2)),
+        lambda: same.write_bytes(b"longer"),
+        lambda: os.truncate(path, 3),
+        lambda: os.utime(same),
+    ):
+        change()
+        one, other = path.stat(), same.stat()
+        assert tuple(one)[:10] == tuple(other)[:10]
+        assert (one.st_mtime_ns, one.st_ctime_ns, one.st_ino) == (
+            other.st_mtime_ns,
+            other.st_ctime_ns,
+            other.st_ino,
+        )
+
+
+def test_mtime_set_after_writing_stays(place: Place) -> None:
+    """As tar, cp -p and rsync do: write, set the time through the descriptor, close."""
+    for number in range(20):
+        with opened(place.here / f"{number}", os.O_WRONLY | os.O_CREAT) as file:
+            os.write(file, noise(1000 * number + 1))
+            os.utime(file, ns=(10**18, 10**18 + number))
+        assert (place.there / f"{number}").stat().st_mtime_ns == 10**18 + number
+
+
+def test_directory_times_and_link_counts_agree_soon(place: Place) -> None:
+    before_ns = place.there.stat().st_mtime_ns
+    for number in range(10):
+        (place.here / f"a{number}").mkdir()
+        (place.there / f"b{number}").mkdir()
+    (place.there / "b3").rmdir()
+    (place.here / "b4").rename(place.here / "a1" / "b4")
+
+    def facts(view: Path) -> tuple[int, int]:
+        status = view.stat()
+        return status.st_nlink, status.st_mtime_ns
+
+    wait_until(lambda: facts(place.here) == facts(place.there), "times agree", limit_s=_DIRECTORY_TIMES_S)
+    assert facts(place.there)[0] == 2 + 18
+    assert facts(place.there)[1] > before_ns
+    assert (place.there / "a1").stat().st_nlink == 3
+
+
+# --- many at once ----------------------------------------------------------------------------------------
+
+_BUSY_NODE = """
+import os, random, sys
+folder, seed = sys.argv[1], int(sys.argv[2])
+os.chdir(folder)
+source = random.Random(seed)
+names = ["a", "b", "c", "a/x", "b/x", "c/x", "a/y", "d"]
+for step in range(500):
+    one, two = source.choice(names), source.choice(names)
+    action = source.randrange(7)
+    try:
+        if action == 0: os.mkdir(one)
+        elif action == 1: os.rmdir(one)
+        elif action == 2: os.rename(one, two)
+        elif action == 3:
+            with open(one, "ab", buffering=0) as file: file.write(b"%d" % seed * source.randrange(9000))
+        elif action == 4: os.unlink(one)
+        elif action == 5: os.listdir(one)
+        elif action == 6:
+            with open(one, "rb", buffering=0) as file: file.read()
+    except OSError as error:
+        # What a local disk may answer in such a race, and ESTALE, which is NFS's answer to it.
+        if error.strerror not in {os.strerror(number) for number in map(int, sys.argv[3].split(","))}:
+            raise
+"""
+_RACE_ERRNOS: Final = (
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.EINVAL,
+    errno.ESTALE,
+    errno.EBUSY,
+)
+
+
+def test_nodes_in_each_others_way_leave_a_sound_tree(place: Place) -> None:
+    """Four processes on two nodes make, move and remove the same few names; then both see one tree that works."""
+    allowed = ",".join(map(str, _RACE_ERRNOS))
+    busy = [
+        subprocess.Popen([sys.executable, "-c", _BUSY_NODE, str(view), str(seed), allowed], stderr=subprocess.PIPE)
+        for seed, view in enumerate((place.here, place.there, place.here, place.there))
+    ]
+    failures = [process.communicate(timeout=100)[1].decode() for process in busy]
+    assert failures == [""] * 4
+    assert_same(place.here, place.there)
+    for folder, folders, files in os.walk(place.there, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(folder, name))
+        for name in folders:
+            os.rmdir(os.path.join(folder, name))
+    assert names(place.here) == []
+
+
+def test_both_mounts_show_the_same_space(file_system: FileSystem) -> None:
+    one, other = (os.statvfs(mountdir) for mountdir in file_system.mounts)
+    assert one.f_blocks == other.f_blocks
+    assert abs(one.f_bavail - other.f_bavail) * one.f_frsize < 1 << 30  # others write to this disk, too

@@ -1,0 +1,303 @@
+"""Start, stop, restart, crash: what was acknowledged is there afterwards, and what has ended leaves nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mount import sample_tree, trees
+from tests.mount.calls import MIB, errno_of, noise, opened
+from tests.mount.conftest import Cluster
+from tests.mount.file_system import is_alive, mountpoints_below, wait_until
+from tests.mount.programs import run
+from tests.mount.trees import assert_same
+
+
+@pytest.mark.parametrize("daemons", [1, 3])
+def test_a_restart_brings_everything_back(daemons: int, cluster: Cluster, tmp_path: Path) -> None:
+    file_system = cluster(daemons)
+    sample_tree.make(tmp_path / "sample")
+    run("cp", "-a", tmp_path / "sample", file_system.mounts[0] / "copy")
+    ids = {path.name: path.lstat().st_ino for path in (file_system.mounts[0] / "copy" / "contents").iterdir()}
+    for _ in range(2):
+        file_system.umount(file_system.mounts[0])
+        file_system.stop()
+        file_system.start()
+        mountdir = file_system.mount()
+        assert_same(tmp_path / "sample", mountdir / "copy")
+        assert {path.name: path.lstat().st_ino for path in (mountdir / "copy" / "contents").iterdir()} == ids
+    (mountdir / "copy" / "new").write_text("new")
+    assert (mountdir / "copy" / "new").stat().st_ino not in ids.values()
+
+
+def test_a_mount_survives_a_restart_of_all_daemons(cluster: Cluster) -> None:
+    file_system = cluster(2)
+    mountdir = file_system.mounts[0]
+    (mountdir / "closed").write_bytes(noise(2 * MIB))
+    with opened(mountdir / "open", os.O_RDWR | os.O_CREAT) as file:
+        os.write(file, b"before ")
+        os.fsync(file)
+        file_system.stop()
+        file_system.start()
+        os.write(file, b"after")
+        assert os.pread(file, 100, 0) == b"before after"
+    assert (mountdir / "open").read_bytes() == b"before after"
+    assert (mountdir / "closed").read_bytes() == noise(2 * MIB)
+    assert sorted(os.listdir(mountdir)) == ["closed", "open"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_nothing_acknowledged_is_lost_when_a_daemon_is_killed(victim: int, cluster: Cluster) -> None:
+    """Writers work all the time; a daemon is killed and started again; they notice a pause and nothing else."""
+    file_system = cluster(2, mounts=2)
+    ended = threading.Event()
+    written: list[list[int]] = [[], []]
+    failures: list[str] = []
+
+    def write(number: int) -> None:
+        folder = file_system.mounts[number] / f"writer-{number}"
+        try:
+            folder.mkdir()
+            step = 0
+            while not ended.is_set():
+                (folder / f"{step}.tmp").write_bytes(noise(20_000 + step, step))
+                os.rename(folder / f"{step}.tmp", folder / f"{step}")
+                written[number].append(step)
+                step += 1
+        except Exception as error:
+            failures.append(repr(error))
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    for _ in range(2):
+        time.sleep(0.5)
+        file_system.kill_daemon(victim)
+        time.sleep(0.3)
+        before = [len(steps) for steps in written]
+        file_system.restart_daemon(victim)
+        wait_until(
+            lambda before=before: (
+                bool(failures)  # type: ignore[misc]
+                or all(len(steps) > count + 3 for steps, count in zip(written, before, strict=True))
+            ),
+            "both writers go on after the restart",
+        )
+    ended.set()
+    for writer in writers:
+        writer.join()
+    assert failures == []
+    for number in range(2):
+        folder = file_system.mounts[1 - number] / f"writer-{number}"
+        assert sorted(map(int, os.listdir(folder))) == written[number]
+        for step in written[number]:
+            assert (folder / f"{step}").read_bytes() == noise(20_000 + step, step)
+
+
+def test_renames_are_whole_when_a_daemon_is_killed(cluster: Cluster) -> None:
+    """Each of many directories is under its old or its new name with everything in it, never both or half."""
+    file_system = cluster(3)
+    mountdir = file_system.mounts[0]
+    for number in range(40):
+        (mountdir / f"old-{number}").mkdir()
+        for file in range(8):
+            (mountdir / f"old-{number}" / f"{file}").write_text(f"{number} {file}")
+    failures: list[str] = []
+
+    def rename() -> None:
+        try:
+            for number in range(40):
+                os.rename(mountdir / f"old-{number}", mountdir / f"new-{number}")
+        except OSError as error:
+            failures.append(repr(error))
+
+    renamer = threading.Thread(target=rename)
+    renamer.start()
+    for victim in (0, 1, 2):
+        time.sleep(0.05)
+        file_system.kill_daemon(victim)
+        file_system.restart_daemon(victim)
+    renamer.join()
+    assert failures == []
+    assert sorted(os.listdir(mountdir)) == sorted(f"new-{number}" for number in range(40))
+    for number in range(40):
+        files = {path.name: path.read_text() for path in (mountdir / f"new-{number}").iterdir()}
+        assert files == {f"{file}": f"{number} {file}" for file in range(8)}
+
+
+def test_a_dead_daemon_is_an_error_that_names_it(cluster: Cluster) -> None:
+    file_system = cluster(2)
+    mountdir = file_system.mount("--request-timeout", "3")
+    for number in range(20):
+        (mountdir / f"{number}").touch()
+    file_system.kill_daemon(1)
+    start_s = time.monotonic()
+    outcomes = [errno_of((mountdir / f"{number}").stat) for number in range(20)]
+    assert time.monotonic() - start_s < 20 * 6
+    assert 0 in outcomes, "files of the daemon that lives can be used"
+    assert any(outcomes)
+    assert "daemon 1" in file_system.log_of(mountdir).read_text()
+    answer = file_system.gkfs("status", "-H", file_system.hostfile, check=False)
+    assert answer.returncode != 0
+    assert "daemon 1" in answer.stdout + answer.stderr
+    file_system.restart_daemon(1)
+    assert len(os.listdir(mountdir)) == 20
+
+
+def test_two_file_systems_do_not_disturb_each_other(cluster: Cluster) -> None:
+    one, other = cluster(2), cluster(2)
+    (one.mounts[0] / "name").write_text("one")
+    (other.mounts[0] / "name").write_text("other")
+    assert (one.mounts[0] / "name").read_text() == "one"
+    one.umount(one.mounts[0])
+    one.stop()
+    (other.mounts[0] / "more").write_bytes(noise(MIB))
+    assert (other.mounts[0] / "more").read_bytes() == noise(MIB)
+    assert sorted(os.listdir(other.mounts[0])) == ["more", "name"]
+    one.start()
+    assert (one.mount() / "name").read_text() == "one"
+
+
+def test_the_end_leaves_nothing(cluster: Cluster) -> None:
+    file_system = cluster(2, mounts=2)
+    (file_system.mounts[0] / "file").write_bytes(noise(MIB))
+    mountdirs = list(file_system.mounts)
+    for mountdir in mountdirs:
+        file_system.umount(mountdir)
+    file_system.gkfs("stop", "-H", file_system.hostfile, "--purge")
+    file_system._running.clear()
+    wait_until(lambda: not file_system.processes(), "all processes have ended")
+    assert mountpoints_below(file_system.folder) == []
+    assert not file_system.hostfile.exists()
+    assert list(file_system.rootdir.iterdir()) == []
+    assert [os.listdir(mountdir) for mountdir in mountdirs] == [[], []]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_unmounts_and_loses_nothing(number: signal.Signals, cluster: Cluster) -> None:
+    file_system = cluster(2, mounts=2)
+    mountdir, other = file_system.mounts
+    client = file_system.client_pid(mountdir)
+    file = os.open(mountdir / "file", os.O_WRONLY | os.O_CREAT)
+    os.write(file, b"x" * 123_456)
+    os.kill(client, number)
+    wait_until(lambda: not is_alive(client), "the client has ended")
+    assert not os.path.ismount(mountdir)
+    errno_of(lambda: os.close(file))
+    file_system.mounts.remove(mountdir)
+    assert (other / "file").read_bytes() == b"x" * 123_456
+
+
+def test_umount_of_a_busy_mount_is_refused_and_harms_nothing(cluster: Cluster) -> None:
+    file_system = cluster(1)
+    mountdir = file_system.mounts[0]
+    with opened(mountdir / "file", os.O_RDWR | os.O_CREAT) as file:
+        answer = file_system.gkfs("umount", mountdir, check=False)
+        assert answer.returncode != 0
+        assert "in use" in answer.stderr
+        os.write(file, b"still here")
+    assert (mountdir / "file").read_text() == "still here"
+
+
+def test_what_a_killed_client_held_is_given_back(cluster: Cluster) -> None:
+    file_system = cluster(2, mounts=2)
+    mountdir, other = file_system.mounts
+    with opened(mountdir / "file", os.O_RDWR | os.O_CREAT) as file:
+        os.write(file, noise(8 * MIB))
+        (mountdir / "file").unlink()
+        assert file_system.status()["used_bytes"] >= 8 * MIB
+        client = file_system.client_pid(mountdir)
+        os.kill(client, signal.SIGKILL)
+        wait_until(lambda: not is_alive(client), "the client is dead")
+    wait_until(lambda: file_system.status()["used_bytes"] < MIB, "the chunks are removed", limit_s=30)
+    file_system.mounts.remove(mountdir)
+    file_system.gkfs("umount", mountdir)
+    assert os.listdir(other) == []
+
+
+def test_removed_files_give_their_space_back(cluster: Cluster) -> None:
+    file_system = cluster(2)
+    mountdir = file_system.mounts[0]
+    for number in range(10):
+        (mountdir / f"{number}").write_bytes(noise(2 * MIB, number))
+    assert file_system.status()["used_bytes"] >= 20 * MIB
+    os.truncate(mountdir / "0", MIB)
+    os.rename(mountdir / "1", mountdir / "2")
+    for number in (0, *range(2, 10)):
+        (mountdir / f"{number}").unlink()
+    wait_until(lambda: file_system.status()["used_bytes"] == 0, "all chunks are removed")
+    assert file_system.status()["files"] == 0
+
+
+def test_statfs_sums_the_local_disks(cluster: Cluster) -> None:
+    """Daemons of one local file system share its space, which is counted once."""
+    file_system = cluster(3)
+    local = os.statvfs(file_system.rootdir)
+    found = os.statvfs(file_system.mounts[0])
+    assert found.f_blocks * found.f_frsize == pytest.approx(local.f_blocks * local.f_frsize, rel=0.01)
+    assert found.f_bavail * found.f_frsize == pytest.approx(local.f_bavail * local.f_frsize, rel=0.05)
+    assert found.f_namemax == 255
+    document = file_system.status()
+    assert document["total_bytes"] == pytest.approx(found.f_blocks * found.f_frsize, rel=0.01)
+    answer = run("df", "--output=source,fstype", file_system.mounts[0])
+    assert answer.split()[-2:] == ["gkfs", "fuse.gkfs"]
+
+
+@pytest.mark.parametrize("option", ["--direct-io", "--allow-other", "--attr-timeout=0.5"])
+def test_a_mount_works_with(option: str, cluster: Cluster) -> None:
+    file_system = cluster(2, mounts=0)
+    mountdir = file_system.mount(option)
+    data = noise(3 * MIB + 1)
+    (mountdir / "file").write_bytes(data)
+    assert (mountdir / "file").read_bytes() == data
+    with opened(mountdir / "file", os.O_RDWR) as file:
+        os.ftruncate(file, 10)
+        assert os.fstat(file).st_size == 10
+        os.pwrite(file, b"!", 20)
+        assert os.pread(file, 100, 0) == data[:10] + bytes(10) + b"!"
+    assert trees.facts(mountdir).keys() == {b".", b"file"}
+
+
+_AS_SOMEBODY = """
+import os, sys
+os.setgroups([]); os.setgid(4321); os.setuid(4321)
+os.chdir(sys.argv[1])
+def refused(call):
+    try: call()
+    except PermissionError: return
+    sys.exit("was permitted")
+refused(lambda: open("private"))
+refused(lambda: os.mkdir("closed/x"))
+refused(lambda: os.unlink("sticky/roots"))
+refused(lambda: os.chown("sticky", 4321, 4321))
+with open("sticky/mine", "w") as file: file.write("mine")
+assert (os.stat("sticky/mine").st_uid, os.stat("sticky/mine").st_gid) == (4321, 4321)
+with open("program", "ab") as file: file.write(b"#")
+assert oct(os.stat("program").st_mode)[-4:] == "0777", oct(os.stat("program").st_mode)
+os.unlink("sticky/mine")
+"""
+
+
+def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> None:
+    """Permissions are the kernel's; a write by somebody without privilege takes set-id bits away."""
+    file_system = cluster(2, mounts=0)
+    for folder in [file_system.folder, *file_system.folder.parents][:-1]:
+        if str(folder).startswith("/tmp/") and not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    mountdir = file_system.mount("--allow-other")
+    mountdir.chmod(0o755)
+    for name, mode in (("closed", 0o755), ("sticky", 0o1777)):
+        (mountdir / name).mkdir()
+        (mountdir / name).chmod(mode)
+    for name, mode in (("private", 0o600), ("sticky/roots", 0o666), ("program", 0o6777)):
+        (mountdir / name).write_text("roots")
+        (mountdir / name).chmod(mode)
+    done = subprocess.run(["/usr/bin/python3", "-c", _AS_SOMEBODY, mountdir], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(mountdir / "sticky") == ["roots"]
+    assert sys.executable  # the interpreter of a virtual environment may be out of that user's reach
