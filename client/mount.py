@@ -57,7 +57,7 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     *on_ready* is called once, when the mount is usable. Raises GkfsError when it cannot be mounted: HOSTFILE,
     UNREACHABLE, VERSION, MOUNTDIR or FUSE.
     """
-    hosts = _read_hostfile(settings.hostfile)
+    hosts = _complete_hostfile(settings.hostfile)
     _check_fuse()
     _keep_large_buffers()
     trio.run(_Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
@@ -141,13 +141,8 @@ def _only(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
     return error
 
 
-def _read_hostfile(path: Path) -> Hostfile:
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise GkfsError(f"hostfile {path}: {reason}", ExitStatus.HOSTFILE) from None
-    hosts = hostfile.parse(text, str(path))
+def _complete_hostfile(path: Path) -> Hostfile:
+    hosts = hostfile.read(path)
     if not hosts.complete:
         missing = ", ".join(map(str, hosts.missing[:10]))
         raise GkfsError(f"hostfile {path} lacks daemons {missing} of {hosts.daemon_count}", ExitStatus.HOSTFILE)

@@ -191,8 +191,8 @@ class Pool:
     def _reread_address(self, connection: Connection) -> None:
         """A restarted daemon may have another address: the last line for it in the hostfile holds."""
         try:
-            hosts = hostfile.parse(self._path.read_text(), str(self._path))
-        except (OSError, GkfsError):
+            hosts = hostfile.read(self._path)
+        except GkfsError:
             return  # being rewritten, or gone with the job
         if hosts.fsid == self._hosts.fsid:
             connection.address = hosts.daemons.get(connection.address.daemon, connection.address)

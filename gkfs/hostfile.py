@@ -1,4 +1,4 @@
-"""The hostfile: which daemons make up one file system, and where they listen. Pure parsing and formatting.
+"""The hostfile: which daemons make up one file system, and where they listen. Parsing and formatting.
 
     gkfs-hostfile 1 fsid=5f0c6f6d1c2b4b0e9a51d6c2c3f0a911 daemons=2
     0 node1 tcp://10.0.0.1:40021 unix:///local/gkfs/daemon-0/socket
@@ -10,6 +10,7 @@ line, so lines come in any order, and the last one for an index holds: a restart
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from gkfs.errors import ExitStatus, GkfsError
@@ -57,6 +58,17 @@ def format_header(fsid: str, daemon_count: int) -> str:
 def format_daemon(address: DaemonAddress) -> str:
     """The line of one daemon, newline included."""
     return f"{address.daemon} {address.host} {address.tcp} {address.unix}\n"
+
+
+def read(path: Path) -> Hostfile:
+    """The hostfile at *path*. Raises GkfsError (HOSTFILE) when it is missing, unreadable or garbled."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        hint = "; `gkfs start` makes it" if isinstance(error, FileNotFoundError) else ""
+        raise GkfsError(f"hostfile {path}: {error.strerror}{hint}", ExitStatus.HOSTFILE) from None
+    except UnicodeDecodeError:
+        raise GkfsError(f"hostfile {path}: not a hostfile but binary data", ExitStatus.HOSTFILE) from None
 
 
 def parse(text: str, name: str) -> Hostfile:
