@@ -1,0 +1,257 @@
+"""Several daemons in one process, with real stores and sockets, and a client that calls them.
+
+`@in_cluster(4)` makes a test of `async def test(cluster)`; afterwards all daemons are stopped and what they have
+stored is checked, see `invariants`.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_IFDIR, S_IFREG, S_ISLNK
+
+import trio
+
+from gkfs import hostfile, metadentry
+from gkfs.daemon.peers import Peer
+from gkfs.daemon.server import DaemonSettings, read_hostfile, serve
+from gkfs.distributor import Distributor
+from gkfs.errors import GkfsError
+from gkfs.hostfile import DaemonAddress
+from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.metadentry import Metadentry
+from gkfs.operations import (
+    CREATE,
+    EXTEND,
+    READ_CHUNK,
+    READDIR,
+    RENAME,
+    RMDIR,
+    STAT,
+    STATUS,
+    UNLINK,
+    WRITE_CHUNK,
+    CreateRequest,
+    Empty,
+    ExtendRequest,
+    Operation,
+    Q,
+    R,
+    ReadChunkRequest,
+    ReaddirRequest,
+    RenameReply,
+    RenameRequest,
+    RmdirRequest,
+    StatRequest,
+    StatusReply,
+    UnlinkReply,
+    UnlinkRequest,
+    WriteChunkRequest,
+)
+from tests.cluster.invariants import check_stores, unfinished
+
+FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
+CALL_TIMEOUT_S = 10.0
+TEST_TIMEOUT_S = 60.0
+
+
+class Client:
+    """One mount, as far as the daemons can tell."""
+
+    def __init__(self, cluster: "Cluster") -> None:
+        self.cluster = cluster
+        self.client_id = os.urandom(16)
+        self._peers: dict[int, Peer] = {}
+
+    async def call(
+        self, daemon: int, operation: Operation[Q, R], request: Q, timeout_s: float = CALL_TIMEOUT_S
+    ) -> R:
+        return await self.peer(daemon).call(operation, request, timeout_s)
+
+    def peer(self, daemon: int) -> Peer:
+        """The connection to *daemon*, made when first used."""
+        if daemon not in self._peers:
+
+            async def locate() -> DaemonAddress:
+                found = read_hostfile(self.cluster.hostfile).daemons
+                if daemon not in found:
+                    raise GkfsError(f"daemon {daemon} has not started")
+                return found[daemon]
+
+            peer = Peer(f"daemon {daemon}", locate, FSID, self.client_id, "client")
+            self._peers[daemon] = peer
+            self.cluster.nursery.start_soon(peer.run)
+        return self._peers[daemon]
+
+    def owner(self, path: bytes) -> int:
+        return self.cluster.distributor.path_owner(path)
+
+    async def stat(self, path: bytes, fid: int = 0) -> Metadentry:
+        reply = await self.call(self.owner(path), STAT, StatRequest(path, fid))
+        return metadentry.decode(reply.record)
+
+    async def exists(self, path: bytes) -> bool:
+        try:
+            await self.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def create(
+        self, path: bytes, mode: int = S_IFREG | 0o644, parent_fid: int = 0, *, exclusive: bool = True
+    ) -> Metadentry:
+        request = create_request(path, mode, parent_fid, exclusive=exclusive)
+        return metadentry.decode((await self.call(self.owner(path), CREATE, request)).record)
+
+    async def mkdir(self, path: bytes, parent_fid: int = 0) -> Metadentry:
+        return await self.create(path, S_IFDIR | 0o755, parent_fid)
+
+    async def unlink(self, path: bytes, open_fid: int = 0) -> UnlinkReply:
+        return await self.call(self.owner(path), UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
+
+    async def rmdir(self, path: bytes, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        await self.call(self.owner(path), RMDIR, RmdirRequest(path, time.time_ns()), timeout_s)
+
+    async def rename(
+        self,
+        source: bytes,
+        target: bytes,
+        *,
+        parent_fid: int = 0,
+        flags: int = 0,
+        open_fid: int = 0,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> RenameReply:
+        request = RenameRequest(source, target, parent_fid, flags, open_fid, time.time_ns())
+        return await self.call(self.owner(source), RENAME, request, timeout_s)
+
+    async def listing(self, path: bytes, page: int = 1000) -> list[bytes]:
+        names: list[bytes] = []
+        for daemon in range(self.cluster.count):
+            after, more = b"", True
+            while more:
+                reply = await self.call(daemon, READDIR, ReaddirRequest(path, after, page))
+                names += reply.names
+                more = reply.more
+                after = reply.names[-1] if reply.names else b""
+        return sorted(names)
+
+    async def write(self, path: bytes, entry: Metadentry, chunk: int, data: bytes, offset: int = 0) -> None:
+        """Write within one chunk and publish the size."""
+        owner = self.cluster.distributor.chunk_owner(entry.fid, chunk, entry.placement)
+        await self.call(owner, WRITE_CHUNK, WriteChunkRequest(entry.fid, chunk, offset, data))
+        size = chunk * CHUNK_SIZE_BYTES + offset + len(data)
+        await self.call(self.owner(path), EXTEND, ExtendRequest(path, entry.fid, size, time.time_ns()))
+
+    async def read(self, fid: int, chunk: int, offset: int = 0, length: int = CHUNK_SIZE_BYTES) -> bytes:
+        owner = self.cluster.distributor.chunk_owner(fid, chunk)
+        return bytes((await self.call(owner, READ_CHUNK, ReadChunkRequest(fid, chunk, offset, length))).data)
+
+    async def status(self, daemon: int) -> StatusReply:
+        return await self.call(daemon, STATUS, Empty())
+
+
+class Cluster:
+    """The daemons of one file system and a first client."""
+
+    def __init__(self, folder: Path, count: int, nursery: trio.Nursery) -> None:
+        self.folder = folder
+        self.count = count
+        self.nursery = nursery
+        self.distributor = Distributor(count)
+        self.hostfile = folder / "hosts"
+        self.hostfile.write_text(hostfile.format_header(FSID, count))
+        self.client = Client(self)
+        self._running: dict[int, tuple[trio.Event, trio.CancelScope, trio.Event]] = {}
+
+    def settings(self, daemon: int) -> DaemonSettings:
+        return DaemonSettings(self.folder / f"daemon-{daemon}", self.hostfile, daemon)
+
+    async def start(self, *daemons: int) -> None:
+        """Start the given daemons, or all; ready afterwards."""
+        for daemon in daemons or range(self.count):
+            stop, scope, ended = trio.Event(), trio.CancelScope(), trio.Event()
+            self._running[daemon] = (stop, scope, ended)
+            await self.nursery.start(self._serve, daemon, stop, scope, ended)
+
+    async def _serve(
+        self,
+        daemon: int,
+        stop: trio.Event,
+        scope: trio.CancelScope,
+        ended: trio.Event,
+        task_status: "trio.TaskStatus[DaemonAddress]",
+    ) -> None:
+        try:
+            with scope:
+                await serve(self.settings(daemon), stop=stop, task_status=task_status)
+        finally:
+            ended.set()
+
+    async def stop(self, *daemons: int) -> None:
+        """Stop the given daemons, or all, as SIGTERM does."""
+        for daemon in daemons or list(self._running):
+            stop, _, ended = self._running.pop(daemon)
+            stop.set()
+            await ended.wait()
+
+    async def crash(self, *daemons: int) -> None:
+        """End the given daemons wherever they are: nothing is finished, no reply is sent any more."""
+        for daemon in daemons:
+            _, scope, ended = self._running.pop(daemon)
+            scope.cancel()
+            await ended.wait()
+
+    async def finish(self) -> None:
+        """Let background work end, stop everything and check what is stored."""
+        counted = {}
+        for _ in range(40):
+            await trio.sleep(0.05)
+            counted = {daemon: await self.client.status(daemon) for daemon in range(self.count)}
+            await self.stop()
+            if not unfinished(self.folder, self.count):
+                break
+            await self.start()
+        check_stores(self.folder, self.count, counted)
+
+
+@contextmanager
+def fails(number: int) -> Iterator[None]:
+    """What is within fails with OSError of this errno."""
+    try:
+        yield
+    except OSError as error:
+        assert error.errno == number, error
+        return
+    raise AssertionError(f"expected {errno.errorcode[number]}")
+
+
+def create_request(
+    path: bytes, mode: int = S_IFREG | 0o644, parent_fid: int = 0, *, exclusive: bool = True
+) -> CreateRequest:
+    target = b"elsewhere" if S_ISLNK(mode) else b""
+    return CreateRequest(path, parent_fid, mode, 1000, 1000, 0, exclusive, target, time.time_ns())
+
+
+def in_cluster(count: int) -> Callable[[Callable[[Cluster], Awaitable[None]]], Callable[[Path], None]]:
+    """Run an async test with *count* daemons, then check what they have stored."""
+
+    def decorate(test: Callable[[Cluster], Awaitable[None]]) -> Callable[[Path], None]:
+        async def main(folder: Path) -> None:
+            with trio.fail_after(TEST_TIMEOUT_S):
+                async with trio.open_nursery() as nursery:
+                    cluster = Cluster(folder, count, nursery)
+                    await cluster.start()
+                    await test(cluster)
+                    await cluster.finish()
+                    nursery.cancel_scope.cancel()
+
+        def run(tmp_path: Path) -> None:
+            trio.run(main, tmp_path)
+
+        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__  # type: ignore[attr-defined]
+        return run
+
+    return decorate
