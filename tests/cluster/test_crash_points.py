@@ -1,0 +1,215 @@
+"""A daemon dies at every step of an operation over several daemons; afterwards nothing is lost or left over."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+
+from gkfs.daemon.peers import Peers
+from tests.cluster.cluster import Client, Cluster, in_cluster
+
+GIVE_UP_S = 0.15  # a client that does not repeat its request: what it began is finished or undone without it
+BACKGROUND_S = 0.05  # for what follows the reply
+STEPS_MAX = 80
+TREE_STRIDE = 3  # 1 takes three times as long and finds the same
+
+
+class CrashPoint:
+    """Ends daemon *victim* at the *at*-th step of daemon *watched*: before or after one of its calls."""
+
+    def __init__(self, cluster: Cluster, watched: int, victim: int, at: int) -> None:
+        self.cluster = cluster
+        self.watched = watched
+        self.victim = victim
+        self.at = at
+        self.steps = 0
+
+    @property
+    def reached(self) -> bool:
+        return self.steps >= self.at
+
+    async def step(self) -> None:
+        self.steps += 1
+        if self.steps != self.at:
+            return
+        if self.victim == self.watched:
+            self.cluster.kill(self.victim)
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.cluster.crash(self.victim)
+
+    @contextlib.contextmanager
+    def planted(self) -> Any:
+        original = Peers.call
+
+        async def call(peers: Peers, *arguments: Any, **options: Any) -> Any:
+            if peers._own_index != self.watched:
+                return await original(peers, *arguments, **options)
+            await self.step()
+            reply = await original(peers, *arguments, **options)
+            await self.step()
+            return reply
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Peers, "call", call)
+            yield
+
+
+async def crash_at_each_step(
+    cluster: Cluster,
+    watched: int,
+    victim: int,
+    work: Callable[[int], Awaitable[Callable[[], Awaitable[None]]]],
+    stride: int = 1,
+) -> int:
+    """Prepare and run `work` again and again, with a crash one step later each time; returns how many steps.
+
+    ``await work(n)`` prepares round *n* and returns the operation; `cluster` is whole again after each round.
+    """
+    for at in range(1, STEPS_MAX, stride):
+        operation = await work(at)
+        point = CrashPoint(cluster, watched, victim, at)
+        with point.planted():
+            with contextlib.suppress(OSError):
+                await operation()
+            await trio.sleep(BACKGROUND_S)
+            if not point.reached:
+                return at - 1
+            await cluster.ended(victim)
+        await cluster.start(victim)
+    raise AssertionError("no end")
+
+
+async def the_one_name(client: Client, source: bytes, target: bytes) -> bytes:
+    """Which of the names exists in the end; it may be both for a while, but never none."""
+    assert any([await client.exists(source), await client.exists(target), await client.exists(source)])
+    with contextlib.suppress(OSError):
+        await client.rmdir(source)  # waits until it is decided; it is not an empty directory
+    (name,) = [name for name in (source, target) if await client.exists(name)]
+    return name
+
+
+def other_owner(client: Client, path: bytes, prefix: bytes) -> bytes:
+    return next(name for n in range(100) if client.owner(name := prefix + b"%d" % n) != client.owner(path))
+
+
+@pytest.mark.parametrize("who", ["coordinator", "owner of target"])
+def test_renamed_file_has_exactly_one_name(who: str, tmp_path: Any) -> None:
+    @in_cluster(2)
+    async def test(cluster: Cluster) -> None:
+        client = cluster.client
+        source = b"/source"
+        target = other_owner(client, source, b"/target")
+        watched = client.owner(source)
+        victim = watched if who == "coordinator" else client.owner(target)
+        fids: list[int] = []
+
+        async def work(number: int) -> Callable[[], Awaitable[None]]:
+            if number > 1:
+                await check()
+            entry = await client.create(source)
+            await client.write(source, entry, 0, b"%d" % number)
+            fids.append(entry.fid)
+
+            async def rename() -> None:
+                await client.rename(source, target, timeout_s=GIVE_UP_S)
+
+            return rename
+
+        async def check() -> None:
+            name = await the_one_name(client, source, target)
+            await client.unlink(name)
+            assert await client.listing(b"/") == []
+
+        steps = await crash_at_each_step(cluster, watched, victim, work)
+        assert steps >= 4
+
+    test(tmp_path)
+
+
+@pytest.mark.parametrize("who", ["coordinator", "other"])
+def test_renamed_tree_is_whole_under_one_name(who: str, tmp_path: Any) -> None:
+    @in_cluster(2)
+    async def test(cluster: Cluster) -> None:
+        client = cluster.client
+        watched = client.owner(b"/source")
+        victim = watched if who == "coordinator" else 1 - watched
+        target = other_owner(client, b"/source", b"/target")
+        inside = [b"a", b"b", b"c", b"d", b"sub"]
+        below = [b"x", b"y", b"z"]
+
+        async def work(number: int) -> Callable[[], Awaitable[None]]:
+            if number > 1:
+                await check()
+            await client.mkdir(b"/source")
+            await client.mkdir(b"/source/sub")
+            for name in inside[:-1]:
+                await client.create(b"/source/" + name)
+            for name in below:
+                await client.create(b"/source/sub/" + name)
+
+            async def rename() -> None:
+                await client.rename(b"/source", target, timeout_s=2 * GIVE_UP_S)
+
+            return rename
+
+        async def check() -> None:
+            name = await the_one_name(client, b"/source", target)
+            await client.create(name + b"/sub/probe")  # waits until the tree is unlocked
+            await client.unlink(name + b"/sub/probe")
+            assert await client.listing(name) == inside
+            assert await client.listing(name + b"/sub") == below
+            gone = target if name == b"/source" else b"/source"
+            assert await client.listing(gone) == await client.listing(gone + b"/sub") == []
+            for path in [b"/sub/" + leaf for leaf in below] + [b"/" + leaf for leaf in inside[:-1]]:
+                await client.unlink(name + path)
+            await client.rmdir(name + b"/sub")
+            await client.rmdir(name)
+
+        steps = await crash_at_each_step(cluster, watched, victim, work, TREE_STRIDE)
+        assert steps >= 16
+
+    test(tmp_path)
+
+
+@pytest.mark.parametrize("who", ["coordinator", "other"])
+def test_directory_is_removed_or_usable(who: str, tmp_path: Any) -> None:
+    @in_cluster(2)
+    async def test(cluster: Cluster) -> None:
+        client = cluster.client
+        watched = client.owner(b"/dir")
+        victim = watched if who == "coordinator" else 1 - watched
+        inside = [b"/dir/a", other_owner(client, b"/dir/a", b"/dir/b")]
+        fids: list[int] = []
+
+        async def work(number: int) -> Callable[[], Awaitable[None]]:
+            if number > 1:
+                await check()
+            fids.append((await client.mkdir(b"/dir")).fid)
+
+            async def remove() -> None:
+                await client.rmdir(b"/dir", timeout_s=GIVE_UP_S)
+
+            return remove
+
+        async def check() -> None:
+            try:
+                await client.create(inside[0], parent_fid=fids[-1])  # waits until it is decided
+            except FileNotFoundError:
+                assert not await client.exists(b"/dir")
+            else:
+                assert await client.exists(b"/dir")
+                await client.create(inside[1], parent_fid=fids[-1])
+                for name in inside:
+                    await client.unlink(name)
+                await client.rmdir(b"/dir")
+            for name in inside:
+                with pytest.raises(FileNotFoundError):
+                    await client.create(name, parent_fid=fids[-1])
+
+        steps = await crash_at_each_step(cluster, watched, victim, work)
+        assert steps >= 4
+
+    test(tmp_path)
