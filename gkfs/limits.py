@@ -47,7 +47,9 @@ SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publis
 
 # --- daemon
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
-INLINE_IO_MAX_BYTES: Final = 64 << 10  # larger chunk I/O runs in a thread, metadata goes on meanwhile
+# Larger chunk I/O runs in a thread, metadata goes on meanwhile. A cached read-ahead request, 128 KiB, costs a
+# fifth of what the thread would.
+INLINE_IO_MAX_BYTES: Final = 128 << 10
 IO_THREADS: Final = 8
 
 # --- command line
