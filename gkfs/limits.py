@@ -51,15 +51,6 @@ OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
 # fifth of what the thread would.
 INLINE_IO_MAX_BYTES: Final = 128 << 10
 IO_THREADS: Final = 8
-
-# --- command line
-CONTROL_TIMEOUT_S: Final = 5.0  # one question of `gkfs status` or `gkfs stop` to a connected daemon
-CONTROL_PARALLEL: Final = 64  # daemons asked at once: far below the file descriptors a process may have
-POLL_INTERVAL_S: Final = 0.02  # of what nobody announces: a socket that is refused, a process that is gone
-RUN_GRACE_S: Final = 10.0  # COMMAND of `gkfs run` after a signal; with the clean-up below Slurm's KillWait of 30 s
-END_GRACE_S: Final = 5.0  # a mount or daemon of `gkfs run` between SIGTERM and SIGKILL
-BUSY_RETRY_S: Final = 0.5  # a program that just ended may hold the mount a moment longer
-DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its disks and cores for nothing
 BOOT_EPOCH_MAX: Final = (1 << 16) - 1  # 16 bits of a fid: starts of one daemon
 SCAN_PAGE_RECORDS: Final = 1000  # a walk over records takes so many, then lets others run
 METADATA_MEMTABLE_BYTES: Final = 32 << 20  # of RocksDB, three of them
@@ -82,3 +73,12 @@ TREE_TIMEOUT_S: Final = 45.0  # one step of a directory rename at one daemon: be
 RETRY_FIRST_S: Final = 0.05  # work that must be finished, when a daemon does not answer
 RETRY_MAX_S: Final = 5.0
 CLEAN_STOP_S: Final = 2.0  # for requests being executed when the daemon is told to stop
+
+# --- command line
+CONTROL_TIMEOUT_S: Final = 5.0  # one question of `gkfs status` or `gkfs stop` to a connected daemon
+CONTROL_PARALLEL: Final = 64  # daemons asked at once: far below the file descriptors a process may have
+POLL_INTERVAL_S: Final = 0.02  # of what nobody announces: a socket that is refused, a process that is gone
+RUN_GRACE_S: Final = 10.0  # COMMAND of `gkfs run` after a signal; with the clean-up below Slurm's KillWait of 30 s
+END_GRACE_S: Final = 5.0  # a mount or daemon of `gkfs run` between SIGTERM and SIGKILL
+BUSY_RETRY_S: Final = 0.5  # a program that just ended may hold the mount a moment longer
+DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its disks and cores for nothing
