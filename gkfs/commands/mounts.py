@@ -104,7 +104,7 @@ def users(mountdir: Path) -> str:
     """The programs that keep *mountdir* busy, as far as this user may see them: "bash (17), make (23)"."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        if any(_below(link, mountdir) for link in _links(process)):
+        if process.name != str(os.getpid()) and any(_below(link, mountdir) for link in _links(process)):
             found.append(f"{_name_of(process)} ({process.name})")
     more = f" and {len(found) - _USERS_SHOWN} more" if len(found) > _USERS_SHOWN else ""
     return ", ".join(found[:_USERS_SHOWN]) + more

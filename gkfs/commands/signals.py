@@ -31,11 +31,10 @@ class Signals:
         self._numbers = numbers or ENDING
         self._before: dict[int, Any] = {}
         self._pending: list[int] = []
-        self._wake_read = self._wake_write = self._wake_before = -1
+        self._wake_read = self._wake_write = -1
 
     def __enter__(self) -> Self:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake_before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in self._numbers:
             if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._record)
@@ -44,14 +43,19 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wake_before)
         os.close(self._wake_read)
         os.close(self._wake_write)
 
     def wait(self, timeout_s: float, *descriptors: int) -> list[int]:
         """The signals that came, in order; waits for one, for a readable descriptor, or for the time."""
-        if not self._pending:
-            select.select([self._wake_read, *descriptors], [], [], max(0.0, timeout_s))
+        # A signal just before select() would not be noticed by it; a byte in the pipe is. Only meanwhile:
+        # trio wants this descriptor for itself.
+        before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        try:
+            if not self._pending:
+                select.select([self._wake_read, *descriptors], [], [], max(0.0, timeout_s))
+        finally:
+            signal.set_wakeup_fd(before)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         taken, self._pending = self._pending, []
