@@ -9,7 +9,7 @@ from collections import deque
 
 import trio
 
-from gkfs.limits import SEND_BUFFERS_MAX, SEND_STALL_S
+from gkfs.limits import BULK_OWN_BUFFER_BYTES, SEND_BUFFERS_MAX, SEND_STALL_S
 from gkfs.operations import Buffer
 
 
@@ -29,12 +29,16 @@ class Outbox:
         """Send *pieces*, in order, after everything sent before. They must stay unchanged."""
         if self.broken or not pieces:
             return
+        size_bytes = sum(map(len, pieces))
+        if size_bytes <= BULK_OWN_BUFFER_BYTES and len(pieces) > 1:
+            pieces = [b"".join(pieces)]  # a short copy is cheaper than many pieces
         if not self._waiting and len(pieces) == 1:
             pieces = self._send_one(pieces[0])
             if not pieces:
                 return
+            size_bytes = len(pieces[0])
         self._pieces += pieces
-        self.queued_bytes += sum(map(len, pieces))
+        self.queued_bytes += size_bytes
         if not self._waiting:
             self._push()
 
