@@ -1,0 +1,166 @@
+"""The metadata store: what is put is seen at once, and stored with the next commit, all of it or nothing."""
+
+import errno
+import itertools
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from gkfs import metadentry, paths
+from gkfs.daemon import keys
+from gkfs.daemon.store import MetadataStore
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.metadentry import Metadentry
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MetadataStore]:
+    opened = MetadataStore(tmp_path / "metadata")
+    yield opened
+    opened.close()
+
+
+def record(mode: int = stat.S_IFREG | 0o644, fid: int = 7) -> bytes:
+    return metadentry.encode(Metadentry.new(mode=mode, uid=1, gid=2, fid=fid, now_ns=3))
+
+
+def test_what_is_put_is_seen_before_commit(store: MetadataStore) -> None:
+    store.put(b"/a", b"1")
+    assert store.get(b"/a") == b"1"
+    assert store.dirty
+    store.commit()
+    assert not store.dirty
+    assert store.get(b"/a") == b"1"
+
+
+def test_what_is_deleted_is_gone_before_commit(store: MetadataStore) -> None:
+    store.put(b"/a", b"1")
+    store.commit()
+    store.delete(b"/a")
+    assert store.get(b"/a") is None
+    assert store.scan(b"/", b"0", 10) == []
+    store.commit()
+    assert store.get(b"/a") is None
+
+
+def test_rollback_forgets_everything_since_commit(store: MetadataStore) -> None:
+    store.put(b"/a", b"1")
+    store.commit()
+    store.put(b"/a", b"2")
+    store.put(b"/b", b"2")
+    store.count_entry(stat.S_IFREG, 1)
+    store.rollback()
+    assert store.get(b"/a") == b"1"
+    assert store.get(b"/b") is None
+    store.commit()
+    assert store.files == 0
+
+
+def test_scan_merges_stored_and_uncommitted(store: MetadataStore) -> None:
+    for number in range(0, 20, 2):
+        store.put(b"/%02d" % number, b"stored")
+    store.commit()
+    for number in range(1, 20, 4):
+        store.put(b"/%02d" % number, b"new")
+    for number in range(0, 20, 4):
+        store.delete(b"/%02d" % number)
+    store.put(b"/02", b"changed")
+    expected = {b"/%02d" % n: b"stored" for n in range(2, 20, 4)} | {b"/%02d" % n: b"new" for n in range(1, 20, 4)}
+    expected[b"/02"] = b"changed"
+    everything = sorted(expected.items())
+    assert store.scan(b"/", b"0", 100) == everything
+    for limit in range(1, 12):  # pages of every size give the same, in order
+        found: list[tuple[bytes, bytes]] = []
+        first = b"/"
+        while page := store.scan(first, b"0", limit):
+            assert len(page) <= limit
+            found += page
+            first = page[-1][0] + b"\0"
+        assert found == everything
+
+
+def test_scan_ends_before_its_end(store: MetadataStore) -> None:
+    for key in (b"/a", b"/b", b"/c"):
+        store.put(key, b"")
+    assert [key for key, _ in store.scan(b"/a", b"/c", 10)] == [b"/a", b"/b"]
+    store.commit()
+    assert [key for key, _ in store.scan(b"/a", b"/c", 10)] == [b"/a", b"/b"]
+
+
+def test_counts_survive_reopening(tmp_path: Path) -> None:
+    store = MetadataStore(tmp_path / "m")
+    for name in (b"/f", b"/g"):
+        store.put(paths.key(name), record())
+        store.count_entry(stat.S_IFREG, 1)
+    for name in (b"/", b"/d"):
+        store.put(paths.key(name), record(stat.S_IFDIR))
+        store.count_entry(stat.S_IFDIR, 1)
+    store.put(keys.orphan(9), record() + bytes(16))
+    assert store.files == 0
+    store.commit()
+    assert (store.files, store.directories) == (2, 2)
+    store.close()
+    again = MetadataStore(tmp_path / "m")
+    assert (again.files, again.directories) == (2, 2)
+    again.close()
+
+
+def test_damaged_store_is_one_line_that_names_it(tmp_path: Path) -> None:
+    store = MetadataStore(tmp_path / "m")
+    store.put(b"/a", b"1")
+    store.commit()
+    store.close()
+    (manifest,) = (tmp_path / "m").glob("MANIFEST-*")
+    manifest.write_bytes(b"garbage" * 100)
+    with pytest.raises(GkfsError, match="metadata store") as caught:
+        MetadataStore(tmp_path / "m")
+    assert caught.value.status == ExitStatus.ROOTDIR
+    assert "\n" not in str(caught.value)
+
+
+def test_failure_of_the_database_is_an_oserror(store: MetadataStore) -> None:
+    class Full:
+        def put(self, key: bytes, value: bytes) -> None:
+            raise Exception("IO error: No space left on device: While appending to file")
+
+        def get(self, key: bytes) -> bytes:
+            raise Exception("Corruption: block checksum mismatch")
+
+    database, store._db = store._db, Full()  # type: ignore[assignment]
+    store.put(b"/a", b"1")
+    with pytest.raises(OSError, match="No space") as caught:
+        store.commit()
+    assert caught.value.errno == errno.ENOSPC
+    assert not store.dirty
+    with pytest.raises(OSError, match="checksum") as caught:
+        store.get(b"/a")
+    assert caught.value.errno == errno.EIO
+    store._db = database
+
+
+def test_sync_leaves_everything_readable(store: MetadataStore) -> None:
+    store.put(b"/a", b"1")
+    store.commit()
+    trio.run(store.sync)
+    assert store.get(b"/a") == b"1"
+
+
+def test_tables_do_not_overlap() -> None:
+    prefixes = [keys.ORPHANS, keys.SEALS, keys.INTENTS, keys.CHUNKS, keys.ADOPTED, keys.CUTS, keys.REPLIES]
+    ranges = sorted(keys.table(prefix) for prefix in [*prefixes, keys.TREE_LOCKS])
+    assert all(end <= following for (_, end), (following, _) in itertools.pairwise(ranges))
+    assert ranges[-1][1] <= keys.PATHS[0]
+    assert ranges[0][0] > keys.ROOT
+
+
+def test_chunk_keys_are_in_the_order_of_their_numbers() -> None:
+    first, end = keys.chunk_range(5, 3)
+    inside = [keys.chunk(5, index) for index in (3, 4, 255, 256, 2**32 - 1)]
+    assert sorted(inside) == inside
+    assert all(first <= key < end for key in inside)
+    assert not first <= keys.chunk(5, 2) < end
+    assert not first <= keys.chunk(6, 0) < end
+    assert keys.chunk_of_key(inside[2]) == (5, 255)

@@ -1,0 +1,82 @@
+"""The rootdir: what is refused, with which facts, and what survives."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gkfs.daemon.superblock import Rootdir
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Hostfile
+from gkfs.limits import BOOT_EPOCH_MAX
+
+HOSTS = Hostfile("a" * 32, 2, {})
+
+
+def refused(path: Path, hosts: Hostfile = HOSTS, index: int = 0) -> str:
+    with pytest.raises(GkfsError) as caught:
+        Rootdir(path, hosts, index)
+    assert caught.value.status == ExitStatus.ROOTDIR
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_each_start_is_a_new_epoch(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        rootdir = Rootdir(tmp_path / "d", HOSTS, 0)
+        assert rootdir.superblock.boot_epoch == epoch
+        rootdir.close()
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
+
+
+def test_port_is_remembered(tmp_path: Path) -> None:
+    rootdir = Rootdir(tmp_path, HOSTS, 0)
+    rootdir.remember_port(4711)
+    rootdir.close()
+    rootdir = Rootdir(tmp_path, HOSTS, 0)
+    assert rootdir.superblock.port == 4711
+    rootdir.close()
+
+
+def test_second_daemon_learns_who_uses_it(tmp_path: Path) -> None:
+    rootdir = Rootdir(tmp_path, HOSTS, 0)
+    assert f"is in use by process {os.getpid()} on" in refused(tmp_path)
+    rootdir.close()
+    Rootdir(tmp_path, HOSTS, 0).close()
+
+
+def test_rootdir_of_another_file_system_is_refused(tmp_path: Path) -> None:
+    Rootdir(tmp_path, HOSTS, 0).close()
+    assert f"fsid {'a' * 32}" in refused(tmp_path, Hostfile("b" * 32, 2, {}))
+    assert "daemon count 2, in the hostfile 3" in refused(tmp_path, Hostfile("a" * 32, 3, {}))
+    assert "daemon index 0" in refused(tmp_path, index=1)
+
+
+def test_missing_parent_is_not_created(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "missing" / "d")
+
+
+def test_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d").write_text("")
+    refused(tmp_path / "d")
+
+
+def test_damaged_superblock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "superblock.json").write_text("{")
+    assert "damaged" in refused(tmp_path)
+    (tmp_path / "superblock.json").write_text('{"format": 1}')
+    assert "damaged" in refused(tmp_path)
+
+
+def test_data_without_superblock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    assert "has data but no" in refused(tmp_path)
+
+
+def test_used_up_epochs_are_refused(tmp_path: Path) -> None:
+    Rootdir(tmp_path, HOSTS, 0).close()
+    path = tmp_path / "superblock.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_epoch": BOOT_EPOCH_MAX}))
+    assert "65535 times" in refused(tmp_path)
