@@ -46,6 +46,7 @@ def tcp_address(uri: str) -> tuple[str, int]:
 def listen_tcp(uri: str) -> socket.socket:
     """A non-blocking listening socket; port 0 takes a free one. Raises GkfsError naming address and reason."""
     host, port = tcp_address(uri)
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -56,6 +57,8 @@ def listen_tcp(uri: str) -> socket.socket:
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise GkfsError(f"cannot listen on {uri}: {error.strerror}", ExitStatus.ADDRESS) from None
     return listener
 
