@@ -153,29 +153,27 @@ class _Server:
         self._connections: set[Connection] = set()
 
     async def run(self, known: Hostfile, task_status: trio.TaskStatus[DaemonAddress]) -> None:
+        listeners: list[socket.socket] = []
+        failure: GkfsError | None = None
         async with trio.open_nursery() as nursery:
-            self._dispatcher = Dispatcher(self._store, nursery)
-            self._register(nursery)
-            listeners = self._listen()
             try:
+                self._dispatcher = Dispatcher(self._store, nursery)
+                self._register(nursery)
+                self._listen(listeners)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
-                address = self._announce(listeners, known)
-                _log.info(
-                    "%s serves file system %s from %s, epoch %d",
-                    address,
-                    self._identity.fsid,
-                    self._settings.rootdir,
-                    self._identity.boot_epoch,
-                )
-                task_status.started(address)
+                task_status.started(self._announce(listeners, known))
                 await self._stop.wait()
+            except GkfsError as error:
+                failure = error  # not out of the nursery, which would wrap it
             finally:
                 for listener in listeners:
                     trio.lowlevel.notify_closing(listener.fileno())
                     listener.close()
             await self._finish()
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         _log.info("daemon %d stopped", self._identity.daemon_index)
 
     def _register(self, nursery: trio.Nursery) -> None:
@@ -198,14 +196,9 @@ class _Server:
 
     # --- listening
 
-    def _listen(self) -> list[socket.socket]:
-        listeners = [self._listen_tcp()]
-        try:
-            listeners.append(transport.listen_unix(self._rootdir.socket))
-        except BaseException:
-            listeners[0].close()
-            raise
-        return listeners
+    def _listen(self, listeners: list[socket.socket]) -> None:
+        listeners.append(self._listen_tcp())
+        listeners.append(transport.listen_unix(self._rootdir.socket))
 
     def _listen_tcp(self) -> socket.socket:
         host, port = transport.tcp_address(self._settings.listen)
@@ -235,6 +228,14 @@ class _Server:
             raise GkfsError(
                 f"hostfile {self._settings.hostfile} cannot be written: {error.strerror}", ExitStatus.HOSTFILE
             ) from None
+        superblock = self._rootdir.superblock
+        _log.info(
+            "%s serves file system %s from %s, epoch %d",
+            address,
+            superblock.fsid,
+            self._rootdir.path,
+            superblock.boot_epoch,
+        )
         return address
 
     async def _locate(self, index: int) -> DaemonAddress:

@@ -41,6 +41,7 @@ from gkfs.limits import (
 from gkfs.operations import Buffer
 
 _FOLDERS: Final = 256
+_FID_MAX: Final = (1 << 64) - 1
 # ext4 (FS_IOC_GETFLAGS and SETFLAGS of linux/fs.h): folders below are unrelated and get block groups of their own.
 _GET_FLAGS: Final = 0x80086601
 _SET_FLAGS: Final = 0x40086602
@@ -86,7 +87,7 @@ class ChunkStorage:
 
         Raises OSError: EINVAL beyond the chunk, ENOSPC, EIO; Blocked while the file is being cut.
         """
-        if offset < 0 or not 0 <= chunk <= CHUNK_INDEX_MAX or not 0 < len(data) <= CHUNK_SIZE_BYTES - offset:
+        if not _exists(fid, chunk, offset) or not 0 < len(data) <= CHUNK_SIZE_BYTES - offset:
             raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot write {len(data)} bytes at {offset}")
         if fid in self._cuts:
             raise Blocked(self._cuts[fid])
@@ -106,7 +107,7 @@ class ChunkStorage:
 
     def read(self, fid: int, chunk: int, offset: int, length: int) -> Buffer | Coroutine[Any, Any, Buffer]:
         """Up to *length* bytes from *offset* within a chunk; less where the chunk ends. Raises OSError."""
-        if offset < 0 or not 0 <= chunk <= CHUNK_INDEX_MAX or not 0 <= length <= CHUNK_SIZE_BYTES - offset:
+        if not _exists(fid, chunk, offset) or not 0 <= length <= CHUNK_SIZE_BYTES - offset:
             raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot read {length} bytes at {offset}")
         file = self._open_chunk(fid, chunk, create=False)
         if file is None or offset >= file.size:
@@ -321,6 +322,10 @@ class ChunkStorage:
                 with contextlib.suppress(FileNotFoundError):
                     self.used_bytes += os.stat(self._path(*keys.chunk_of_key(key))).st_size
             first = page[-1][0] + b"\0"
+
+
+def _exists(fid: int, chunk: int, offset: int) -> bool:
+    return 0 < fid <= _FID_MAX and 0 <= chunk <= CHUNK_INDEX_MAX and offset >= 0
 
 
 def _kept(key: bytes, size: int) -> int:

@@ -266,7 +266,7 @@ def in_cluster(count: int) -> Callable[[Callable[[Cluster], Awaitable[None]]], C
         def run(tmp_path: Path) -> None:
             trio.run(main, tmp_path)
 
-        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__  # type: ignore[attr-defined]
+        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
         return run
 
     return decorate

@@ -30,9 +30,9 @@ def record(mode: int = stat.S_IFREG | 0o644, fid: int = 7) -> bytes:
 def test_what_is_put_is_seen_before_commit(store: MetadataStore) -> None:
     store.put(b"/a", b"1")
     assert store.get(b"/a") == b"1"
-    assert store.dirty
+    before = store.dirty
     store.commit()
-    assert not store.dirty
+    assert (before, store.dirty) == (True, False)
     assert store.get(b"/a") == b"1"
 
 

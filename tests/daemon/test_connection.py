@@ -1,0 +1,405 @@
+"""What a daemon does with what comes in: handshakes, garbage, batches, repeats, slow peers."""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from stat import S_IFREG
+from typing import Any
+
+import pytest
+import trio
+
+from gkfs import hostfile, metadentry, transport, wire
+from gkfs.daemon import connection as connection_module
+from gkfs.daemon.server import DaemonSettings, serve
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import DaemonAddress
+from gkfs.limits import CHUNK_SIZE_BYTES, PROTOCOL_VERSION
+from gkfs.operations import (
+    CREATE,
+    HELLO,
+    READ_CHUNK,
+    RESERVE,
+    SHUTDOWN,
+    STAT,
+    STATUS,
+    SYNC_METADATA,
+    UNLINK,
+    WRITE_CHUNK,
+    CreateRequest,
+    Empty,
+    HelloRequest,
+    Operation,
+    ReadChunkRequest,
+    ReserveRequest,
+    StatRequest,
+    SyncMetadataRequest,
+    UnlinkRequest,
+    WriteChunkRequest,
+)
+
+FSID = "a" * 32
+CLIENT = b"c" * 16
+HELLO_REQUEST = HelloRequest(PROTOCOL_VERSION, "test", FSID, 0, CLIENT, "client")
+
+
+@asynccontextmanager
+async def daemon(folder: Path) -> AsyncIterator[DaemonAddress]:
+    path = folder / "hosts"
+    if not path.exists():
+        path.write_text(hostfile.format_header(FSID, 1))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            stop = trio.Event()
+
+            async def run(task_status: Any) -> None:
+                await serve(DaemonSettings(folder / "d", path, 0), stop=stop, task_status=task_status)
+
+            yield await nursery.start(run)
+            stop.set()
+
+
+class Raw:
+    """A connection of which a test sends every byte itself."""
+
+    def __init__(self, address: DaemonAddress) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(transport.unix_path(address.unix)))
+        self.socket.setblocking(False)
+        self.decoder = wire.Decoder()
+        self.messages: list[wire.Message] = []
+
+    async def send(self, *messages: list[Any]) -> None:
+        data = b"".join(piece for pieces in messages for piece in pieces)
+        while data:
+            try:
+                data = data[self.socket.send(data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.socket.fileno())
+
+    async def receive(self) -> wire.Message:
+        while not self.messages:
+            await trio.lowlevel.wait_readable(self.socket.fileno())
+            count = self.socket.recv_into(self.decoder.buffer())
+            if not count:
+                raise EOFError
+            self.messages += self.decoder.received(count)
+        return self.messages.pop(0)
+
+    async def hello(self, request: HelloRequest = HELLO_REQUEST) -> wire.Message:
+        await self.send(wire.encode_request(HELLO, 0, request))
+        return await self.receive()
+
+    async def call(self, operation: Operation[Any, Any], seq: int, request: Any) -> wire.Message:
+        await self.send(wire.encode_request(operation, seq, request))
+        return await self.receive()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def with_daemon(test: Callable[[DaemonAddress], Awaitable[None]]) -> Callable[[Path], None]:
+    """Run an async test beside one daemon."""
+
+    async def main(folder: Path) -> None:
+        async with daemon(folder) as address:
+            await test(address)
+
+    def run(tmp_path: Path) -> None:
+        trio.run(main, tmp_path)
+
+    run.__name__, run.__module__ = test.__name__, test.__module__
+    return run
+
+
+def create(path: bytes = b"/a") -> CreateRequest:
+    return CreateRequest(path, 1, S_IFREG | 0o644, 1, 2, 0, True, b"", time.time_ns())
+
+
+async def is_closed(raw: Raw) -> bool:
+    try:
+        await raw.receive()
+    except (EOFError, ConnectionResetError):
+        raw.close()
+        return True
+    return False
+
+
+# --- handshake
+
+
+@with_daemon
+async def test_hello_is_answered_with_what_the_daemon_is(address: DaemonAddress) -> None:
+    connection, reply = await transport.open_connection(address, FSID, CLIENT, "client")
+    assert (reply.fsid, reply.daemon_index, reply.daemon_count, reply.boot_epoch) == (FSID, 0, 1, 1)
+    connection.close()
+    tcp_only = address._replace(unix="-")
+    connection, _ = await transport.open_connection(tcp_only, FSID, CLIENT, "client")
+    assert connection.family == socket.AF_INET
+    connection.close()
+
+
+@with_daemon
+async def test_other_protocol_version_is_refused_naming_both(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    body = wire._packb([PROTOCOL_VERSION + 1, "9.9", {"unknown": "fields"}])
+    await raw.send([wire.HEADER.pack(len(body), 0, 0, HELLO.code, wire.REQUEST, 0) + body])
+    answer = await raw.receive()
+    assert answer.errno == errno.EPROTO
+    text = answer.fields[0]
+    assert f"protocol {PROTOCOL_VERSION} " in text
+    assert f"protocol {PROTOCOL_VERSION + 1} (gkfs 9.9)" in text
+    assert await is_closed(raw)
+
+
+@with_daemon
+async def test_caller_of_another_file_system_is_refused(address: DaemonAddress) -> None:
+    for wrong in ({"fsid": "b" * 32}, {"daemon_index": 1}):
+        raw = Raw(address)
+        answer = await raw.hello(HELLO_REQUEST._replace(**wrong))
+        assert answer.errno == errno.ENXIO
+        assert FSID in answer.fields[0]
+        assert await is_closed(raw)
+    with pytest.raises(GkfsError) as caught:
+        await transport.open_connection(address, "b" * 32, CLIENT, "client")
+    assert caught.value.status == ExitStatus.HOSTFILE
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: daemon\r\n\r\n",
+        bytes(100),
+        b"\xff" * 100,
+        b"".join(wire.encode_request(STAT, 1, StatRequest(b"/", 0))),
+        wire.HEADER.pack(5, 0, 0, HELLO.code, wire.REQUEST, 0) + b"\xc1abcd",
+        wire.HEADER.pack(1, 0, 0, HELLO.code, wire.REQUEST, 0) + b"\x90",
+        wire.HEADER.pack(100_000, 0, 0, HELLO.code, wire.REQUEST, 0) + bytes(100),
+    ],
+    ids=["http", "zeros", "ones", "no-hello", "not-msgpack", "empty-hello", "long-hello"],
+)
+def test_garbage_is_closed_and_the_daemon_serves_on(garbage: bytes, tmp_path: Path) -> None:
+    @with_daemon
+    async def test(address: DaemonAddress) -> None:
+        raw = Raw(address)
+        await raw.send([garbage])
+        assert await is_closed(raw)
+        good = Raw(address)
+        assert (await good.hello()).errno == 0
+        good.close()
+
+    test(tmp_path)
+
+
+def test_silent_caller_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "HANDSHAKE_TIMEOUT_S", 0.05)
+
+    @with_daemon
+    async def test(address: DaemonAddress) -> None:
+        raw = Raw(address)
+        assert await is_closed(raw)
+
+    test(tmp_path)
+
+
+@with_daemon
+async def test_garbage_after_the_handshake_closes_after_what_came_before(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.hello()
+    unknown = [wire.HEADER.pack(1, 0, 9, 199, wire.REQUEST, 0) + b"\x90"]
+    await raw.send(
+        wire.encode_request(CREATE, 1, create()), unknown, wire.encode_request(CREATE, 2, create(b"/b"))
+    )
+    assert (await raw.receive()).errno == 0
+    assert await is_closed(raw)
+    again = Raw(address)
+    await again.hello()
+    assert (await again.call(STAT, 3, StatRequest(b"/a", 0))).errno == 0
+    assert (await again.call(STAT, 4, StatRequest(b"/b", 0))).errno == errno.ENOENT
+    again.close()
+
+
+@with_daemon
+async def test_requests_right_behind_the_hello_are_served(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.send(wire.encode_request(HELLO, 0, HELLO_REQUEST), wire.encode_request(CREATE, 1, create()))
+    assert (await raw.receive()).code == HELLO.code
+    assert (await raw.receive()).code == CREATE.code
+    raw.close()
+
+
+# --- outcomes
+
+
+@with_daemon
+async def test_outcomes_out_of_range_are_einval(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.hello()
+    for seq, request in enumerate([create()._replace(now_ns=1 << 63), create()._replace(uid=-1)], 1):
+        assert (await raw.call(CREATE, seq, request)).errno == errno.EINVAL
+    assert (await raw.call(STAT, 5, StatRequest(b"/a", 0))).errno == errno.ENOENT
+    for seq, path in enumerate([b"", b"a", b"/a/", b"//a", b"/a/../b", b"/.", b"/a\0b", b"/" + b"x" * 256], 10):
+        assert (await raw.call(STAT, seq, StatRequest(path, 0))).errno == errno.EINVAL
+        assert (await raw.call(UNLINK, seq, UnlinkRequest(path, 0, 0))).errno == errno.EINVAL
+    assert (await raw.call(STAT, 30, StatRequest(b"/x", -1))).errno == errno.EINVAL
+    assert (await raw.call(READ_CHUNK, 31, ReadChunkRequest(-1, 0, 0, 10))).errno == errno.EINVAL
+    raw.close()
+
+
+@with_daemon
+async def test_batch_is_executed_as_one(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.hello()
+    await raw.send(*(wire.encode_request(CREATE, n, create(b"/%d" % n)) for n in range(1, 101)))
+    replies = [await raw.receive() for _ in range(100)]
+    assert [reply.seq for reply in replies] == list(range(1, 101))
+    status = await raw.call(STATUS, 200, Empty())
+    assert status.fields[11] >= 100  # requests
+    assert status.fields[12] < 20  # batches
+    assert (status.fields[5], status.fields[6]) == (100, 1)
+    raw.close()
+
+
+# --- repeats
+
+
+@with_daemon
+async def test_repeated_creation_after_reconnect_gets_the_first_reply(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.hello()
+    first = await raw.call(CREATE, 1, create())
+    raw.close()
+    again = Raw(address)
+    await again.hello()
+    assert await again.call(CREATE, 1, create()) == first
+    assert (await again.call(CREATE, 2, create())).errno == errno.EEXIST
+    assert (await again.call(CREATE, 2, create())).errno == errno.EEXIST
+    again.close()
+    other = Raw(address)  # the same number of another client is another request
+    await other.hello(HELLO_REQUEST._replace(client_id=b"d" * 16))
+    assert (await other.call(CREATE, 1, create())).errno == errno.EEXIST
+    other.close()
+
+
+@with_daemon
+async def test_repeated_reservation_moves_the_end_once(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.hello()
+    await raw.call(CREATE, 1, create())
+    request = ReserveRequest(b"/a", 0, 10, time.time_ns())
+    replies = [await raw.call(RESERVE, 2, request) for _ in range(3)]
+    assert [reply.fields[0] for reply in replies] == [0, 0, 0]
+    assert (await raw.call(RESERVE, 3, request)).fields[0] == 10
+    raw.close()
+
+
+def test_repeats_are_answered_after_the_daemon_was_restarted(tmp_path: Path) -> None:
+    requests = [wire.encode_request(CREATE, n, create(b"/%d" % n)) for n in range(1, 6)]
+
+    async def main() -> None:
+        async with daemon(tmp_path) as address:
+            raw = Raw(address)
+            await raw.hello()
+            await raw.send(*requests)
+            before = [await raw.receive() for _ in requests]
+            raw.close()
+        async with daemon(tmp_path) as address:
+            raw = Raw(address)
+            await raw.hello()
+            await raw.send(*requests)
+            assert [await raw.receive() for _ in requests] == before
+            raw.close()
+
+    trio.run(main)
+
+
+@with_daemon
+async def test_newer_connection_of_a_client_ends_the_older(address: DaemonAddress) -> None:
+    old, new = Raw(address), Raw(address)
+    await old.hello()
+    await new.hello()
+    assert await is_closed(old)
+    assert (await new.call(STAT, 1, StatRequest(b"/", 0))).errno == 0
+    new.close()
+
+
+# --- flow
+
+
+@with_daemon
+async def test_slow_reader_gets_everything_and_blocks_nobody(address: DaemonAddress) -> None:
+    slow, other = Raw(address), Raw(address)
+    await slow.hello()
+    await other.hello(HELLO_REQUEST._replace(client_id=b"d" * 16))
+    data = os.urandom(CHUNK_SIZE_BYTES)
+    assert (await slow.call(WRITE_CHUNK, 1, WriteChunkRequest(7, 0, 0, data))).errno == 0
+    count = 30
+    await slow.send(
+        *(wire.encode_request(READ_CHUNK, n, ReadChunkRequest(7, 0, 0, len(data))) for n in range(count))
+    )
+    await trio.sleep(0.1)
+    with trio.fail_after(2):
+        assert (await other.call(STAT, 1, StatRequest(b"/", 0))).errno == 0
+    replies = [await slow.receive() for _ in range(count)]
+    assert sorted(reply.seq for reply in replies) == list(range(count))
+    assert all(bytes(reply.bulk) == data for reply in replies)
+    slow.close()
+    other.close()
+
+
+@with_daemon
+async def test_metadata_is_served_while_threads_work(address: DaemonAddress) -> None:
+    raw = Raw(address)
+    await raw.hello()
+    await raw.send(
+        wire.encode_request(SYNC_METADATA, 1, SyncMetadataRequest()),
+        wire.encode_request(STAT, 2, StatRequest(b"/", 0)),
+    )
+    assert (await raw.receive()).seq == 2
+    assert (await raw.receive()).seq == 1
+    raw.close()
+
+
+def test_shutdown_is_answered_and_everything_is_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with daemon(tmp_path) as address:
+            raw = Raw(address)
+            await raw.hello()
+            assert (await raw.call(CREATE, 1, create())).errno == 0
+            assert (await raw.call(SHUTDOWN, 2, Empty())).errno == 0
+            assert await is_closed(raw)
+        async with daemon(tmp_path) as again:
+            assert again == address  # the line in the hostfile stays true
+            raw = Raw(again)
+            await raw.hello()
+            record = (await raw.call(STAT, 3, StatRequest(b"/a", 0))).fields[0]
+            assert metadentry.decode(record).mode == S_IFREG | 0o644
+            raw.close()
+        assert len((tmp_path / "hosts").read_text().splitlines()) == 2
+
+    trio.run(main)
+
+
+def test_busy_port_is_named(tmp_path: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    path = tmp_path / "hosts"
+    path.write_text(hostfile.format_header(FSID, 1))
+    listen = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(GkfsError, match=listen) as caught:
+        trio.run(serve, DaemonSettings(tmp_path / "d", path, 0, listen))
+    assert caught.value.status == ExitStatus.ADDRESS
+    taken.close()
+
+
+@pytest.mark.parametrize("text", [None, "nonsense", hostfile.format_header(FSID, 1)])
+def test_wrong_hostfile_is_refused(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(GkfsError, match=str(path)) as caught:
+        trio.run(serve, DaemonSettings(tmp_path / "d", path, 1))
+    assert caught.value.status == ExitStatus.HOSTFILE
