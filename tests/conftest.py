@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_environment() -> None:
-    """No `GKFS_*` settings, no user's configuration of git, messages in one language, times in one zone."""
-    for name in [name for name in os.environ if name.startswith(("GKFS_", "GIT_"))]:
+    """No `GKFS_*` settings, no Python path, no configuration of git, one language and time zone."""
+    for name in [name for name in os.environ if name.startswith(("GKFS_", "GIT_", "PYTHON"))]:
         del os.environ[name]
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}

@@ -231,6 +231,15 @@ class Cluster:
         check_stores(self.folder, self.count, counted)
 
 
+async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
+    """Wait until *check* is true."""
+    with trio.fail_after(timeout_s):
+        while True:
+            if await check():
+                return
+            await trio.sleep(0.01)
+
+
 @contextmanager
 def fails(number: int) -> Iterator[None]:
     """What is within fails with OSError of this errno."""
