@@ -77,7 +77,8 @@ def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
     timer.join()
 
 
-def _open(folder: Path, daemons: int, mounts: int) -> FileSystem:
+def open_file_system(folder: Path, daemons: int, mounts: int) -> FileSystem:
+    """Start and mount a file system in *folder*; when that fails, nothing of it is left."""
     file_system = FileSystem(folder, daemons)
     _alive.add(file_system)
     try:
@@ -85,12 +86,13 @@ def _open(folder: Path, daemons: int, mounts: int) -> FileSystem:
         for _ in range(mounts):
             file_system.mount()
     except BaseException:
-        _close(file_system)
+        close_file_system(file_system)
         raise
     return file_system
 
 
-def _close(file_system: FileSystem) -> list[str]:
+def close_file_system(file_system: FileSystem) -> list[str]:
+    """End it; what was wrong with it or was left behind."""
     _alive.discard(file_system)
     return file_system.close()
 
@@ -101,11 +103,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     opened: list[FileSystem] = []
 
     def start(daemons: int, mounts: int = 1) -> FileSystem:
-        opened.append(_open(tmp_path / f"gkfs-{len(opened)}", daemons, mounts))
+        opened.append(open_file_system(tmp_path / f"gkfs-{len(opened)}", daemons, mounts))
         return opened[-1]
 
     yield start
-    problems = [problem for file_system in opened for problem in _close(file_system)]
+    problems = [problem for file_system in opened for problem in close_file_system(file_system)]
     if problems:
         pytest.fail("\n".join(problems))
 
@@ -120,7 +122,9 @@ class Shared:
     def get(self, daemons: int) -> FileSystem:
         """The running file system of that many daemons."""
         if daemons not in self._running:
-            self._running[daemons] = _open(self._factory.mktemp(f"gkfs-{daemons}-daemons"), daemons, mounts=2)
+            self._running[daemons] = open_file_system(
+                self._factory.mktemp(f"gkfs-{daemons}-daemons"), daemons, mounts=2
+            )
         return self._running[daemons]
 
     def check(self, daemons: int) -> list[str]:
@@ -135,7 +139,7 @@ class Shared:
         return [problem for daemons in list(self._running) for problem in self._end(daemons)]
 
     def _end(self, daemons: int) -> list[str]:
-        return _close(self._running.pop(daemons))
+        return close_file_system(self._running.pop(daemons))
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,8 @@ def test_rsync_brings_a_changed_file_up_to_date(options: tuple[str, ...], sample
         file.write(b"changed")
         file.truncate(3_200_000)
     run("rsync", "-a", *options, f"{both.local}/", f"{both.mounted}/")
-    assert_same(both.local, both.mounted)
+    assert_same(both.local / name, both.mounted / name)
+    assert os.listdir(both.mounted) == [name]
 
 
 # --- looking ---------------------------------------------------------------------------------------------
@@ -223,6 +224,7 @@ def test_make_builds_the_same_programs(both: Both) -> None:
     assert "-o hello " in rebuilt[0]
 
 
+@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)  # thousands of files
 def test_venv_runs_what_pip_installs(both: Both, tmp_path: Path) -> None:
     wheel = _wheel(tmp_path)
     installed = []

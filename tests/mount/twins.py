@@ -1,4 +1,7 @@
-"""The same system calls on two directory trees, one on a mount and one on a local disk, and what differs."""
+"""The same system calls on two directory trees, one on a mount and one on a local disk, and what differs.
+
+A difference is reduced to a short script of calls, by leaving out one call after the other.
+"""
 
 import errno
 import os
@@ -33,14 +36,33 @@ class Failure(NamedTuple):
     name: str
 
 
+class Call(NamedTuple):
+    """One call that was made in both trees, and what the local disk answered."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    result: Any
+
+
+class Difference(AssertionError):
+    """The trees or the results of a call differ."""
+
+    def __init__(self, what: str, calls: list[Call]) -> None:
+        script = "\n".join(map(_line, calls))
+        super().__init__(f"{what}\n\nafter this script in an empty directory:\n\n{script}\n")
+        self.calls = calls
+
+
 class Twins:
-    """Two trees, empty at first. Every call is made in both; AssertionError tells how to repeat a difference."""
+    """Two trees, empty at first. Every call is made in both."""
 
     def __init__(self, mounted: Path, local: Path) -> None:
         self._roots = (mounted, local)
         self._descriptors: list[tuple[int, int]] = []
         self._open: set[int] = set()
-        self._script: list[str] = []
+        self._calls: list[Call] = []
+        self.difference: Difference | None = None
         for root in self._roots:
             root.mkdir()
 
@@ -48,13 +70,13 @@ class Twins:
         """`os.name(*arguments)` in both trees: strings are paths below the roots. What both returned."""
         function = _FUNCTIONS.get(name) or getattr(os, name)
         mounted, local = (self._do(side, function, arguments, options) for side in (0, 1))
-        number = len(self._descriptors)
-        opened = name == "open" and not isinstance(mounted, Failure) and not isinstance(local, Failure)
-        if opened:
+        if name == "open" and not isinstance(mounted, Failure) and not isinstance(local, Failure):
+            self._open.add(len(self._descriptors))
             self._descriptors.append((mounted, local))
-            self._open.add(number)
-            mounted = local = Descriptor(number)
-        self._note(name, arguments, options, local, number if opened else None)
+            mounted = local = Descriptor(len(self._descriptors) - 1)
+        if name == "close":
+            self._open.discard(arguments[0].number)
+        self._calls.append(Call(name, arguments, options, local))
         if mounted != local:
             self._fail(f"the mount answers {_shown(mounted)}, a local disk {_shown(local)}")
         return local
@@ -64,11 +86,6 @@ class Twins:
         top = self._roots[1]
         folders = [(os.path.relpath(folder, top), files + below) for folder, below, files in os.walk(top)]
         return sorted(os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names)
-
-    def close(self, descriptor: Descriptor) -> None:
-        """Close in both trees."""
-        self._open.discard(descriptor.number)
-        self.call("close", descriptor)
 
     def compare(self) -> None:
         """Both trees hold the same."""
@@ -104,19 +121,52 @@ class Twins:
                 return bytes([argument.letter]) * argument.length
         return argument
 
-    def _note(self, name: str, arguments: Any, options: Any, result: Any, opened: int | None) -> None:
-        shown = [_argument(name, position, argument) for position, argument in enumerate(arguments)]
-        shown += [f"{option}={value!r}" for option, value in options.items()]
-        line = f"os.{name}({', '.join(shown)})"
-        if opened is not None:
-            line = f"fd{opened} = {line}"
-        if isinstance(result, Failure):
-            line = f"with suppress(OSError): {line}  # {result.name}"
-        self._script.append(line)
-
     def _fail(self, what: str) -> None:
-        script = "\n".join(self._script)
-        raise AssertionError(f"{what}\n\nafter this script in an empty directory:\n\n{script}\n")
+        self.difference = Difference(what, self._calls)
+        raise self.difference
+
+
+def reduced(difference: Difference, fresh: Callable[[], Twins]) -> Difference:
+    """The same or another difference after as few calls as leaving out single ones leads to."""
+    position = len(difference.calls) - 1
+    while position >= 0:
+        calls = difference.calls[:position] + difference.calls[position + 1 :]
+        found = _repeat(calls, fresh())
+        if found is not None:
+            difference = found
+        position = min(position, len(difference.calls)) - 1
+    return difference
+
+
+def _repeat(calls: list[Call], twins: Twins) -> Difference | None:
+    descriptors: dict[Any, Any] = {}
+    try:
+        for call in calls:
+            arguments = [descriptors.get(given, given) for given in call.arguments]
+            if any(
+                isinstance(argument, Descriptor) and argument not in descriptors for argument in call.arguments
+            ):
+                continue  # the call that opened it is left out
+            result = twins.call(call.name, *arguments, **call.options)
+            if isinstance(call.result, Descriptor):
+                descriptors[call.result] = result
+        twins.compare()
+    except Difference as difference:
+        return difference
+    finally:
+        twins.remove()
+    return None
+
+
+def _line(call: Call) -> str:
+    shown = [_argument(call.name, position, argument) for position, argument in enumerate(call.arguments)]
+    shown += [f"{option}={value!r}" for option, value in call.options.items()]
+    line = f"os.{call.name}({', '.join(shown)})"
+    if isinstance(call.result, Descriptor):
+        return f"fd{call.result.number} = {line}"
+    if isinstance(call.result, Failure):
+        return f"with suppress(OSError): {line}  # {call.result.name}"
+    return line
 
 
 def _argument(name: str, position: int, argument: Any) -> str:
