@@ -35,6 +35,8 @@ from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
 
 _log = logging.getLogger(__name__)
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 @dataclass(frozen=True)
 class DaemonSettings:
@@ -52,28 +54,33 @@ def run_daemon(settings: DaemonSettings) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    trio.run(_serve_until_signal, settings)
+    early: list[int] = []
+    # In force before trio's handlers and after: an early signal is not lost, a late one does not kill.
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda received, _: early.append(received))
+    trio.run(_serve_until_signal, settings, early)
 
 
-async def _serve_until_signal(settings: DaemonSettings) -> None:
-    async with trio.open_nursery() as nursery:
-        stop = trio.Event()
+async def _serve_until_signal(settings: DaemonSettings, early: list[int]) -> None:
+    failure: GkfsError | None = None
+    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            stop = trio.Event()
 
-        async def wait_for_signal() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async def wait_for_signal() -> None:
                 async for number in signals:  # repeats are taken and change nothing
                     if not stop.is_set():
                         _log.info("stopping on %s", signal.Signals(number).name)
                     stop.set()
 
-        nursery.start_soon(wait_for_signal)
-        try:
-            await serve(settings, stop=stop)
-        except GkfsError as error:
-            failure: GkfsError | None = error
-        else:
-            failure = None
-        nursery.cancel_scope.cancel()
+            nursery.start_soon(wait_for_signal)
+            if early:
+                stop.set()
+            try:
+                await serve(settings, stop=stop)
+            except GkfsError as error:
+                failure = error  # not out of the nursery, which would wrap it
+            nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
