@@ -94,7 +94,7 @@ def _report(error: BaseException, verb: str | None) -> int:
             _complain(str(error))
             if os.environ.get(DEBUG_VARIABLE):
                 traceback.print_exception(error)
-            return int(error.status)
+            return _status(error.status, verb)
         case Interrupted():
             return 128 + error.number
         case KeyboardInterrupt() | click.Abort():
@@ -107,6 +107,12 @@ def _report(error: BaseException, verb: str | None) -> int:
             return _report_unexpected(error, verb)
 
 
+def _status(status: ExitStatus, verb: str | None) -> int:
+    """*status*, but for `gkfs run`, whose other statuses are its command's."""
+    of_run = (ExitStatus.RUN_NOT_FOUND, ExitStatus.RUN_NOT_EXECUTABLE)
+    return int(ExitStatus.RUN_FAILED if verb == "run" and status not in of_run else status)
+
+
 def _report_usage(error: click.ClickException, verb: str | None) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     message = error.format_message()
@@ -114,7 +120,7 @@ def _report_usage(error: click.ClickException, verb: str | None) -> int:
         message = f"{place}: {error.message}"
     path = context.command_path if context else "gkfs"
     _complain(f"{message.rstrip('.')}. Try '{path} --help'.")
-    return int(ExitStatus.RUN_FAILED if verb == "run" else ExitStatus.USAGE)
+    return _status(ExitStatus.USAGE, verb)
 
 
 def _report_unexpected(error: BaseException, verb: str | None) -> int:
@@ -125,7 +131,7 @@ def _report_unexpected(error: BaseException, verb: str | None) -> int:
     else:
         where = _log_traceback(error)
     _complain(f"{text} ({where})")
-    return int(ExitStatus.RUN_FAILED if verb == "run" else ExitStatus.FAILURE)
+    return _status(ExitStatus.FAILURE, verb)
 
 
 def _log_traceback(error: BaseException) -> str:

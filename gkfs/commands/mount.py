@@ -119,10 +119,9 @@ def mount_in_background(
             _wait_until_ready(child, read_end, mountdir, signals)
         except BaseException as error:
             children.end([child])
+            if own_log and not (isinstance(error, GkfsError) and error.status is ExitStatus.FAILURE):
+                own_log.unlink(missing_ok=True)  # the reason is known without it
             _clean(mountdir)
-            expected = not isinstance(error, GkfsError) or error.status is not ExitStatus.FAILURE
-            if own_log and expected:
-                own_log.unlink(missing_ok=True)
             raise
     finally:
         os.close(read_end)

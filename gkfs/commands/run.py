@@ -64,15 +64,10 @@ def run(
     if not command[0]:
         raise click.UsageError("COMMAND is an empty word", click.get_current_context())
     how = Options(**options)  # type: ignore[arg-type]  # click took the four settings from the table
-    try:
-        with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
-            mounted = _set_up(_Plan(rootdir, mountdir, daemons, listen, log, how), signals, undo)
-            signals.pause(0)
-            status = mounted.run(command, grace, signals)
-    except GkfsError as error:
-        if error.status in (ExitStatus.RUN_NOT_FOUND, ExitStatus.RUN_NOT_EXECUTABLE):
-            raise
-        raise GkfsError(str(error), ExitStatus.RUN_FAILED) from error
+    with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
+        mounted = _set_up(_Plan(rootdir, mountdir, daemons, listen, log, how), signals, undo)
+        signals.pause(0)
+        status = mounted.run(command, grace, signals)
     raise click.exceptions.Exit(status)
 
 

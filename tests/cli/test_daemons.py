@@ -89,7 +89,11 @@ def test_an_empty_hostfile_is_taken(workplace: Workplace) -> None:
 def test_start_names_a_wrong_rootdir(workplace: Workplace) -> None:
     file = workplace.folder / "file"
     file.touch()
-    for root, fact in ((workplace.folder / "none", "does not exist"), (file, "not a directory"), ("/proc", "/proc")):
+    for root, fact in (
+        (workplace.folder / "none", "does not exist"),
+        (file, "not a directory"),
+        ("/proc", "/proc"),
+    ):
         assert fact in workplace.fails(3, "start", "-r", root, "-H", workplace.hosts)
         assert not workplace.hosts.exists()
 
@@ -221,7 +225,9 @@ def test_another_version_is_named(workplace: Workplace) -> None:
 
 def test_of_daemons_that_start_at_once_one_makes_the_hostfile(workplace: Workplace) -> None:
     daemons = [
-        workplace.start(["daemon", "-r", workplace.root, "-H", workplace.hosts, "-n", "3"], {"SLURM_PROCID": index})
+        workplace.start(
+            ["daemon", "-r", workplace.root, "-H", workplace.hosts, "-n", "3"], {"SLURM_PROCID": index}
+        )
         for index in "012"
     ]
     status = workplace.ok("status", "-H", workplace.hosts, "--wait", "20", "--json").json

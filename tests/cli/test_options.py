@@ -12,7 +12,9 @@ from tests.cli.workplace import Workplace
 VERBS = ("run", "start", "mount", "umount", "stop", "status", "daemon", "config")
 
 
-@pytest.mark.parametrize("arguments", [[], *[[verb] for verb in VERBS]], ids=lambda verb: verb[0] if verb else "gkfs")
+@pytest.mark.parametrize(
+    "arguments", [[], *[[verb] for verb in VERBS]], ids=lambda verb: verb[0] if verb else "gkfs"
+)
 def test_help_shows_examples(workplace: Workplace, arguments: list[str]) -> None:
     help_text = workplace.ok(*arguments, "--help").out
     assert "Examples:" in help_text

@@ -40,6 +40,7 @@ class Workplace:
         self.runtime = folder / "run"
         for path in (self.root, self.mnt, self.temporary, self.runtime):
             path.mkdir(mode=0o700)
+        self._started: list[subprocess.Popen[str]] = []
         self.environment = os.environ | {"TMPDIR": str(self.temporary), "XDG_RUNTIME_DIR": str(self.runtime)}
 
     def gkfs(self, *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:
@@ -61,7 +62,7 @@ class Workplace:
         self, arguments: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> "subprocess.Popen[str]":
         """Start `gkfs` and leave it running."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "gkfs", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -70,6 +71,8 @@ class Workplace:
             env=self.environment | (env or {}) | {"PYTHONPATH": str(Path(__file__).parents[2])},
             cwd=cwd,
         )
+        self._started.append(process)
+        return process
 
     def fails(self, status: int, *arguments: str | Path, env: Mapping[str, str] | None = None) -> str:
         """Run `gkfs`, which must end with *status* and one line on stderr; that line."""
@@ -87,7 +90,9 @@ class Workplace:
 
     def mounted(self, path: Path | None = None) -> bool:
         """Whether a gkfs is mounted there."""
-        return any(mount.path == (path or self.mnt) and mount.fs_type == mounts.FS_TYPE for mount in mounts.table())
+        return any(
+            mount.path == (path or self.mnt) and mount.fs_type == mounts.FS_TYPE for mount in mounts.table()
+        )
 
     def processes(self) -> dict[int, str]:
         """Every process that has this folder in its arguments or environment."""
@@ -113,6 +118,10 @@ class Workplace:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for process in self._started:
+            process.kill()
+            if process.stdout is not None and not process.stdout.closed:
+                process.communicate()
 
 
 def eventually(holds: Callable[[], object], what: str, within_s: float = 15.0) -> None:

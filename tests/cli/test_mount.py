@@ -1,0 +1,224 @@
+"""mount and umount: real mounts."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.workplace import Workplace, eventually
+
+pytestmark = pytest.mark.usefixtures("fuse")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+
+
+@pytest.fixture
+def daemons(workplace: Workplace) -> Iterator[list[dict[str, Any]]]:
+    """Two running daemons, stopped at the end."""
+    yield workplace.start_daemons(2)["daemons"]
+    workplace.gkfs("stop", "-H", workplace.hosts)
+
+
+def client_of(workplace: Workplace) -> int:
+    (record,) = (workplace.runtime / "gkfs").glob("*.json")
+    return int(json.loads(record.read_text())["pid"])
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    (caught,) = (
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+    )
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def mount(workplace: Workplace, *options: str | Path) -> int:
+    """Mount on workplace.mnt; the client's process id."""
+    workplace.ok("mount", "-H", workplace.hosts, *options, workplace.mnt)
+    return client_of(workplace)
+
+
+@contextlib.contextmanager
+def held_open(path: Path) -> Iterator[None]:
+    """*path* is open in this process, whatever becomes of the mount."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+@pytest.mark.usefixtures("daemons")
+def test_a_mount_is_usable_when_mount_returns_and_gone_when_umount_does(workplace: Workplace) -> None:
+    client = mount(workplace)
+    (workplace.mnt / "file").write_text("text")
+    assert (workplace.mnt / "file").read_text() == "text"
+    assert os.getsid(client) == client
+    workplace.ok("umount", workplace.mnt)
+    assert not workplace.mounted()
+    assert client not in workplace.processes()
+    assert list(workplace.runtime.iterdir()) == []
+
+
+@pytest.mark.usefixtures("daemons")
+def test_mountdir_may_be_option_variable_or_relative(workplace: Workplace) -> None:
+    workplace.ok("mount", "-H", workplace.hosts, "-m", workplace.mnt)
+    assert workplace.gkfs("umount", env={"GKFS_MOUNTDIR": str(workplace.mnt)}).status == 0
+    done = workplace.gkfs("mount", "-H", "hosts", "mnt", cwd=workplace.folder)
+    assert done.status == 0
+    link = workplace.folder / "link"
+    link.symlink_to(workplace.mnt)
+    workplace.ok("umount", link)
+    assert not workplace.mounted()
+
+
+@pytest.mark.usefixtures("daemons")
+def test_two_mounts_of_one_file_system_show_the_same(workplace: Workplace) -> None:
+    second = workplace.folder / "mnt-2"
+    second.mkdir()
+    mount(workplace)
+    workplace.ok("mount", "-H", workplace.hosts, second, "--direct-io", "--attr-timeout", "0.5")
+    (workplace.mnt / "file").write_text("text")
+    assert (second / "file").read_text() == "text"
+    workplace.ok("umount", workplace.mnt)
+    assert workplace.mounted(second)
+    workplace.ok("umount", second)
+
+
+@pytest.mark.usefixtures("daemons")
+def test_a_wrong_mountdir_is_named(workplace: Workplace) -> None:
+    file = workplace.folder / "file"
+    file.touch()
+    wrong = [
+        (workplace.folder / "none", "does not exist"),
+        (file, "is not a directory"),
+        (workplace.folder, "is not empty"),
+    ]
+    for path, fact in wrong:
+        assert fact in workplace.fails(4, "mount", "-H", workplace.hosts, path)
+    mount(workplace)
+    assert "already mounted" in workplace.fails(4, "mount", "-H", workplace.hosts, workplace.mnt)
+    workplace.ok("umount", workplace.mnt)
+
+
+def test_a_wrong_hostfile_is_named(workplace: Workplace) -> None:
+    assert "No such file" in workplace.fails(5, "mount", "-H", workplace.hosts, workplace.mnt)
+    assert "line 1" in workplace.fails(5, "mount", "-H", "/etc/passwd", workplace.mnt)
+    assert not workplace.mounted()
+
+
+def test_a_dead_daemon_is_named(workplace: Workplace, daemons: list[dict[str, Any]]) -> None:
+    os.kill(daemons[1]["pid"], signal.SIGKILL)
+    eventually(lambda: daemons[1]["pid"] not in workplace.processes(), "daemon 1 is gone")
+    assert "daemon 1 (" in workplace.fails(6, "mount", "-H", workplace.hosts, workplace.mnt)
+    assert not workplace.mounted()
+    assert list(workplace.runtime.rglob("mount-*")) == []
+
+
+@pytest.mark.usefixtures("daemons")
+def test_a_dead_mount_is_named_and_healed_by_umount(workplace: Workplace) -> None:
+    client = mount(workplace)
+    with held_open(workplace.mnt / "held"):
+        os.kill(client, signal.SIGKILL)
+        eventually(lambda: client not in workplace.processes(), "the client is gone")
+        assert "is a dead mount" in workplace.fails(4, "mount", "-H", workplace.hosts, workplace.mnt)
+        workplace.ok("umount", workplace.mnt)
+    assert not workplace.mounted()
+    mount(workplace)
+    workplace.ok("umount", workplace.mnt)
+
+
+@pytest.mark.usefixtures("daemons")
+def test_a_busy_mount_names_who_uses_it(workplace: Workplace) -> None:
+    client = mount(workplace)
+    with subprocess.Popen(["sleep", "60"], cwd=workplace.mnt) as user:
+        line = workplace.fails(4, "umount", workplace.mnt)
+        assert f"sleep ({user.pid})" in line
+        assert workplace.mounted()
+        done = workplace.ok("umount", "--lazy", workplace.mnt)
+        assert not workplace.mounted()
+        assert f"process {client}" in done.out
+        user.kill()
+    eventually(lambda: client not in workplace.processes(), "the client has ended after the last user")
+
+
+@pytest.mark.usefixtures("daemons")
+def test_force_ends_the_client_of_a_busy_mount(workplace: Workplace) -> None:
+    client = mount(workplace)
+    with held_open(workplace.mnt / "held"):
+        workplace.ok("umount", "--force", workplace.mnt)
+        assert not workplace.mounted()
+        assert client not in workplace.processes()
+
+
+def test_umount_refuses_what_is_no_gkfs_mount(workplace: Workplace) -> None:
+    assert "is not a gkfs mount" in workplace.fails(4, "umount", workplace.mnt)
+    assert "of type proc" in workplace.fails(4, "umount", "/proc")
+    assert "does not exist" in workplace.fails(4, "umount", workplace.folder / "none")
+
+
+@pytest.mark.usefixtures("daemons")
+def test_a_foreground_mount_ends_cleanly_on_sigterm(workplace: Workplace) -> None:
+    log = workplace.folder / "log"
+    process = workplace.start(["mount", "-f", "-H", workplace.hosts, "-m", workplace.mnt, "--log", log])
+    eventually(workplace.mounted, "it is mounted")
+    eventually(lambda: catches(process.pid, signal.SIGTERM), "it heeds SIGTERM")
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    assert not workplace.mounted()
+    assert "SIGTERM" in log.read_text()
+
+
+@pytest.mark.usefixtures("daemons")
+def test_the_log_of_a_mount_is_kept_where_it_was_asked_for(workplace: Workplace) -> None:
+    log = workplace.folder / "log"
+    mount(workplace, "--log", log)
+    workplace.ok("umount", workplace.mnt)
+    assert log.exists()
+
+
+def test_mount_waits_for_daemons_as_long_as_told(workplace: Workplace) -> None:
+    process = workplace.start(["mount", "-H", workplace.hosts, "--wait", "20", workplace.mnt])
+    workplace.start_daemons(2)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "", "")
+    workplace.ok("umount", workplace.mnt)
+    workplace.ok("stop", "-H", workplace.hosts)
+
+
+@needs_root
+@pytest.mark.usefixtures("daemons")
+def test_a_missing_fuse_device_is_named(workplace: Workplace) -> None:
+    gkfs = [sys.executable, "-m", "gkfs", "mount", "-H", str(workplace.hosts), str(workplace.mnt)]
+    script = 'mount -t tmpfs none /dev && exec "$@"'
+    environment = workplace.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *gkfs],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 9
+    assert done.stderr == "gkfs: /dev/fuse cannot be opened: No such file or directory\n"
+
+
+@needs_root
+@pytest.mark.usefixtures("daemons")
+def test_spaces_and_non_ascii_names_work(workplace: Workplace) -> None:
+    odd = workplace.folder / "my mount\tü\\x"
+    odd.mkdir()
+    workplace.ok("mount", "-H", workplace.hosts, odd)
+    assert workplace.mounted(odd)
+    workplace.ok("umount", odd)
+    assert shutil.disk_usage(odd)
+    assert not workplace.mounted(odd)
