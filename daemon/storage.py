@@ -36,6 +36,7 @@ from gkfs.limits import (
     SCAN_PAGE_RECORDS,
     SPACE_CHECK_BYTES,
     SPACE_RESERVE_BYTES,
+    SPACE_RESERVE_SHARE,
     UNSYNCED_FILES_MAX,
 )
 from gkfs.operations import Buffer
@@ -76,8 +77,10 @@ class ChunkStorage:
         self._unsynced: dict[int, set[int] | None] = {}
         self._unsynced_forgotten = False  # files not in it may have unsynced chunks, too
         self._unchecked_bytes = SPACE_CHECK_BYTES  # written since the free space was looked at
+        self._reserve_bytes = 0  # kept from data
         self.used_bytes = 0
         _make_folders(folder)
+        self._reserve_bytes = min(SPACE_RESERVE_BYTES, self.space()[1] // SPACE_RESERVE_SHARE)
         self._count_bytes()
 
     # --- reading and writing
@@ -296,13 +299,13 @@ class ChunkStorage:
 
     def _check_space(self, length: int) -> None:
         self._unchecked_bytes += length
-        if self._unchecked_bytes < SPACE_CHECK_BYTES:
+        if self._unchecked_bytes < min(SPACE_CHECK_BYTES, self._reserve_bytes // 4):
             return
         free_bytes = self.space()[0]
-        if free_bytes < SPACE_RESERVE_BYTES:
+        if free_bytes < self._reserve_bytes + length:
             raise os_error(
                 errno.ENOSPC,
-                f"{free_bytes} bytes free under {self._folder}, {SPACE_RESERVE_BYTES} are kept for records",
+                f"{free_bytes} bytes free under {self._folder}, {self._reserve_bytes} are kept for records",
             )
         self._unchecked_bytes = 0
 

@@ -9,7 +9,9 @@ RocksDB's errors become OSError here and nowhere else. Not thread-safe, except f
 
 import errno
 import logging
+import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from gkfs.limits import (
     METADATA_FILES_MAX,
     METADATA_LOG_BYTES,
     METADATA_MEMTABLE_BYTES,
+    METADATA_REOPEN_BYTES,
     SCAN_PAGE_RECORDS,
 )
 
@@ -44,15 +47,21 @@ class MetadataStore:
 
     def __init__(self, folder: Path) -> None:
         """Open or create the store. Raises GkfsError when it cannot be opened, damage included."""
+        self._folder = str(folder)
+        self._failed = False  # RocksDB has refused a write, and would refuse all that follow
         try:
-            self._db = Rdict(str(folder), _options())
+            self._db = Rdict(self._folder, _options())
         except Exception as error:  # rocksdict raises plain Exception for everything
             reason = str(error).splitlines()[0]
             raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
         self._overlay: dict[bytes, bytes | None] = {}  # None: deleted
         self._files_delta = self._directories_delta = 0
         self.files = self.directories = 0
-        self._count_records()
+        try:
+            self._count_records()
+        except (OSError, ValueError) as error:
+            self._db.close()
+            raise GkfsError(f"metadata store {folder} is damaged: {error}", ExitStatus.ROOTDIR) from None
 
     def get(self, key: bytes) -> bytes | None:
         """The value of *key*, or None. Raises OSError (EIO)."""
@@ -74,10 +83,7 @@ class MetadataStore:
 
     def put_now(self, key: bytes, value: bytes) -> None:
         """Set *key* at once and apart from the overlay. Raises OSError (ENOSPC, EIO)."""
-        try:
-            self._db.put(key, value)
-        except Exception as error:
-            raise _mapped(error) from error
+        self._write(lambda: self._db.put(key, value))
 
     def count_entry(self, mode: int, delta: int) -> None:
         """Note that records of paths with the file type of *mode* come or go with the next `commit`."""
@@ -113,13 +119,10 @@ class MetadataStore:
         if not self._overlay:
             return
         try:
-            if len(self._overlay) == 1:
-                self._write_one(*next(iter(self._overlay.items())))
-            else:
-                self._write_batch()
-        except Exception as error:
+            self._write(self._write_one if len(self._overlay) == 1 else self._write_batch)
+        except OSError:
             self.rollback()
-            raise _mapped(error) from error
+            raise
         self._overlay.clear()
         self.files += self._files_delta
         self.directories += self._directories_delta
@@ -144,9 +147,35 @@ class MetadataStore:
 
     def close(self) -> None:
         """Write everything out and release the files; nothing may be called afterwards."""
-        self._db.close()
+        try:
+            self._db.close()
+        except Exception as error:
+            _log.error("metadata store: %s", error)  # after a failed write: all that was committed is there
 
-    def _write_one(self, key: bytes, value: bytes | None) -> None:
+    def _write(self, write: Callable[[], None]) -> None:
+        if self._failed:
+            self._reopen()
+        try:
+            write()
+        except Exception as error:
+            self._failed = True
+            raise _mapped(error) from error
+
+    def _reopen(self) -> None:
+        """Open RocksDB anew, which needs some space: without, what is open can at least be read."""
+        found = os.statvfs(self._folder)
+        if found.f_bavail * found.f_frsize < METADATA_REOPEN_BYTES:
+            raise os_error(errno.ENOSPC, f"metadata store {self._folder}")
+        self.close()
+        try:
+            self._db = Rdict(self._folder, _options())
+        except Exception as error:
+            raise _mapped(error) from error
+        self._failed = False
+        _log.warning("metadata store %s takes writes again", self._folder)
+
+    def _write_one(self) -> None:
+        ((key, value),) = self._overlay.items()
         if value is None:
             self._db.delete(key)
         else:

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from gkfs.daemon import keys, storage
+from gkfs.daemon import keys
 from gkfs.daemon.guards import Blocked
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
@@ -239,7 +239,7 @@ def test_used_bytes_survive_a_restart(setting: Setting) -> None:
 
 def test_full_disk_is_enospc_before_records_lack_room(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        monkeypatch.setattr(storage, "SPACE_RESERVE_BYTES", 1 << 60)
+        monkeypatch.setattr(setting.chunks, "_reserve_bytes", 1 << 60)
         for _ in range(2):
             with pytest.raises(OSError, match="No space") as caught:
                 await setting.write(0, 0, b"x")

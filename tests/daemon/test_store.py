@@ -11,6 +11,7 @@ import trio
 
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
+from gkfs.daemon import store as store_module
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.metadentry import Metadentry
@@ -113,6 +114,12 @@ def test_damaged_store_is_one_line_that_names_it(tmp_path: Path) -> None:
     store.put(b"/a", b"1")
     store.commit()
     store.close()
+    damaged = MetadataStore(tmp_path / "n")
+    damaged.put(b"/a", b"not a record")
+    damaged.commit()
+    damaged.close()
+    with pytest.raises(GkfsError, match="not a metadata record"):
+        MetadataStore(tmp_path / "n")
     (manifest,) = (tmp_path / "m").glob("MANIFEST-*")
     manifest.write_bytes(b"garbage" * 100)
     with pytest.raises(GkfsError, match="metadata store") as caught:
@@ -121,24 +128,53 @@ def test_damaged_store_is_one_line_that_names_it(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Full:
+    """Stands for a RocksDB that has met a full disk: it refuses writes until it is opened anew."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self.real = store._db
+        store._db = self  # type: ignore[assignment]
+
+    def put(self, key: bytes, value: bytes) -> None:
+        raise Exception("IO error: No space left on device: While appending to file")
+
+    def get(self, key: bytes) -> bytes:
+        raise Exception("Corruption: block checksum mismatch")
+
+    def close(self) -> None:
+        self.real.close()
+        raise Exception("IO error: Writer has previous error.")
+
+
 def test_failure_of_the_database_is_an_oserror(store: MetadataStore) -> None:
-    class Full:
-        def put(self, key: bytes, value: bytes) -> None:
-            raise Exception("IO error: No space left on device: While appending to file")
-
-        def get(self, key: bytes) -> bytes:
-            raise Exception("Corruption: block checksum mismatch")
-
-    database, store._db = store._db, Full()  # type: ignore[assignment]
+    Full(store)
     store.put(b"/a", b"1")
+    store.count_entry(stat.S_IFREG, 1)
     with pytest.raises(OSError, match="No space") as caught:
         store.commit()
     assert caught.value.errno == errno.ENOSPC
     assert not store.dirty
+    assert store.files == 0
     with pytest.raises(OSError, match="checksum") as caught:
         store.get(b"/a")
     assert caught.value.errno == errno.EIO
-    store._db = database
+
+
+def test_store_takes_writes_again_once_there_is_space(
+    store: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(b"/before", b"1")
+    store.commit()
+    Full(store)
+    with pytest.raises(OSError, match="No space"):
+        store.put_now(b"/lost", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "METADATA_REOPEN_BYTES", 1 << 60)
+        with pytest.raises(OSError, match="No space"):
+            store.put_now(b"/lost", b"1")
+    store.put(b"/after", b"1")
+    store.commit()
+    assert [key for key, _ in store.scan(*keys.PATHS, 10)] == [b"/after", b"/before"]
 
 
 def test_sync_leaves_everything_readable(store: MetadataStore) -> None:
