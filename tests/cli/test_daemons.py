@@ -239,8 +239,7 @@ def test_of_daemons_that_start_at_once_one_makes_the_hostfile(workplace: Workpla
 
 
 def test_a_daemon_that_listens_everywhere_is_known_by_its_host_name(workplace: Workplace) -> None:
-    arguments = ["daemon", "-r", workplace.root, "-H", workplace.hosts, "-n", "1", "-i", "0"]
-    daemon = workplace.start(arguments)
+    daemon = workplace.start(["daemon", "-r", workplace.root, "-H", workplace.hosts, "-n", "1", "-i", "0"])
     eventually(lambda: workplace.hosts.exists() and "\n0 " in workplace.hosts.read_text(), "its line")
     assert f" tcp://{socket.gethostname()}:" in workplace.hosts.read_text()
     daemon.terminate()

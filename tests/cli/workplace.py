@@ -68,7 +68,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=self.environment | (env or {}) | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=self.environment | dict(env or {}) | {"PYTHONPATH": str(Path(__file__).parents[2])},
             cwd=cwd,
         )
         self._started.append(process)
