@@ -3,7 +3,7 @@
 from pyfuse3 import EntryAttributes
 
 from gkfs.client.inodes import Inode
-from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.limits import CHUNK_SIZE_BYTES, DIRECTORY_ATTR_TIMEOUT_S
 from gkfs.metadentry import Metadentry, allocated_sectors
 
 
@@ -11,7 +11,8 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     """Attributes of *entry*, with the unpublished writes of *inode* on this node.
 
     Names are never cached by the kernel (entry_timeout 0): another node may change them at any time.
-    *timeout_s*: how long the kernel may use the attributes without asking.
+    *timeout_s*: how long the kernel may use the attributes without asking; directories never less than
+    `DIRECTORY_ATTR_TIMEOUT_S`, as the kernel checks them at each step of a path.
     """
     if inode is not None and inode.dirty:
         mtime_ns = max(entry.mtime_ns, inode.dirty_mtime_ns)
@@ -21,7 +22,7 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     result = EntryAttributes()
     result.st_ino = entry.fid
     result.entry_timeout = 0
-    result.attr_timeout = timeout_s
+    result.attr_timeout = max(timeout_s, DIRECTORY_ATTR_TIMEOUT_S) if entry.is_directory else timeout_s
     result.st_mode = entry.mode
     result.st_nlink = entry.nlink
     result.st_uid = entry.uid

@@ -88,8 +88,8 @@ class FileData:
             offset = await self._reserve(inode, len(data), now_ns)
         if offset + len(data) > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"write at {offset}: files end at {FILE_SIZE_MAX_BYTES} bytes")
-        if inode.entry.mode & (stat.S_ISUID | stat.S_ISGID):
-            await self._drop_set_id(inode, now_ns)
+        if not handle.privileged:
+            await self.drop_set_id(inode)
         view = memoryview(data)
         calls = []
         for piece in chunks.pieces(offset, len(data)):
@@ -194,13 +194,15 @@ class FileData:
         inode.learn(metadentry.decode(reply.record))
         return reply.offset
 
-    async def _drop_set_id(self, inode: Inode, now_ns: int) -> None:
+    async def drop_set_id(self, inode: Inode) -> None:
         """Writing to a set-user-id program takes that bit away; the kernel leaves it to us (HANDLE_KILLPRIV)."""
+        if not inode.entry.mode & (stat.S_ISUID | stat.S_ISGID):
+            return
         mode = inode.entry.mode & ~stat.S_ISUID
         if mode & stat.S_IXGRP:  # without it the bit means mandatory locking, not a group to run as
             mode &= ~stat.S_ISGID
-        make = partial(_set_mode, inode.fid, stat.S_IMODE(mode), now_ns)
         if mode != inode.entry.mode:
+            make = partial(_set_mode, inode.fid, stat.S_IMODE(mode), time.time_ns())
             await self._context.refresh(inode, SETATTR, make)
 
 

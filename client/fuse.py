@@ -155,6 +155,8 @@ class GkfsOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self._inodes[inode]
         if fields.update_size:
+            if ctx.uid != 0:
+                await self.data.drop_set_id(node)
             await self.data.truncate(node, attr.st_size)
         which = (
             (SET_MODE if fields.update_mode else 0)
@@ -209,7 +211,7 @@ class GkfsOperations(pyfuse3.Operations):
             self._inodes.forget(inode.fid, 1)
             await self._closed(inode)
             raise
-        return self._handle(inode, flags), self._attributes(inode)
+        return self._handle(inode, flags, ctx), self._attributes(inode)
 
     @handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -222,7 +224,7 @@ class GkfsOperations(pyfuse3.Operations):
         except OSError:
             await self._closed(node)
             raise
-        return self._handle(node, flags)
+        return self._handle(node, flags, ctx)
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -299,11 +301,10 @@ class GkfsOperations(pyfuse3.Operations):
         if not inode.opens:
             await self.data.closed(inode)
 
-    def _handle(self, inode: Inode, flags: int) -> FileInfo:
+    def _handle(self, inode: Inode, flags: int, ctx: RequestContext) -> FileInfo:
         """A new handle. Append handles bypass the page cache: the kernel does not know where their data goes."""
         direct = self._options.direct_io or bool(flags & os.O_APPEND)
         keep_cache = inode.cached_version == inode.entry.version
         inode.cached_version = inode.entry.version
-        return FileInfo(
-            fh=self._files.add(FileHandle(inode, flags, direct=direct)), direct_io=direct, keep_cache=keep_cache
-        )
+        handle = FileHandle(inode, flags, direct=direct, privileged=ctx.uid == 0)
+        return FileInfo(fh=self._files.add(handle), direct_io=direct, keep_cache=keep_cache)

@@ -11,10 +11,11 @@ T = TypeVar("T")
 class FileHandle:
     """One open(2) of a file."""
 
-    __slots__ = ("append", "direct", "inode")
+    __slots__ = ("append", "direct", "inode", "privileged")
 
-    def __init__(self, inode: Inode, flags: int, *, direct: bool) -> None:
+    def __init__(self, inode: Inode, flags: int, *, direct: bool, privileged: bool) -> None:
         self.inode = inode
+        self.privileged = privileged  # opened by root, whose writes leave the set-id bits
         self.append = bool(flags & os.O_APPEND)
         # Direct handles bypass the kernel's page cache, so the kernel does not cut reads at the size it knows.
         self.direct = direct or bool(flags & os.O_DIRECT)

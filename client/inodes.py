@@ -36,6 +36,7 @@ class Inode:
         "name",
         "opens",
         "parent",
+        "removed",
         "unsynced",
     )
 
@@ -47,6 +48,7 @@ class Inode:
         self.opens = 0
         self.frozen_path: bytes | None = None
         self.gone = False  # its record was removed elsewhere while it was open here
+        self.removed = False  # a directory removed through this mount; whoever has it open goes on seeing it empty
         # Written here and not yet published (see data.py): size reached and time of the last write.
         self.dirty = False
         self.dirty_size = 0

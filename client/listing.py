@@ -58,6 +58,8 @@ class Listing:
 
     async def page(self, cookie: int) -> Page | None:
         """The page that holds the entry *cookie* (at least 2), or None at the end of the directory."""
+        if self.inode.removed:
+            return None
         if cookie < self._page.first:
             self._go_back(cookie)
         while cookie >= self._page.first + len(self._page.names):

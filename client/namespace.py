@@ -17,6 +17,11 @@ from gkfs.operations import (
     RENAME,
     RENAME_NOREPLACE,
     RMDIR,
+    SET_ATIME,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_UID,
     SETATTR,
     STAT,
     UNLINK,
@@ -57,7 +62,7 @@ class Namespace:
 
     async def stat(self, inode: Inode) -> Metadentry:
         """The record of *inode*: as fetched within this system call, or asked for now."""
-        if inode.take_fresh():
+        if inode.take_fresh() or inode.removed:
             return inode.entry
         self._touches.send(self._inodes.path(inode))
         return await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
@@ -139,6 +144,9 @@ class Namespace:
 
     async def set_attributes(self, inode: Inode, request: SetattrRequest) -> None:
         """Change mode, owner or times. Unpublished writes go first: their time must not overwrite a set one."""
+        if inode.removed:
+            inode.learn(_with_attributes(inode.entry, request))
+            return
         await self._data.publish(inode)
         self._touches.send(self._inodes.path(inode))
         await self._context.refresh(inode, SETATTR, lambda path: request._replace(path=path))
@@ -148,15 +156,33 @@ class Namespace:
         if inode is None:
             return
         inode.stale()
+        if inode.entry.is_directory:
+            inode.removed = True
+            inode.learn(inode.entry.changed(nlink=0))
         if kept:
             self._inodes.freeze(inode)
         else:
             self._inodes.unname(inode)
 
     def _child(self, parent: Inode, name: bytes) -> bytes:
+        if parent.removed:  # its path may lead to a newer directory by now
+            raise os_error(errno.ENOENT, f"directory {parent.fid:#x} was removed")
         if len(name) > NAME_MAX_BYTES:
             paths.check_name(name)
         path = paths.join(self._inodes.path(parent), name)
         if len(path) > KEY_PATH_MAX_BYTES:
             paths.check_path(path)
         return path
+
+
+def _with_attributes(entry: Metadentry, request: SetattrRequest) -> Metadentry:
+    """What SETATTR would make of *entry*, for a directory whose record is gone."""
+    which = request.which
+    return entry.changed(
+        mode=stat.S_IFMT(entry.mode) | request.mode if which & SET_MODE else entry.mode,
+        uid=request.uid if which & SET_UID else entry.uid,
+        gid=request.gid if which & SET_GID else entry.gid,
+        atime_ns=request.atime_ns if which & SET_ATIME else entry.atime_ns,
+        mtime_ns=request.mtime_ns if which & SET_MTIME else entry.mtime_ns,
+        ctime_ns=request.now_ns,
+    )

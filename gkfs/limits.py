@@ -42,6 +42,7 @@ RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 1.0
 START_TIMEOUT_S: Final = 30.0  # `gkfs start` and `gkfs mount` are ready by then or fail with the reason
 STOP_TIMEOUT_S: Final = 20.0
+DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
 DIRECTORY_TOUCH_DELAY_S: Final = 0.01  # parents' times reach other nodes within this
 SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
 
