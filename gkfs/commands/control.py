@@ -100,6 +100,7 @@ async def _ask(address: DaemonAddress, fsid: str, operation: Operation[Empty, R]
 async def _stop_one(address: DaemonAddress, fsid: str, deadline_s: float) -> bool:
     folder = local_folder(address, fsid)
     pid = rootdirs.holder(folder) if folder else None
+    reason = "was told to stop and still runs"
     try:
         await _ask(address, fsid, SHUTDOWN)
     except GkfsError as error:
@@ -109,12 +110,13 @@ async def _stop_one(address: DaemonAddress, fsid: str, deadline_s: float) -> boo
             return False
         if error.status is ExitStatus.HOSTFILE:
             return False  # another daemon has its address now
-        # It may be ending already, asked by someone else.
+        # It may be ending already, asked by someone else, or hang.
+        reason = "does not answer and may still run"
     gone = partial(_is_gone, address, fsid, pid)
     while not await gone():
         if time.monotonic() > deadline_s:
             where = f", process {pid}" if pid else ""
-            raise _unreachable(address, f"was told to stop and still runs{where}; end it by hand")
+            raise _unreachable(address, f"{reason}{where}; end it by hand")
         await trio.sleep(POLL_INTERVAL_S)
     return True
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gkfs.commands import children, hostfiles, rootdirs
 from gkfs.commands.children import Child
-from gkfs.commands.signals import Signals
+from gkfs.commands.signals import Signals, pause_until
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
 from gkfs.limits import POLL_INTERVAL_S, START_TIMEOUT_S
@@ -67,17 +67,16 @@ def listen_of(listen: str, index: int) -> str:
     return f"{head}:{number + index}" if number else listen
 
 
-def wait_for_daemons(hostfile: Path, wait_s: float, signals: Signals) -> None:
+def wait_for_daemons(hostfile: Path, wait_s: float) -> None:
     """Wait at most *wait_s* until *hostfile* is there and names all its daemons; no error when it does not."""
     deadline_s = time.monotonic() + wait_s
-    while time.monotonic() < deadline_s:
+    while pause_until(deadline_s):
         try:
             hosts = hostfiles.read_if_there(hostfile)
         except GkfsError:
-            hosts = None  # whoever needs it will say so
+            continue  # half written, or wrong: whoever needs it will say so
         if hosts is not None and hosts.complete:
             return
-        signals.pause(POLL_INTERVAL_S)
 
 
 def _make(folder: Path) -> bool:

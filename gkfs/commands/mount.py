@@ -76,14 +76,14 @@ def mount(
         return
     mounts.check_mountable(path)
     mounts.check_fuse()
-    with Signals() as signals:
-        wait_for_daemons(hostfile, wait or 0.0, signals)
-        hostfiles.read(hostfile)
-        if not foreground:
-            mount_in_background(hostfile, path, how, log, signals)
+    wait_for_daemons(hostfile, wait or 0.0)
+    hostfiles.read(hostfile)
     if foreground:
         set_up_logging(log)
         _serve(hostfile, path, how, None, None)
+    else:
+        with Signals() as signals:
+            mount_in_background(hostfile, path, how, log, signals)
 
 
 def mount_in_background(

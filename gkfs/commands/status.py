@@ -7,11 +7,10 @@ from typing import Any
 from gkfs.commands import hostfiles, terminal
 from gkfs.commands.launch import wait_for_daemons
 from gkfs.commands.options import verb
-from gkfs.commands.signals import Signals
+from gkfs.commands.signals import pause_until
 from gkfs.commands.terminal import bytes_text, duration_text
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import NO_ADDRESS, Hostfile
-from gkfs.limits import POLL_INTERVAL_S
 from gkfs.operations import StatusReply
 
 _EPILOG = """\b
@@ -47,18 +46,16 @@ def _ask(hostfile: Path, wait_s: float) -> tuple[Hostfile, Outcomes]:
     from gkfs.commands import control  # imports trio
 
     deadline_s = time.monotonic() + wait_s
-    with Signals() as signals:
-        wait_for_daemons(hostfile, wait_s, signals)
-        while True:
-            hosts = hostfiles.read(hostfile)
-            outcomes: Outcomes = dict(control.statuses(hosts))
-            for index in hosts.missing:
-                reason = f"daemon {index} is not in the hostfile: it has not started"
-                outcomes[index] = GkfsError(reason, ExitStatus.UNREACHABLE)
-            all_answer = not any(isinstance(outcome, GkfsError) for outcome in outcomes.values())
-            if all_answer or time.monotonic() >= deadline_s:
-                return hosts, dict(sorted(outcomes.items()))
-            signals.pause(10 * POLL_INTERVAL_S)
+    wait_for_daemons(hostfile, wait_s)
+    while True:
+        hosts = hostfiles.read(hostfile)
+        outcomes: Outcomes = dict(control.statuses(hosts))
+        for index in hosts.missing:
+            reason = f"daemon {index} is not in the hostfile: it has not started"
+            outcomes[index] = GkfsError(reason, ExitStatus.UNREACHABLE)
+        all_answer = not any(isinstance(outcome, GkfsError) for outcome in outcomes.values())
+        if all_answer or not pause_until(deadline_s):
+            return hosts, dict(sorted(outcomes.items()))
 
 
 def _print(hosts: Hostfile, outcomes: Outcomes) -> None:
