@@ -97,6 +97,8 @@ class Connection:
             _log.warning("closed connection from %s: %s", self._peer, error)
         except OSError as error:
             _log.info("connection from %s broke: %s", self._peer, error.strerror)
+        except Exception:  # our mistake; the other connections are served on
+            _log.exception("connection from %s failed unexpectedly", self._peer)
         finally:
             self._outbox.fail()
             self._leave_session()
@@ -206,10 +208,11 @@ class Connection:
         request = wire.decode_request(HELLO, HELLO.field_types(), message)
         mine = self._identity
         if request.fsid != mine.fsid or request.daemon_index != mine.daemon_index:
+            # Not all of the own fsid: who does not know it shall not learn it here.
             raise _Refused(
                 errno.ENXIO,
-                f"this is daemon {mine.daemon_index} of file system {mine.fsid}, "
-                f"not daemon {request.daemon_index} of {request.fsid}",
+                f"this is daemon {mine.daemon_index} of file system {mine.fsid[:8]}..., "
+                f"not daemon {request.daemon_index} of {request.fsid[:8]}...",
             )
         if len(request.client_id) != _CLIENT_ID_BYTES or request.role not in _ROLES:
             raise ProtocolError(f"HELLO with a client id of {len(request.client_id)} bytes, role {request.role!r}")

@@ -99,6 +99,11 @@ class Dispatcher:
             except ProtocolError as error:
                 fault = error
                 break
+            except BaseException:
+                self._store.rollback()
+                for seq in answered:
+                    session.forget(seq)
+                raise
             if pieces is None:
                 continue
             replies += pieces

@@ -75,10 +75,6 @@ class Fids:
         self._counter += 1
         return metadentry.make_fid(self.daemon_index, self.boot_epoch, self._counter)
 
-    def is_earlier(self, fid: int) -> bool:
-        """Whether an earlier start of this daemon gave *fid*."""
-        return fid >> 48 == self.daemon_index and (fid >> 32) & 0xFFFF < self.boot_epoch
-
 
 class Records:
     """Finding and storing records, with the rules of addressing."""

@@ -78,6 +78,7 @@ class Peer:
         delay_s = RECONNECT_FIRST_S
         while True:
             if self._channel.idle:
+                self._wanted = trio.Event()  # also after calls that have failed in vain
                 await self._wanted.wait()
             try:
                 address = await self._locate()

@@ -98,11 +98,6 @@ class Reclaimer:
         self.add(entry)
         return False
 
-    @property
-    def pending(self) -> int:
-        """How many dead files still may have chunks."""
-        return len(self._remaining)
-
     def _enqueue(self, fid: int, cut: Cut) -> None:
         owners = cut.owners(fid, self._distributor)
         self._remaining[fid] = owners

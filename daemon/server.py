@@ -35,6 +35,7 @@ from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
 
 _log = logging.getLogger(__name__)
 
+_EVERY_INTERFACE = ("0.0.0.0", "::")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -177,6 +178,7 @@ class _Server:
                 for listener in listeners:
                     trio.lowlevel.notify_closing(listener.fileno())
                     listener.close()
+                self._rootdir.socket.unlink(missing_ok=True)
             await self._finish()
             nursery.cancel_scope.cancel()
         if failure is not None:
@@ -221,6 +223,8 @@ class _Server:
         """Append the own line to the hostfile, unless it says the same already. Raises GkfsError."""
         index = self._identity.daemon_index
         host = self._settings.advertise_host or transport.tcp_address(self._settings.listen)[0]
+        if host in _EVERY_INTERFACE:
+            host = socket.gethostname()
         address = DaemonAddress(
             index,
             socket.gethostname(),
