@@ -1,5 +1,9 @@
 """From a metadata record to what the kernel wants to know."""
 
+import ctypes
+import sys
+from collections.abc import Callable
+
 from pyfuse3 import EntryAttributes
 
 from gkfs.client.inodes import Inode
@@ -34,4 +38,41 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     result.st_atime_ns = entry.atime_ns
     result.st_mtime_ns = entry.mtime_ns
     result.st_ctime_ns = entry.ctime_ns
+    return result
+
+
+def _node_id_eraser() -> Callable[[EntryAttributes], None]:
+    """A function that sets the node id in EntryAttributes to 0 and leaves st_ino.
+
+    That tells the kernel to take type and number of a listed entry, but no reference to its inode. libfuse allows
+    it; pyfuse3 sets both fields together, so the field is found in the object's memory, at the first of the two
+    places where a number given as st_ino shows up.
+    """
+    probe = EntryAttributes()
+    probe.st_ino = 0x0123_4567_89AB_CDEF
+    size = sys.getsizeof(probe)
+    offset = ctypes.string_at(id(probe), size).find(probe.st_ino.to_bytes(8, sys.byteorder))
+    node_id = ctypes.c_uint64.from_address
+
+    def erase(entry: EntryAttributes) -> None:
+        node_id(id(entry) + offset).value = 0
+
+    erase(probe)
+    kept = ctypes.string_at(id(probe), size).find((0x0123_4567_89AB_CDEF).to_bytes(8, sys.byteorder))
+    if offset < 0 or probe.st_ino != 0 or kept <= offset:
+        raise ImportError("this release of pyfuse3 keeps the node id where it is not expected")
+    return erase
+
+
+_erase_node_id = _node_id_eraser()
+
+
+def listed(entry: Metadentry, inode: Inode | None) -> EntryAttributes:
+    """Attributes of an entry of a listing, of which the kernel keeps nothing.
+
+    With a reference for each entry, kernel and client would hold an inode for every file that was ever listed,
+    and a lookup follows anyway, since names are not cached.
+    """
+    result = attributes(entry, inode, 0.0)
+    _erase_node_id(result)
     return result

@@ -17,7 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from gkfs import metadentry
-from gkfs.client.attributes import attributes
+from gkfs.client.attributes import attributes, listed
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.handles import FileHandle, Handles
@@ -266,10 +266,9 @@ class GkfsOperations(pyfuse3.Operations):
         while (page := await listing.page(cookie)) is not None:
             for name, record in page.entries(cookie):
                 entry = metadentry.decode(record)
-                answer = attributes(entry, self._inodes.known(entry.fid), self._options.attr_timeout_s)
+                answer = listed(entry, self._inodes.known(entry.fid))
                 if not pyfuse3.readdir_reply(token, name, answer, cookie + 1):
                     return
-                self._inodes.seen(listing.inode, name, record, fresh=False)
                 cookie += 1
 
     @handler

@@ -55,7 +55,6 @@ class Inode:
         self.dirty_mtime_ns = 0
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
-        # As received, until it is looked into: a listing makes the kernel hold every entry of a directory.
         self._entry: Metadentry | bytes = b""
         self._fresh_until_s = 0.0
         self._path = b""
@@ -126,7 +125,7 @@ class InodeTable:
         """The inode of that number, if the kernel holds it."""
         return self._by_fid.get(fid)
 
-    def seen(self, parent: Inode, name: bytes, record: bytes, *, fresh: bool = True) -> Inode:
+    def seen(self, parent: Inode, name: bytes, record: bytes) -> Inode:
         """Note that *name* in *parent* has this *record*; the kernel gets one more reference to it."""
         fid = metadentry.fid_of(record)
         inode = self._by_fid.get(fid)
@@ -136,7 +135,7 @@ class InodeTable:
         elif inode.parent is not parent or inode.name != name or inode.frozen_path is not None:
             self.move(inode, parent, name)
         inode.lookups += 1
-        inode.learn(record, fresh=fresh)
+        inode.learn(record, fresh=True)
         return inode
 
     def move(self, inode: Inode, parent: Inode, name: bytes) -> None:
