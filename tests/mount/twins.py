@@ -148,7 +148,7 @@ def _repeat(calls: list[Call], twins: Twins) -> Difference | None:
             ):
                 continue  # the call that opened it is left out
             result = twins.call(call.name, *arguments, **call.options)
-            if isinstance(call.result, Descriptor):
+            if isinstance(call.result, Descriptor) and isinstance(result, Descriptor):
                 descriptors[call.result] = result
         twins.compare()
     except Difference as difference:
