@@ -61,9 +61,14 @@ _numbers = itertools.count()
 
 
 def new_twins(both: Both) -> Twins:
-    """Two new directories to make the same calls in."""
-    number = str(next(_numbers))
-    return Twins(both.mounted / number, both.local / number)
+    """Two new directories to make the same calls in.
+
+    They have the same paths in every example, so that every name is on the same daemon again in a repetition.
+    """
+    for side in both:
+        if (side / "tree").exists():  # an earlier example ended in a tree that cannot be removed
+            (side / "tree").rename(side / f"broken-{next(_numbers)}")
+    return Twins(both.mounted / "tree", both.local / "tree")
 
 
 class Calls(RuleBasedStateMachine):

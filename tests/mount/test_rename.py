@@ -115,6 +115,22 @@ def test_rename_fails_as_linux_does(anywhere: Place) -> None:
     assert sorted(os.listdir(here / "full")) == ["inner", "other"]
 
 
+def test_a_refused_rename_onto_a_directory_harms_nothing_below(anywhere: Place) -> None:
+    (anywhere.here / "source" / "inner").mkdir(parents=True)
+    (anywhere.here / "target" / "only").mkdir(parents=True)
+    names = [f"{number}" for number in range(30)]
+    for name in names:
+        (anywhere.here / "target" / "only" / name).write_text(name)
+        (anywhere.here / "source" / "inner" / name).write_text(name)
+    for _ in range(2):
+        with fails(errno.ENOTEMPTY):
+            os.rename(anywhere.here / "source", anywhere.here / "target")
+    for view in (anywhere.here, anywhere.there):
+        for folder in ("source/inner", "target/only"):
+            assert sorted(os.listdir(view / folder)) == sorted(names)
+            assert [(view / folder / name).read_text() for name in names] == names
+
+
 def renameat2(source: Path, target: Path, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(-100, os.fsencode(source), -100, os.fsencode(target), flags):

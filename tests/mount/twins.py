@@ -103,7 +103,7 @@ class Twins:
             for descriptor in self._descriptors[number]:
                 os.close(descriptor)
         for root in self._roots:
-            shutil.rmtree(root)
+            shutil.rmtree(root, ignore_errors=self.difference is not None)
 
     def _do(self, side: int, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
         try:
