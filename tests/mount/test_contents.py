@@ -7,10 +7,12 @@ import errno
 import mmap
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
+from gkfs.limits import SIZE_FLUSH_DELAY_S
 from tests.mount.calls import MIB, errno_of, fails, noise, opened
 from tests.mount.conftest import Place
 from tests.mount.programs import at_once
@@ -114,6 +116,17 @@ def test_truncation_beside_an_open_writer(anywhere: Place) -> None:
         os.write(file, b"ab")
         assert os.pread(file, 100, 0) == b"0123" + bytes(6) + b"ab"
     assert path.stat().st_size == 12
+
+
+def test_a_truncation_is_not_undone_by_what_was_written_before(anywhere: Place) -> None:
+    """A mount tells others the size of a written file once a second: that must not be in a truncation's way."""
+    end_s = time.monotonic() + 2.5 * SIZE_FLUSH_DELAY_S
+    with opened(anywhere.here / "file", os.O_RDWR | os.O_CREAT) as file:
+        while time.monotonic() < end_s:
+            os.pwrite(file, b"x" * 1000, 2 * MIB)
+            os.ftruncate(file, 10)
+            assert os.fstat(file).st_size == 10
+            assert (anywhere.there / "file").stat().st_size == 10
 
 
 def test_a_file_of_terabytes_holds_its_last_byte(anywhere: Place) -> None:
