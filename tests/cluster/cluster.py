@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_IFDIR, S_IFREG, S_ISLNK
 
+import pytest
 import trio
 
 from gkfs import hostfile, metadentry
+from gkfs.daemon import background, peers
 from gkfs.daemon.peers import Peer
 from gkfs.daemon.server import DaemonSettings, read_hostfile, serve
 from gkfs.distributor import Distributor
@@ -55,6 +57,7 @@ from tests.cluster.invariants import check_stores, unfinished
 FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
 CALL_TIMEOUT_S = 10.0
 TEST_TIMEOUT_S = 60.0
+RETRY_S = 0.05  # daemons come back sooner than in life
 
 
 class Client:
@@ -273,7 +276,10 @@ def in_cluster(count: int) -> Callable[[Callable[[Cluster], Awaitable[None]]], C
                     nursery.cancel_scope.cancel()
 
         def run(tmp_path: Path) -> None:
-            trio.run(main, tmp_path)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(background, "RETRY_MAX_S", RETRY_S)
+                patch.setattr(peers, "RECONNECT_MAX_S", RETRY_S)
+                trio.run(main, tmp_path)
 
         run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
         return run
