@@ -28,6 +28,8 @@ class Launch(NamedTuple):
 
 
 class Launched(NamedTuple):
+    """Daemons that answer; *daemons* by index."""
+
     hosts: Hostfile
     daemons: list[Child]
     statuses: dict[int, StatusReply]
@@ -106,6 +108,7 @@ def _wait_until_ready(
     deadline_s = time.monotonic() + START_TIMEOUT_S
     silent: dict[int, str] = {}
     while time.monotonic() < deadline_s:
+        signals.pause(POLL_INTERVAL_S)
         for daemon in daemons:
             if daemon.ended:
                 raise daemon.failure()
@@ -117,7 +120,6 @@ def _wait_until_ready(
             if len(answers) == hosts.daemon_count:
                 return hosts, answers
             silent = {index: str(answer) for index, answer in outcomes.items() if isinstance(answer, GkfsError)}
-        signals.pause(POLL_INTERVAL_S)
     index, reason = min(silent.items())
     raise GkfsError(
         f"not ready after {START_TIMEOUT_S:.0f} s: {reason}, see {daemons[index].log}", ExitStatus.UNREACHABLE

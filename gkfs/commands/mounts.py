@@ -27,6 +27,8 @@ class Busy(Exception):
 
 
 class Mount(NamedTuple):
+    """One line of the mount table."""
+
     path: Path
     fs_type: str
 

@@ -21,6 +21,8 @@ from gkfs.errors import GkfsError
 
 
 class Record(NamedTuple):
+    """Who serves one mount."""
+
     pid: int
     start_ticks: int  # names the process together with pid
     mountdir: str
