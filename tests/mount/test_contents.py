@@ -8,6 +8,7 @@ import mmap
 import os
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -119,14 +120,17 @@ def test_truncation_beside_an_open_writer(anywhere: Place) -> None:
 
 
 def test_a_truncation_is_not_undone_by_what_was_written_before(anywhere: Place) -> None:
-    """A mount tells others the size of a written file once a second: that must not be in a truncation's way."""
+    """A mount tells others the sizes of written files once a second: that must not be in a truncation's way."""
     end_s = time.monotonic() + 2.5 * SIZE_FLUSH_DELAY_S
-    with opened(anywhere.here / "file", os.O_RDWR | os.O_CREAT) as file:
+    with ExitStack() as stack:
+        paths = [anywhere.here / f"{number}" for number in range(50)]
+        files = [stack.enter_context(opened(path, os.O_RDWR | os.O_CREAT)) for path in paths]
         while time.monotonic() < end_s:
-            os.pwrite(file, b"x" * 1000, 2 * MIB)
-            os.ftruncate(file, 10)
-            assert os.fstat(file).st_size == 10
-            assert (anywhere.there / "file").stat().st_size == 10
+            for file in files:
+                os.pwrite(file, b"x" * 1000, 2 * MIB)
+            for file in files:
+                os.ftruncate(file, 10)
+                assert os.fstat(file).st_size == 10
 
 
 def test_a_file_of_terabytes_holds_its_last_byte(anywhere: Place) -> None:

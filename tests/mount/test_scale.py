@@ -5,7 +5,6 @@ Sizes by environment: SCALE_FILES (10,000) and SCALE_LISTED (100,000).
 
 import os
 import statistics
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,12 +93,10 @@ def test_chunks_of_a_large_file_spread_over_daemons(of_four: FileSystem) -> None
     os.unlink(of_four.mounts[0] / "large")
 
 
-def test_a_large_directory_is_listed_within_bounds(cluster: Cluster, record_property: Any) -> None:
+def test_a_large_directory_is_listed_within_bounds(cluster: Cluster) -> None:
     """100,000 names, each once; the client's memory does not grow with the directory."""
     file_system = cluster(4, mounts=2)
-    start_s = time.monotonic()
     create_all(file_system, "many", LISTED)
-    record_property("creates_per_second", LISTED / (time.monotonic() - start_s))
     mountdir = file_system.mount()  # a client that has seen nothing of it yet
     client = file_system.client_pid(mountdir)
     os.listdir(mountdir)
@@ -112,5 +109,4 @@ def test_a_large_directory_is_listed_within_bounds(cluster: Cluster, record_prop
                 most_bytes = max(most_bytes, resident_bytes(client))
     assert len(names) == LISTED
     assert set(names) == {f"checkpoint-{number:09}.data" for number in range(LISTED)}
-    record_property("listing_growth_bytes", most_bytes - before_bytes)
     assert most_bytes - before_bytes <= LISTING_GROWTH_MAX_BYTES
