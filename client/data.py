@@ -139,12 +139,18 @@ class FileData:
         """Set the size; the bytes beyond are gone everywhere when it returns."""
         if size > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"size {size}: files end at {FILE_SIZE_MAX_BYTES} bytes")
-        known_size = inode.dirty_size if inode.dirty else 0
+        known_size, known_mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
         now_ns = time.time_ns()
-        await self._context.refresh(
-            inode, TRUNCATE, lambda path: TruncateRequest(path, inode.fid, size, known_size, now_ns)
-        )
+        # Before the request leaves: a publication that overtook its reply would make the file long again.
         self._clean(inode)
+        try:
+            await self._context.refresh(
+                inode, TRUNCATE, lambda path: TruncateRequest(path, inode.fid, size, known_size, now_ns)
+            )
+        except OSError:
+            if known_mtime_ns:
+                self._wrote(inode, known_size, known_mtime_ns)
+            raise
 
     async def fsync(self, inode: Inode) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""

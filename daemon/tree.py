@@ -71,7 +71,8 @@ class Trees:
         conflict = self._guards.tree_conflict(request.source, request.target)
         if conflict is not None:
             raise os_error(errno.EBUSY, conflict)
-        if self._store.scan(*paths.children_range(request.target), 1):
+        # Deeper ones as well: they may be here without a child. What is below the target later is ours to undo.
+        if any(self._store.scan(first, end, 1) for first, end in _below(request.target)):
             raise os_error(errno.ENOTEMPTY, paths.printable(request.target))
         self._store.put(keys.tree_lock(request.intent), msgpack.packb([request.source, request.target]))
         self._guards.lock_tree(request.intent, request.source, request.target)
