@@ -123,12 +123,13 @@ class Dispatcher:
         try:
             if row.path_fields:
                 row.check_paths(request)
+            connection.session.seq = message.seq
             reply = row.handler(connection.session, request)
             if type(reply) is row.reply:
                 return wire.encode_reply(row.operation, message.seq, cast(Any, reply))
             task = cast(Coroutine[Any, Any, Any], reply)
         except Blocked as blocked:
-            task = _retry(row, connection.session, request, blocked.guard)
+            task = _retry(row, connection.session, message.seq, request, blocked.guard)
         except Exception as error:
             return row.encode_error(message.seq, error)
         if row.once:
@@ -184,12 +185,16 @@ class Dispatcher:
             try:
                 reply = await task
             except Blocked as blocked:
-                reply = await _retry(row, session, request, blocked.guard)
+                reply = await _retry(row, session, seq, request, blocked.guard)
+            if row.once and seq in session.replies:
+                return session.replies[seq]  # stored with the step that decided it
             pieces = wire.encode_reply(row.operation, seq, reply)
             if row.once:
                 session.remember(seq, pieces)
                 session.store_replies(self._store, [seq], task=True)
             self._store.commit()
+        except _Answered as answered:
+            return answered.pieces
         except Exception as error:
             self._store.rollback()
             pieces = row.encode_error(seq, error)
@@ -213,7 +218,7 @@ class Dispatcher:
                 if inspect.iscoroutine(result):
                     result = await result
             except Blocked as blocked:
-                result = await _retry(row, session, request, blocked.guard)
+                result = await _retry(row, session, 0, request, blocked.guard)
             self._store.commit()
         except OSError:
             self._store.rollback()
@@ -267,10 +272,18 @@ class _Row:
         return wire.encode_error(operation.code, seq, number, text)
 
 
-async def _retry(row: _Row, session: Session, request: Any, guard: Guard) -> Any:
+class _Answered(Exception):
+    """The request was a repeat: what blocked it was its first execution, begun before a restart."""
+
+    def __init__(self, pieces: list[Buffer]) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+
+async def _retry(row: _Row, session: Session, seq: int, request: Any, guard: Guard) -> Any:
     """Run the handler again, each time after what it was blocked by is lifted.
 
-    Raises OSError (EBUSY) when it was still blocked after `LOCK_WAIT_S`.
+    Raises OSError (EBUSY) when it was still blocked after `LOCK_WAIT_S`; _Answered when it need not run any more.
     """
     deadline_s = trio.current_time() + LOCK_WAIT_S
     while True:
@@ -278,6 +291,9 @@ async def _retry(row: _Row, session: Session, request: Any, guard: Guard) -> Any
             await guard.lifted.wait()
         if not guard.lifted.is_set():
             raise os_error(errno.EBUSY, guard.reason)
+        if row.once and seq in session.replies:
+            raise _Answered(session.replies[seq])
+        session.seq = seq
         try:
             # no await between here and the return when the handler is synchronous: the caller commits
             result = row.handler(session, request)

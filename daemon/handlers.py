@@ -68,10 +68,12 @@ class Handlers:
         self._namespace = Namespace(store, guards, parents, self._reclaimer, fids)
         self._truncation = Truncation(store, guards, distributor, peers, self._reclaimer)
         self._chunks = Chunks(storage)
-        self._removal = Removal(store, guards, identity.daemon_count, peers, nursery)
+        self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, nursery)
         self._trees = Trees(store, guards, distributor, peers)
         self._adoption = Adoption(store, guards, parents, self._reclaimer)
-        self._renaming = Renaming(store, guards, own_index, distributor, peers, parents, self._adoption, nursery)
+        self._renaming = Renaming(
+            store, guards, own_index, distributor, peers, parents, self._adoption, sessions, nursery
+        )
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have *dispatcher* serve everything."""

@@ -20,7 +20,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import trio
 
@@ -32,7 +32,8 @@ from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers, first_error
-from gkfs.daemon.session import Session
+from gkfs.daemon.plan import Plan
+from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
@@ -40,6 +41,7 @@ from gkfs.limits import LOCK_WAIT_S, TREE_TIMEOUT_S
 from gkfs.operations import (
     ADOPT,
     FORGET_INTENT,
+    RENAME,
     RENAME_NOREPLACE,
     STAT,
     TREE,
@@ -49,7 +51,6 @@ from gkfs.operations import (
     TREE_UNDO,
     UNSEAL,
     AdoptReply,
-    AdoptRequest,
     ForgetIntentRequest,
     Operation,
     Q,
@@ -74,25 +75,6 @@ _RETRY_MIN_S: Final = 0.01  # between attempts of a rename that met another one
 _RETRY_SPREAD_S: Final = 0.2
 
 
-class Plan(NamedTuple):
-    """A rename under way; stored as the fields of its intent."""
-
-    name: bytes  # of the intent
-    source: bytes
-    target: bytes
-    parent_fid: int
-    flags: int
-    open_fid: int
-    client_id: bytes
-    now_ns: int
-    record: bytes  # as it will be under the target's path
-    replaced_fid: int = 0  # of a directory, once it is adopted
-
-    @property
-    def is_directory(self) -> bool:
-        return metadentry.decode(self.record).is_directory
-
-
 class Renaming:
     """The handler of RENAME."""
 
@@ -105,6 +87,7 @@ class Renaming:
         peers: Peers,
         parents: Parents,
         adoption: Adoption,
+        sessions: Sessions,
         nursery: trio.Nursery,
     ) -> None:
         self._store = store
@@ -115,10 +98,11 @@ class Renaming:
         self._peers = peers
         self._parents = parents
         self._adoption = adoption
+        self._sessions = sessions
         self._nursery = nursery
 
     def rename(self, session: Session, request: RenameRequest) -> RenameReply | Coroutine[Any, Any, RenameReply]:
-        plan = self._plan(session, request)
+        plan = self._plan(session, session.seq, request)
         if request.source == request.target:
             if request.flags & RENAME_NOREPLACE:
                 raise os_error(errno.EEXIST, paths.printable(request.target))
@@ -131,7 +115,7 @@ class Renaming:
         self._guards.hold_path(plan.source, "is being renamed")
         return self._run(session, request, plan)
 
-    def _plan(self, session: Session, request: RenameRequest) -> Plan:
+    def _plan(self, session: Session, seq: int, request: RenameRequest) -> Plan:
         """What is to be done. Raises OSError or Blocked."""
         source, target = request.source, request.target
         names = f"{paths.printable(source)} -> {paths.printable(target)}"
@@ -156,6 +140,7 @@ class Renaming:
             session.client_id,
             request.now_ns,
             metadentry.encode(entry.changed(ctime_ns=request.now_ns)),
+            seq,
         )
 
     def _source_record(self, source: bytes) -> bytes:
@@ -169,7 +154,7 @@ class Renaming:
 
     def _rename_here(self, plan: Plan) -> RenameReply:
         # no await between here and the commit of the batch: both names change as one
-        reply = self._adoption.replace(_adopt_request(plan))
+        reply = self._adoption.replace(plan.adopt_request())
         self._delete_source(plan)
         return RenameReply(plan.record, *reply)
 
@@ -190,13 +175,13 @@ class Renaming:
                 if error.errno != errno.EBUSY or trio.current_time() > deadline_s:
                     raise
             await trio.sleep(_RETRY_MIN_S + random.random() * _RETRY_SPREAD_S)
-            plan = self._plan(session, request)
+            plan = self._plan(session, plan.seq, request)
             self._guards.hold_path(plan.source, "is being renamed")
 
     async def _rename_file(self, plan: Plan) -> RenameReply:
         self._note_or_lift(plan, _ADOPTING)
         try:
-            reply = await self._peers.call(self._owner(plan), ADOPT, _adopt_request(plan))
+            reply = await self._peers.call(self._owner(plan), ADOPT, plan.adopt_request())
         except TimeoutError:
             # It may have happened; the end of it follows when the daemon answers again.
             self._later(plan, self._finish_adoption)
@@ -204,7 +189,7 @@ class Renaming:
         except OSError:
             self._give_up(plan)
             raise
-        self._finish_file(plan)
+        self._finish_file(plan, reply)
         return RenameReply(plan.record, *reply)
 
     async def _rename_tree(self, plan: Plan) -> RenameReply:
@@ -224,7 +209,13 @@ class Renaming:
         except OSError:
             await self._now_or_later(plan, self._undo)
             raise
-        await self._now_or_later(plan._replace(replaced_fid=reply.replaced_fid), self._finish_tree)
+        plan = plan._replace(replaced_fid=reply.replaced_fid)
+        try:
+            self._delete_tree_source(plan, reply)
+        except OSError:
+            self._later(plan, self._finish_adoption)
+            raise
+        await self._now_or_later(plan, self._drop)
         return RenameReply(plan.record, *reply)
 
     async def _check_target(self, plan: Plan) -> None:
@@ -250,7 +241,7 @@ class Renaming:
 
     async def _adopt_tree(self, plan: Plan) -> AdoptReply:
         try:
-            return await self._peers.call(self._owner(plan), ADOPT, _adopt_request(plan))
+            return await self._peers.call(self._owner(plan), ADOPT, plan.adopt_request())
         except TimeoutError as error:
             raise _AdoptionUnknown(error.errno, error.strerror) from None
 
@@ -274,7 +265,7 @@ class Renaming:
     async def _finish_adoption(self, plan: Plan) -> bool:
         """Have the target's owner say whether it has adopted, then act on it."""
         try:
-            reply = await self._peers.call(self._owner(plan), ADOPT, _adopt_request(plan))
+            reply = await self._peers.call(self._owner(plan), ADOPT, plan.adopt_request())
         except TimeoutError:
             return False
         except OSError as error:
@@ -284,8 +275,10 @@ class Renaming:
             self._give_up(plan)
             return True
         if plan.is_directory:
-            return await self._finish_tree(plan._replace(replaced_fid=reply.replaced_fid))
-        self._finish_file(plan)
+            plan = plan._replace(replaced_fid=reply.replaced_fid)
+            self._delete_tree_source(plan, reply)
+            return await self._drop(plan)
+        self._finish_file(plan, reply)
         return True
 
     def _give_up(self, plan: Plan) -> None:
@@ -293,26 +286,32 @@ class Renaming:
         self._forget(plan)
         self._guards.lift_path(plan.source)
 
-    def _finish_file(self, plan: Plan) -> None:
+    def _finish_file(self, plan: Plan, reply: AdoptReply) -> None:
         try:
-            # no await between here and the lift: the source goes with the state that says so
-            self._delete_source(plan)
-            self._note(plan, _DONE)
+            self._delete_adopted(plan, reply, _DONE)
         except OSError:
             self._later(plan, self._finish_adoption)
             raise
         self._guards.lift_path(plan.source)
         self._later(plan, self._forget_adoption)
 
-    async def _finish_tree(self, plan: Plan) -> bool:
-        """The target is adopted: remove the source, then the old tree and the locks everywhere."""
-        if self._store.get(paths.key(plan.source)) is not None:
-            # no await between here and the commit: the source goes with the state that says so
-            self._delete_source(plan)
-            self._note(plan, _DROPPING)
-        return await self._drop(plan)
+    def _delete_tree_source(self, plan: Plan, reply: AdoptReply) -> None:
+        if self._store.get(paths.key(plan.source)) is not None:  # else this is repeated, since the drop failed
+            self._delete_adopted(plan, reply, _DROPPING)
+
+    def _delete_adopted(self, plan: Plan, reply: AdoptReply, state: str) -> None:
+        """What is adopted goes here, with the state that says so, and with the reply to the client."""
+        # no await between here and the commit: these are one
+        self._delete_source(plan)
+        self._sessions.answer(plan.client_id, plan.seq, RENAME, RenameReply(plan.record, *reply))
+        try:
+            self._note(plan, state)
+        except OSError:
+            self._sessions.unanswer(plan.client_id, plan.seq)
+            raise
 
     async def _drop(self, plan: Plan) -> bool:
+        """Remove the old tree and the locks everywhere."""
         if plan.replaced_fid:
             # Before the locks go: who still has the replaced directory open must not create in its successor.
             await self._ask_all(UNSEAL, UnsealRequest(plan.replaced_fid, True))
@@ -370,16 +369,3 @@ class Renaming:
 
 class _AdoptionUnknown(TimeoutError):
     """ADOPT was sent and not answered."""
-
-
-def _adopt_request(plan: Plan) -> AdoptRequest:
-    return AdoptRequest(
-        plan.name,
-        plan.target,
-        plan.record,
-        plan.parent_fid,
-        plan.flags,
-        plan.open_fid,
-        plan.client_id,
-        plan.now_ns,
-    )

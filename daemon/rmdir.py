@@ -27,12 +27,12 @@ from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
 from gkfs.daemon.peers import Peers, failures, first_error
-from gkfs.daemon.session import Session
+from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
 from gkfs.limits import SCAN_PAGE_RECORDS
 from gkfs.metadentry import Metadentry
-from gkfs.operations import SEAL, UNSEAL, Empty, RmdirRequest, SealRequest, UnsealRequest
+from gkfs.operations import RMDIR, SEAL, UNSEAL, Empty, RmdirRequest, SealRequest, UnsealRequest
 
 _log = logging.getLogger(__name__)
 
@@ -48,12 +48,19 @@ class Removal:
     """The handlers of RMDIR, SEAL and UNSEAL."""
 
     def __init__(
-        self, store: MetadataStore, guards: Guards, daemon_count: int, peers: Peers, nursery: trio.Nursery
+        self,
+        store: MetadataStore,
+        guards: Guards,
+        daemon_count: int,
+        peers: Peers,
+        sessions: Sessions,
+        nursery: trio.Nursery,
     ) -> None:
         self._store = store
         self._guards = guards
         self._all = range(daemon_count)
         self._peers = peers
+        self._sessions = sessions
         self._nursery = nursery
 
     # --- at the owner of the directory's record
@@ -78,9 +85,9 @@ class Removal:
             self._delete(key, entry)
             return Empty()
         self._guards.hold_path(path, "is being removed")
-        return self._remove(path, key, entry)
+        return self._remove(session.client_id, session.seq, path, entry)
 
-    async def _remove(self, path: bytes, key: bytes, entry: Metadentry) -> Empty:
+    async def _remove(self, client_id: bytes, seq: int, path: bytes, entry: Metadentry) -> Empty:
         intent = Intent(intents.new_name(), _KIND, _SEALING, [path, entry.fid])
         try:
             intents.put(self._store, intent)
@@ -92,10 +99,12 @@ class Removal:
         if error is None:
             # no await between here and the commit; the path was held, so its record is what it was
             try:
-                self._delete(key, entry)
+                self._delete(paths.key(path), entry)
                 intents.put(self._store, intent._replace(state=_REMOVED))
+                self._sessions.answer(client_id, seq, RMDIR, Empty())
                 self._store.commit()
             except OSError as failure:
+                self._sessions.unanswer(client_id, seq)
                 error = failure
             else:
                 self._guards.lift_path(path)

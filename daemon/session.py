@@ -6,7 +6,8 @@ sequence numbers; a client never has more than half as many in flight, so what i
 
 A daemon that dies may have committed requests whose replies did not leave any more: the replies of each batch
 are therefore committed with it, under one key per client. Only the latest batch is kept: older replies were
-handed to the kernel before, which delivers them although the daemon is dead.
+handed to the kernel before, which delivers them although the daemon is dead. Requests that involve other daemons
+store their reply with the step that decides them (`Sessions.answer`), also when a restart takes that step.
 """
 
 import logging
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 import trio
 
+from gkfs import wire
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
 from gkfs.limits import DEDUP_WINDOW, SCAN_PAGE_RECORDS, SESSION_MEMORY_S, SESSIONS_MAX
-from gkfs.operations import Buffer
+from gkfs.operations import Buffer, Operation, Q, R
 
 if TYPE_CHECKING:
     from gkfs.daemon.connection import Connection
@@ -40,6 +42,8 @@ class Session:
         self.role = role
         self.connection: Connection | None = None
         self.last_seen_s = 0.0
+        # Of the request whose handler is running; a coroutine must take it before its first await.
+        self.seq = 0
         self.executing: set[int] = set()  # sequence numbers that tasks are working on
         self.replies: dict[int, list[Buffer]] = {}  # by sequence number
         self._order: deque[int] = deque()  # of *replies*, oldest first
@@ -47,8 +51,9 @@ class Session:
 
     def remember(self, seq: int, pieces: list[Buffer]) -> None:
         """Keep the encoded reply to request *seq*."""
+        if seq not in self.replies:
+            self._order.append(seq)
         self.replies[seq] = pieces
-        self._order.append(seq)
         if len(self._order) > DEDUP_WINDOW:
             self.replies.pop(self._order.popleft(), None)
 
@@ -84,12 +89,26 @@ class Sessions:
         session.role = role
         return session
 
-    def absent_s(self, client_id: bytes, now_s: float) -> float:
-        """For how long *client_id* has had no connection; since the start, for one never seen."""
+    def answer(self, client_id: bytes, seq: int, operation: Operation[Q, R], reply: R) -> None:
+        """Have the next commit store the reply to a request together with what it answers."""
+        session = self._known(client_id)
+        session.remember(seq, wire.encode_reply(operation, seq, reply))
+        session.store_replies(self._store, [seq], task=True)
+
+    def unanswer(self, client_id: bytes, seq: int) -> None:
+        """Take `answer` back: the commit has failed."""
+        self._known(client_id).forget(seq)
+
+    def _known(self, client_id: bytes) -> Session:
         session = self._sessions.get(client_id)
         if session is None:
             session = self._sessions[client_id] = Session(client_id, "client")
-            session.last_seen_s = now_s
+            session.last_seen_s = trio.current_time()
+        return session
+
+    def absent_s(self, client_id: bytes, now_s: float) -> float:
+        """For how long *client_id* has had no connection; since the start, for one never seen."""
+        session = self._known(client_id)
         return 0.0 if session.connection is not None else now_s - session.last_seen_s
 
     def expire(self) -> None:

@@ -217,6 +217,9 @@ class Cluster:
         """Begin what `crash` does, from within one of the daemon's own tasks; `ended` waits for the end."""
         self._running[daemon][1].cancel()
 
+    def is_running(self, daemon: int) -> bool:
+        return daemon in self._running and not self._running[daemon][1].cancel_called
+
     async def ended(self, daemon: int) -> None:
         if daemon in self._running:
             await self._running.pop(daemon)[2].wait()

@@ -2,13 +2,16 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from gkfs import metadentry
 from gkfs.daemon.peers import Peers
-from tests.cluster.cluster import Client, Cluster, in_cluster
+from tests.cluster.cluster import Client, Cluster, eventually, in_cluster
 
 GIVE_UP_S = 0.15  # a client that does not repeat its request: what it began is finished or undone without it
 BACKGROUND_S = 0.05  # for what follows the reply
@@ -82,6 +85,37 @@ async def crash_at_each_step(
     raise AssertionError("no end")
 
 
+async def crash_and_repeat(
+    cluster: Cluster, watched: int, victim: int, operation: Callable[[int], Awaitable[None]], stride: int = 1
+) -> int:
+    """As `crash_at_each_step`, but the daemon comes back and the client repeats: *operation* must succeed."""
+    for at in range(1, STEPS_MAX, stride):
+        point = CrashPoint(cluster, watched, victim, at)
+        with point.planted():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(come_back, cluster, point)
+                await operation(at)
+                await trio.sleep(BACKGROUND_S)
+                nursery.cancel_scope.cancel()
+            if not point.reached:
+                return at - 1
+        if not cluster.is_running(victim):
+            await cluster.ended(victim)
+            await cluster.start(victim)
+    raise AssertionError("no end")
+
+
+async def come_back(cluster: Cluster, point: CrashPoint) -> None:
+    await eventually(partial(is_reached, point), 30)
+    with trio.CancelScope(shield=True):
+        await cluster.ended(point.victim)
+        await cluster.start(point.victim)
+
+
+async def is_reached(point: CrashPoint) -> bool:
+    return point.reached
+
+
 async def the_one_name(client: Client, source: bytes, target: bytes) -> bytes:
     """Which of the names exists in the end; it may be both for a while, but never none."""
     assert any([await client.exists(source), await client.exists(target), await client.exists(source)])
@@ -96,7 +130,7 @@ def other_owner(client: Client, path: bytes, prefix: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("who", ["coordinator", "owner of target"])
-def test_renamed_file_has_exactly_one_name(who: str, tmp_path: Any) -> None:
+def test_renamed_file_has_exactly_one_name(who: str, tmp_path: Path) -> None:
     @in_cluster(2)
     async def test(cluster: Cluster) -> None:
         client = cluster.client
@@ -130,7 +164,7 @@ def test_renamed_file_has_exactly_one_name(who: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("who", ["coordinator", "other"])
-def test_renamed_tree_is_whole_under_one_name(who: str, tmp_path: Any) -> None:
+def test_renamed_tree_is_whole_under_one_name(who: str, tmp_path: Path) -> None:
     @in_cluster(2)
     async def test(cluster: Cluster) -> None:
         client = cluster.client
@@ -175,7 +209,47 @@ def test_renamed_tree_is_whole_under_one_name(who: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("who", ["coordinator", "other"])
-def test_directory_is_removed_or_usable(who: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize("kind", ["file", "tree", "removal"])
+def test_repeating_client_notices_a_pause_and_nothing_else(kind: str, who: str, tmp_path: Path) -> None:
+    @in_cluster(2)
+    async def test(cluster: Cluster) -> None:
+        client = cluster.client
+        source = b"/source"
+        target = other_owner(client, source, b"/target")
+        watched = client.owner(source)
+        victim = watched if who == "coordinator" else 1 - watched
+
+        async def move_file(number: int) -> None:
+            entry = await client.create(source)
+            reply = await client.rename(source, target)
+            assert metadentry.decode(reply.record).fid == entry.fid
+            assert not await client.exists(source)
+            await client.unlink(target)
+
+        async def move_tree(number: int) -> None:
+            await client.mkdir(source)
+            for name in (b"/a", b"/b", b"/c"):
+                await client.create(source + name)
+            await client.rename(source, target)
+            assert await client.listing(target) == [b"a", b"b", b"c"]
+            for name in (b"/a", b"/b", b"/c"):
+                await client.unlink(target + name)
+            await client.rmdir(target)
+
+        async def remove(number: int) -> None:
+            await client.mkdir(source)
+            await client.rmdir(source)
+            assert not await client.exists(source)
+
+        operation = {"file": move_file, "tree": move_tree, "removal": remove}[kind]
+        steps = await crash_and_repeat(cluster, watched, victim, operation, 2 if kind == "tree" else 1)
+        assert steps >= 4
+
+    test(tmp_path)
+
+
+@pytest.mark.parametrize("who", ["coordinator", "other"])
+def test_directory_is_removed_or_usable(who: str, tmp_path: Path) -> None:
     @in_cluster(2)
     async def test(cluster: Cluster) -> None:
         client = cluster.client
