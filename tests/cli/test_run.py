@@ -17,10 +17,10 @@ def all_gone(workplace: Workplace) -> bool:
     return workplace.leftovers() == []
 
 
-def running(workplace: Workplace, command: str, *options: str) -> "subprocess.Popen[str]":
-    """`gkfs run` whose COMMAND has begun: the shell script *command*, after making the file `begun`."""
+def running(workplace: Workplace, command: str, *options: str, trap: str = ":") -> "subprocess.Popen[str]":
+    """`gkfs run` whose COMMAND has begun: the shell script *command*, after *trap* and making the file `begun`."""
     begun = workplace.folder / "begun"
-    script = f"touch {begun}; {command}"
+    script = f"{trap}; touch {begun}; {command}"
     process = workplace.start(["run", "-m", workplace.mnt, *options, "--", "sh", "-c", script])
     eventually(begun.exists, "COMMAND runs")
     return process
@@ -111,9 +111,8 @@ def test_signals_reach_the_whole_group_of_command(workplace: Workplace, number: 
 
 
 def test_command_may_end_as_it_likes_after_a_signal(workplace: Workplace) -> None:
-    process = running(
-        workplace, "trap 'echo text >$GKFS_MOUNTDIR/f; cat $GKFS_MOUNTDIR/f; exit 3' TERM; sleep 60 & wait"
-    )
+    trap = "trap 'echo text >$GKFS_MOUNTDIR/f; cat $GKFS_MOUNTDIR/f; exit 3' TERM"
+    process = running(workplace, "sleep 60 & wait", trap=trap)
     process.terminate()
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (3, "text\n", "")
@@ -121,16 +120,15 @@ def test_command_may_end_as_it_likes_after_a_signal(workplace: Workplace) -> Non
 
 
 def test_usr1_is_passed_on_and_ends_nothing(workplace: Workplace) -> None:
-    process = running(
-        workplace, "trap 'n=1' USR1; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; exit 4", "--grace", "0"
-    )
+    command = 'while [ -z "$n" ]; do sleep 0.05; done; sleep 0.3; exit 4'
+    process = running(workplace, command, "--grace", "0", trap="trap n=1 USR1")
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=20)
     assert process.returncode == 4
 
 
 def test_a_command_that_ignores_signals_is_killed_after_the_grace(workplace: Workplace) -> None:
-    process = running(workplace, "trap '' TERM INT; while :; do sleep 0.1; done", "--grace", "0.5")
+    process = running(workplace, "while :; do sleep 0.1; done", "--grace", "0.5", trap="trap '' TERM INT")
     begun_s = time.monotonic()
     process.terminate()
     process.send_signal(signal.SIGINT)
