@@ -31,7 +31,7 @@ from tests.mount.sample_tree import LONGEST_NAME
 from tests.mount.twins import Descriptor, Difference, Failure, Filling, Twins, reduced
 
 EXAMPLES: Final = int(os.environ.get("RANDOM_OPERATIONS_EXAMPLES", "0"))
-_EXAMPLES_BY_DEFAULT: Final = 120
+_EXAMPLES_BY_DEFAULT: Final = 300
 _MIB: Final = 1 << 20
 
 # A path is a text, or a number that chooses one of those that exist.
@@ -43,9 +43,7 @@ _paths: SearchStrategy[int | str] = st.integers(0, 14).flatmap(
 )
 Choice = int | str
 _targets = st.sampled_from([b"a", b"b", b"a/b", b"c/a", b".", b"missing"])
-# Set-id bits only for directories: from a file that root writes to, FUSE file systems take them away.
-_modes = st.sampled_from([0o644, 0o600, 0o755, 0o400, 0o1777, 0])
-_directory_modes = st.one_of(_modes, st.just(0o2755))
+_modes = st.sampled_from([0o644, 0o600, 0o755, 0o400, 0o1777, 0o2755, 0o6755, 0])
 _flags = st.tuples(
     st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR]),
     st.sampled_from([0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL]),
@@ -113,7 +111,7 @@ class Calls(RuleBasedStateMachine):
 
     # --- names
 
-    @rule(path=_paths, mode=_directory_modes)
+    @rule(path=_paths, mode=_modes)
     def mkdir(self, path: Choice, mode: int) -> None:
         self.twins.call("mkdir", self._path(path), mode)
 
