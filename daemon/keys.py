@@ -5,7 +5,7 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
 
     01 fid           record of a file without a name that is still open, then the 16 bytes of the client's id
     02 fid           a directory in which nothing may be created: b"" when it was removed (fids are never reused,
-                     so this stays for ever), else the index (u16) of the daemon that is deciding
+                     so this stays for ever), b"?" while that is being decided
     03 intent        an operation over several daemons begun here (msgpack, see `rmdir` and `rename`)
     04 fid chunk     the chunk exists here; written before its file, so this index is a superset of the files
     05 intent        what ADOPT answered to this intent (msgpack), until the source says FORGET_INTENT
