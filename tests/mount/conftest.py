@@ -5,8 +5,10 @@ each gets a directory of its own in it. Either is checked when the test ends (se
 shared one that is in trouble is replaced, so that one fault fails one test.
 """
 
+import errno
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +17,8 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.mount.file_system import FileSystem
+from tests.mount.calls import MIB, errno_of, noise
+from tests.mount.file_system import FileSystem, is_alive, wait_until
 
 Cluster = Callable[..., FileSystem]
 
@@ -198,3 +201,27 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 def _no_heap_of_temporary_files(tmp_path: Path) -> Iterator[None]:
     yield
     shutil.rmtree(tmp_path / "local", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def without_a_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileSystem]:
+    """A client was killed while it held a file open that had been removed.
+
+    The daemons wait a minute for a lost client to come back; meanwhile other tests run.
+    """
+    file_system = open_file_system(tmp_path_factory.mktemp("killed") / "gkfs", daemons=2, mounts=2)
+    mountdir = file_system.mounts[0]
+    file = os.open(mountdir / "file", os.O_RDWR | os.O_CREAT)
+    os.write(file, noise(8 * MIB))
+    (mountdir / "file").unlink()
+    client = file_system.client_pid(mountdir)
+    os.kill(client, signal.SIGKILL)
+    wait_until(lambda: not is_alive(client), "the client is dead")
+    assert errno_of(lambda: os.pread(file, 1, 0)) == errno.ENOTCONN
+    errno_of(lambda: os.close(file))
+    file_system.gkfs("umount", mountdir)  # a dead mount, too
+    file_system.mounts.remove(mountdir)
+    yield file_system
+    problems = close_file_system(file_system)
+    if problems:
+        pytest.fail("\n".join(problems))

@@ -7,44 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gkfs.distributor import Distributor
-from gkfs.limits import ORPHAN_GRACE_S
 from gkfs.paths import ROOT
 from tests.mount import sample_tree, trees
 from tests.mount.calls import MIB, errno_of, noise, opened
-from tests.mount.conftest import Cluster, close_file_system, open_file_system
-from tests.mount.file_system import FileSystem, is_alive, mountpoints_below, wait_until
+from tests.mount.conftest import Cluster
+from tests.mount.file_system import is_alive, mountpoints_below, wait_until
 from tests.mount.programs import run
 from tests.mount.trees import assert_same
 
-
-@pytest.fixture(scope="module", autouse=True)
-def without_a_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileSystem]:
-    """A client was killed while it held a file open that had been removed.
-
-    The daemons wait a minute for a lost client to come back; meanwhile the other tests of this module run.
-    """
-    file_system = open_file_system(tmp_path_factory.mktemp("killed") / "gkfs", daemons=2, mounts=2)
-    mountdir = file_system.mounts[0]
-    file = os.open(mountdir / "file", os.O_RDWR | os.O_CREAT)
-    os.write(file, noise(8 * MIB))
-    (mountdir / "file").unlink()
-    client = file_system.client_pid(mountdir)
-    os.kill(client, signal.SIGKILL)
-    wait_until(lambda: not is_alive(client), "the client is dead")
-    assert errno_of(lambda: os.pread(file, 1, 0)) == errno.ENOTCONN
-    errno_of(lambda: os.close(file))
-    file_system.gkfs("umount", mountdir)  # a dead mount, too
-    file_system.mounts.remove(mountdir)
-    yield file_system
-    problems = close_file_system(file_system)
-    if problems:
-        pytest.fail("\n".join(problems))
+# Starts what test_reclaim.py looks at a minute later.
+pytestmark = pytest.mark.usefixtures("without_a_client")
 
 
 @pytest.mark.parametrize("daemons", [1, 3])
@@ -317,9 +294,3 @@ def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert os.listdir(mountdir / "sticky") == ["roots"]
     assert sys.executable  # the interpreter of a virtual environment may be out of that user's reach
-
-
-def test_what_a_killed_client_held_is_given_back(without_a_client: FileSystem) -> None:
-    limit_s = ORPHAN_GRACE_S + 30
-    wait_until(lambda: without_a_client.status()["used_bytes"] == 0, "the chunks are removed", limit_s)
-    assert os.listdir(without_a_client.mounts[0]) == []
