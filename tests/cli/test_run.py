@@ -20,7 +20,7 @@ def all_gone(workplace: Workplace) -> bool:
 def running(workplace: Workplace, command: str, *options: str, trap: str = ":") -> "subprocess.Popen[str]":
     """`gkfs run` whose COMMAND has begun: the shell script *command*, after *trap* and making the file `begun`."""
     begun = workplace.folder / "begun"
-    script = f"{trap}; touch {begun}; {command}"
+    script = f"{trap}; >{begun}; {command}"
     process = workplace.start(["run", "-m", workplace.mnt, *options, "--", "sh", "-c", script])
     eventually(begun.exists, "COMMAND runs")
     return process
@@ -104,6 +104,8 @@ def test_standard_input_is_that_of_command(workplace: Workplace) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_signals_reach_the_whole_group_of_command(workplace: Workplace, number: signal.Signals) -> None:
     process = running(workplace, "sh -c 'sleep 60; true'; true")
+    # A shell that is just starting a program may miss SIGINT.
+    eventually(lambda: "sleep 60 " in workplace.processes().values(), "sleep runs")
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (128 + number, "")
@@ -112,7 +114,7 @@ def test_signals_reach_the_whole_group_of_command(workplace: Workplace, number: 
 
 def test_command_may_end_as_it_likes_after_a_signal(workplace: Workplace) -> None:
     trap = "trap 'echo text >$GKFS_MOUNTDIR/f; cat $GKFS_MOUNTDIR/f; exit 3' TERM"
-    process = running(workplace, "sleep 60 & wait", trap=trap)
+    process = running(workplace, "while :; do sleep 0.1; done", trap=trap)
     process.terminate()
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (3, "text\n", "")
