@@ -247,12 +247,14 @@ def mountpoints_below(folder: Path) -> list[str]:
     return [mountdir for mountdir in reversed(found) if mountdir.startswith(f"{folder}/")]
 
 
-def wait_until(condition: Callable[[], bool], fact: str, limit_s: float = _GONE_LIMIT_S) -> None:
+def wait_until(
+    condition: Callable[[], bool], fact: str, limit_s: float = _GONE_LIMIT_S, every_s: float = 0.02
+) -> None:
     """Wait for *condition*; AssertionError that names *fact* when it does not come true in *limit_s*."""
     deadline_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline_s, f"not within {limit_s} s: {fact}"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def resident_bytes(pid: int) -> int:

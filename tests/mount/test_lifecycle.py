@@ -142,14 +142,15 @@ def test_a_dead_daemon_is_an_error_that_names_it(cluster: Cluster) -> None:
     mountdir = file_system.mount("--request-timeout", "1")
     distributor = Distributor(2)
     victim = 1 - distributor.path_owner(ROOT)  # without that of the root directory nothing can be used
-    owners = {f"{number}": distributor.path_owner(b"/%d" % number) for number in range(8)}
+    owners = {f"{number}": distributor.path_owner(b"/%d" % number) for number in range(5)}
+    assert set(owners.values()) == {0, 1}
     for name in owners:
         (mountdir / name).touch()
     file_system.kill_daemon(victim)
     for name, owner in owners.items():
         start_s = time.monotonic()
         assert errno_of((mountdir / name).stat) == (errno.ETIMEDOUT if owner == victim else 0)
-        assert time.monotonic() - start_s < 3
+        assert time.monotonic() - start_s < 3  # the kernel asks twice when it held the name before
     assert f"daemon {victim}" in file_system.log_of(mountdir).read_text()
     answer = file_system.gkfs("status", "-H", file_system.hostfile, check=False)
     assert answer.returncode != 0
