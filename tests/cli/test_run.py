@@ -116,8 +116,8 @@ def test_command_may_end_as_it_likes_after_a_signal(workplace: Workplace) -> Non
     trap = "trap 'echo text >$GKFS_MOUNTDIR/f; cat $GKFS_MOUNTDIR/f; exit 3' TERM"
     process = running(workplace, "while :; do sleep 0.1; done", trap=trap)
     process.terminate()
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (3, "text\n", "")
+    out, _ = process.communicate(timeout=20)  # the shell itself tells of its sleep
+    assert (process.returncode, out) == (3, "text\n")
     assert all_gone(workplace)
 
 
