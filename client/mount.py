@@ -79,11 +79,13 @@ class _Mount:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pool.maintain)
                 await self._pump.drive(self._load_root())
+                # Before there is a mount that a signal would leave dead. No await between here and serve:
+                # ending a session needs one.
+                await nursery.start(self._end_on_signal)
                 self._mount()
                 try:
                     nursery.start_soon(self._operations.touches.run)
                     nursery.start_soon(self._publish_regularly)
-                    nursery.start_soon(self._end_on_signal)
                     await self._pump.serve()
                 finally:
                     pyfuse3.close(unmount=True)
@@ -119,8 +121,9 @@ class _Mount:
             await trio.sleep(SIZE_FLUSH_DELAY_S)
             self._pump.start(self._operations.data.publish_all())
 
-    async def _end_on_signal(self) -> None:
+    async def _end_on_signal(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 log.info("%s: unmounting %s", signal.Signals(number).name, self._settings.mountdir)
                 pyfuse3.terminate()
