@@ -96,7 +96,7 @@ async def serve(
 
     Raises GkfsError when the daemon cannot start. Afterwards everything is closed, and the rootdir is free.
     """
-    known = read_hostfile(settings.hostfile)
+    known = hostfile.read(settings.hostfile)
     if not 0 <= settings.daemon_index < known.daemon_count:
         raise GkfsError(
             f"hostfile {settings.hostfile} is of {known.daemon_count} daemons, not of {settings.daemon_index}",
@@ -116,17 +116,6 @@ async def serve(
             store.close()
     finally:
         rootdir.close()
-
-
-def read_hostfile(path: Path) -> Hostfile:
-    """The parsed hostfile. Raises GkfsError (HOSTFILE)."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise GkfsError(f"hostfile {path} cannot be read: {error.strerror}", ExitStatus.HOSTFILE) from None
-    except UnicodeDecodeError as error:
-        raise GkfsError(f"hostfile {path} is not text: {error.reason}", ExitStatus.HOSTFILE) from None
-    return hostfile.parse(text, str(path))
 
 
 def _open_storage(rootdir: Rootdir, store: MetadataStore) -> ChunkStorage:
@@ -250,7 +239,7 @@ class _Server:
         return address
 
     async def _locate(self, index: int) -> DaemonAddress:
-        found = await trio.to_thread.run_sync(read_hostfile, self._settings.hostfile)
+        found = await trio.to_thread.run_sync(hostfile.read, self._settings.hostfile)
         try:
             return found.daemons[index]
         except KeyError:

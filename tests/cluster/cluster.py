@@ -18,7 +18,7 @@ import trio
 from gkfs import hostfile, metadentry
 from gkfs.daemon import background, peers
 from gkfs.daemon.peers import Peer
-from gkfs.daemon.server import DaemonSettings, read_hostfile, serve
+from gkfs.daemon.server import DaemonSettings, serve
 from gkfs.distributor import Distributor
 from gkfs.errors import GkfsError
 from gkfs.hostfile import DaemonAddress
@@ -78,7 +78,7 @@ class Client:
         if daemon not in self._peers:
 
             async def locate() -> DaemonAddress:
-                found = read_hostfile(self.cluster.hostfile).daemons
+                found = hostfile.read(self.cluster.hostfile).daemons
                 if daemon not in found:
                     raise GkfsError(f"daemon {daemon} has not started")
                 return found[daemon]

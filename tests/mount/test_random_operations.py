@@ -1,4 +1,4 @@
-"""Random system calls on a mount and on a local disk have the same results, errnos, contents and attributes.
+"""Random system calls on mounts and on a local disk have the same results, errnos, contents and attributes.
 
 The examples are the same in every run and take about a minute. For more and others:
 
@@ -9,8 +9,9 @@ A failure ends in a short script that leads to it.
 
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -26,12 +27,11 @@ from hypothesis.stateful import (
 )
 from hypothesis.strategies import SearchStrategy
 
-from tests.mount.conftest import Both
+from tests.mount.conftest import Both, Place
 from tests.mount.sample_tree import LONGEST_NAME
 from tests.mount.twins import Descriptor, Difference, Failure, Filling, Twins, reduced
 
 EXAMPLES: Final = int(os.environ.get("RANDOM_OPERATIONS_EXAMPLES", "0"))
-_EXAMPLES_BY_DEFAULT: Final = 300
 _MIB: Final = 1 << 20
 
 # A path is a text, or a number that chooses one of those that exist.
@@ -55,10 +55,11 @@ _lengths = st.sampled_from([0, 1, 7, 100, 4096, 5000, 65_537, _MIB, _MIB + 9])
 _data = st.builds(Filling, st.integers(97, 122), _lengths)
 _times_ns = st.integers(0, 1_400_000_000 * 10**9)
 _owners = st.sampled_from([-1, 0, 1, 65_534, 1_000_000])
+_nodes = st.integers(0, 1)
 _numbers = itertools.count()
 
 
-def new_twins(both: Both) -> Twins:
+def new_twins(both: Both, *others: Path) -> Twins:
     """Two new directories to make the same calls in.
 
     They have the same paths in every example, so that every name is on the same daemon again in a repetition.
@@ -66,7 +67,26 @@ def new_twins(both: Both) -> Twins:
     for side in both:
         if (side / "tree").exists():  # an earlier example ended in a tree that cannot be removed
             (side / "tree").rename(side / f"broken-{next(_numbers)}")
-    return Twins(both.mounted / "tree", both.local / "tree")
+    return Twins(both.mounted / "tree", both.local / "tree", *(other / "tree" for other in others))
+
+
+def chosen(twins: Twins, choice: Choice) -> str:
+    """The path that *choice* means in the tree as it is now."""
+    if isinstance(choice, str):
+        return choice
+    existing = twins.existing()
+    return existing[choice % len(existing)] if existing else "a"
+
+
+def end(twins: Twins) -> None:
+    """Compare the trees after an example without a difference, and remove them."""
+    try:
+        if twins.difference is None:
+            twins.compare()
+    finally:
+        twins.remove()
+        if twins.difference is not None:
+            Calls.found.append(twins.difference)
 
 
 class Calls(RuleBasedStateMachine):
@@ -75,7 +95,8 @@ class Calls(RuleBasedStateMachine):
     descriptors: Bundle[Descriptor] = Bundle("descriptors")
 
     both: Both
-    found: list[Difference]
+    there: Path
+    found: ClassVar[list[Difference]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,20 +115,11 @@ class Calls(RuleBasedStateMachine):
             self.twins.call("write", files[-1], Filling(120, 5000 * len(files)))
         return multiple(*files[:3])
 
-    def _path(self, choice: Choice) -> str:
-        if isinstance(choice, str):
-            return choice
-        existing = self.twins.existing()
-        return existing[choice % len(existing)] if existing else "a"
-
     def teardown(self) -> None:
-        try:
-            if self.twins.difference is None:
-                self.twins.compare()
-        finally:
-            self.twins.remove()
-            if self.twins.difference is not None:
-                self.found.append(self.twins.difference)
+        end(self.twins)
+
+    def _path(self, choice: Choice) -> str:
+        return chosen(self.twins, choice)
 
     # --- names
 
@@ -140,10 +152,10 @@ class Calls(RuleBasedStateMachine):
 
     @rule(path=_paths)
     def look(self, path: Choice) -> None:
-        chosen = self._path(path)
-        self.twins.call("listdir", chosen)
-        self.twins.call("stat", chosen)
-        self.twins.call("lstat", chosen)
+        where = self._path(path)
+        self.twins.call("listdir", where)
+        self.twins.call("stat", where)
+        self.twins.call("lstat", where)
 
     # --- attributes
 
@@ -212,15 +224,68 @@ class Calls(RuleBasedStateMachine):
         self.twins.call("fstat", descriptor)
 
 
-@pytest.mark.limit_s(3600)
-@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
-def test_random_calls_have_the_same_results(both: Both) -> None:
-    Calls.both, Calls.found = both, []
+class CallsOnTwoNodes(RuleBasedStateMachine):
+    """One example: every call on one of two nodes. Files are opened, used and closed in one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twins = new_twins(Calls.both, Calls.there)
+
+    def teardown(self) -> None:
+        end(self.twins)
+
+    @rule(path=_paths, mode=_modes, node=_nodes)
+    def mkdir(self, path: Choice, mode: int, node: int) -> None:
+        self.twins.call("mkdir", chosen(self.twins, path), mode, node=node)
+
+    @rule(path=_paths, node=_nodes, flags=_flags, data=_data)
+    def write(self, path: Choice, node: int, flags: int, data: Filling) -> None:
+        self.twins.call("write_file", chosen(self.twins, path), flags, data, node=node)
+
+    @rule(path=_paths, node=_nodes)
+    def read(self, path: Choice, node: int) -> None:
+        self.twins.call("read_file", chosen(self.twins, path), node=node)
+
+    @rule(path=_paths, node=_nodes, content=_targets)
+    def symlink(self, path: Choice, node: int, content: bytes) -> None:
+        self.twins.call("symlink", content, chosen(self.twins, path), node=node)
+
+    @rule(path=_paths, node=_nodes, call=st.sampled_from(["rmdir", "unlink", "readlink"]))
+    def remove(self, path: Choice, node: int, call: str) -> None:
+        self.twins.call(call, chosen(self.twins, path), node=node)
+
+    @rule(path=_paths, node=_nodes, call=st.sampled_from(["listdir", "stat", "lstat"]))
+    def look(self, path: Choice, node: int, call: str) -> None:
+        self.twins.call(call, chosen(self.twins, path), node=node)
+
+    @rule(old=_paths, new=_paths, node=_nodes)
+    def rename(self, old: Choice, new: Choice, node: int) -> None:
+        source, target = chosen(self.twins, old), chosen(self.twins, new)
+        self.twins.call("rename", source, target, node=node)
+        for path in (source, target):
+            self.twins.call("lstat", path, node=1 - node)
+
+    @rule(path=_paths, mode=_modes, node=_nodes)
+    def chmod(self, path: Choice, mode: int, node: int) -> None:
+        self.twins.call("chmod", chosen(self.twins, path), mode, node=node)
+
+    @rule(path=_paths, times_ns=st.tuples(_times_ns, _times_ns), node=_nodes)
+    def utime(self, path: Choice, times_ns: tuple[int, int], node: int) -> None:
+        self.twins.call("utime", chosen(self.twins, path), ns=times_ns, node=node)
+
+    @rule(path=_paths, size=_offsets, node=_nodes)
+    def truncate(self, path: Choice, size: int, node: int) -> None:
+        self.twins.call("truncate", chosen(self.twins, path), size, node=node)
+
+
+def run_examples(machine: type[RuleBasedStateMachine], examples: int, fresh: Callable[[], Twins]) -> None:
+    """Run them; a difference is reduced by repeating its calls with twins that *fresh* makes."""
+    Calls.found.clear()
     try:
         run_state_machine_as_test(
-            Calls,
+            machine,
             settings=settings(
-                max_examples=EXAMPLES or _EXAMPLES_BY_DEFAULT,
+                max_examples=EXAMPLES or examples,
                 derandomize=not EXAMPLES,
                 print_blob=bool(EXAMPLES),
                 phases=[Phase.generate],  # a difference is reduced below, which is faster
@@ -234,7 +299,21 @@ def test_random_calls_have_the_same_results(both: Both) -> None:
     except Exception:
         if not Calls.found:
             raise
-        raise reduced(Calls.found[0], lambda: new_twins(both)) from None
+        raise reduced(Calls.found[0], fresh) from None
+
+
+@pytest.mark.limit_s(3600)
+@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
+def test_random_calls_have_the_same_results(both: Both) -> None:
+    Calls.both = both
+    run_examples(Calls, 250, lambda: new_twins(both))
+
+
+@pytest.mark.limit_s(3600)
+@pytest.mark.parametrize("file_system", [4], ids=["4-daemons"], indirect=True)
+def test_random_calls_on_two_nodes_have_the_same_results(both: Both, place: Place) -> None:
+    Calls.both, Calls.there = both, place.there
+    run_examples(CallsOnTwoNodes, 150, lambda: new_twins(both, place.there))
 
 
 def test_a_difference_is_shown_as_a_short_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

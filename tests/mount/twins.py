@@ -42,6 +42,7 @@ class Call(NamedTuple):
     name: str
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    node: int
     result: Any
 
 
@@ -55,10 +56,15 @@ class Difference(AssertionError):
 
 
 class Twins:
-    """Two trees, empty at first. Every call is made in both."""
+    """Two trees, empty at first. Every call is made in both.
 
-    def __init__(self, mounted: Path, local: Path) -> None:
+    *others*: the mounted tree as further nodes see it. What a directory's entries lead to, its times and link
+    count, reaches other nodes a moment later, so with them it is not compared.
+    """
+
+    def __init__(self, mounted: Path, local: Path, *others: Path) -> None:
         self._roots = (mounted, local)
+        self._views = (mounted, *others)
         self._descriptors: list[tuple[int, int]] = []
         self._open: set[int] = set()
         self._calls: list[Call] = []
@@ -66,17 +72,21 @@ class Twins:
         for root in self._roots:
             root.mkdir()
 
-    def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """`os.name(*arguments)` in both trees: strings are paths below the roots. What both returned."""
+    def call(self, name: str, *arguments: Any, node: int = 0, **options: Any) -> Any:
+        """`os.name(*arguments)` in both trees: strings are paths below the roots. What both returned.
+
+        In the mounted tree it is made on *node*; descriptors only on the first.
+        """
         function = _FUNCTIONS.get(name) or getattr(os, name)
-        mounted, local = (self._do(side, function, arguments, options) for side in (0, 1))
+        mounted = self._settled(self._do(0, self._views[node], function, arguments, options))
+        local = self._settled(self._do(1, self._roots[1], function, arguments, options))
         if name == "open" and not isinstance(mounted, Failure) and not isinstance(local, Failure):
             self._open.add(len(self._descriptors))
             self._descriptors.append((mounted, local))
             mounted = local = Descriptor(len(self._descriptors) - 1)
         if name == "close":
             self._open.discard(arguments[0].number)
-        self._calls.append(Call(name, arguments, options, local))
+        self._calls.append(Call(name, arguments, options, node, local))
         if mounted != local:
             self._fail(f"the mount answers {_shown(mounted)}, a local disk {_shown(local)}")
         return local
@@ -89,9 +99,15 @@ class Twins:
 
     def compare(self) -> None:
         """Both trees hold the same."""
-        mounted, local = (trees.facts(root) for root in self._roots)
+        for view in self._views:
+            self._compare_with(view)
+
+    def _compare_with(self, view: Path) -> None:
+        mounted, local = trees.facts(view), trees.facts(self._roots[1])
         for name in local.keys() & mounted.keys():
-            if int(str(local[name]["mtime_ns"])) >= EXPLICIT_BEFORE_NS <= int(str(mounted[name]["mtime_ns"])):
+            unsettled = len(self._views) > 1 and local[name]["type"] == "d"
+            times_ns = [int(str(side[name]["mtime_ns"])) for side in (local, mounted)]
+            if unsettled or min(times_ns) >= EXPLICIT_BEFORE_NS:
                 mounted[name]["mtime_ns"] = local[name]["mtime_ns"]
         lines = list(trees.differences(local, mounted))
         if lines:
@@ -105,16 +121,22 @@ class Twins:
         for root in self._roots:
             shutil.rmtree(root, ignore_errors=self.difference is not None)
 
-    def _do(self, side: int, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
+    def _settled(self, result: Any) -> Any:
+        """*result* without what may reach other nodes later."""
+        if len(self._views) > 1 and isinstance(result, dict) and str(result["mode"]).startswith("d"):
+            return {what: value for what, value in result.items() if what not in ("links", "mtime_ns")}
+        return result
+
+    def _do(self, side: int, root: Path, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
         try:
-            return function(*(self._own(side, argument) for argument in arguments), **options)
+            return function(*(self._own(side, root, argument) for argument in arguments), **options)
         except OSError as error:
             return Failure(errno.errorcode.get(error.errno or 0, str(error)))
 
-    def _own(self, side: int, argument: Any) -> Any:
+    def _own(self, side: int, root: Path, argument: Any) -> Any:
         match argument:
             case str():
-                return os.path.join(self._roots[side], argument)
+                return os.path.join(root, argument)
             case Descriptor():
                 return self._descriptors[argument.number][side]
             case Filling():
@@ -147,7 +169,7 @@ def _repeat(calls: list[Call], twins: Twins) -> Difference | None:
                 isinstance(argument, Descriptor) and argument not in descriptors for argument in call.arguments
             ):
                 continue  # the call that opened it is left out
-            result = twins.call(call.name, *arguments, **call.options)
+            result = twins.call(call.name, *arguments, node=call.node, **call.options)
             if isinstance(call.result, Descriptor) and isinstance(result, Descriptor):
                 descriptors[call.result] = result
         twins.compare()
@@ -163,10 +185,10 @@ def _line(call: Call) -> str:
     shown += [f"{option}={value!r}" for option, value in call.options.items()]
     line = f"os.{call.name}({', '.join(shown)})"
     if isinstance(call.result, Descriptor):
-        return f"fd{call.result.number} = {line}"
+        line = f"fd{call.result.number} = {line}"
     if isinstance(call.result, Failure):
-        return f"with suppress(OSError): {line}  # {call.result.name}"
-    return line
+        line = f"with suppress(OSError): {line}  # {call.result.name}"
+    return f"{line}  # on node {call.node}" if call.node else line
 
 
 def _argument(name: str, position: int, argument: Any) -> str:
@@ -175,7 +197,7 @@ def _argument(name: str, position: int, argument: Any) -> str:
             return f"fd{argument.number}"
         case Filling():
             return f"{bytes([argument.letter])!r} * {argument.length}"
-        case int() if name == "open" and position == 1:
+        case int() if name in ("open", "write_file") and position == 1:
             return " | ".join(
                 [_ACCESS[argument & os.O_ACCMODE], *(flag for flag in _FLAGS if argument & _FLAGS[flag])]
             )
@@ -217,11 +239,26 @@ def _utime(path: str, ns: tuple[int, int], follow_symlinks: bool = True) -> tupl
     return found.st_atime_ns, found.st_mtime_ns
 
 
+def _write_file(path: str, flags: int, data: bytes) -> int:
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        return os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "listdir": lambda path: sorted(os.listdir(path)),
     "stat": lambda path: _attributes(os.stat(path)),
     "lstat": lambda path: _attributes(os.lstat(path)),
     "fstat": lambda descriptor: _attributes(os.fstat(descriptor)),
     "utime": _utime,
+    "write_file": _write_file,
+    "read_file": _read_file,
     "symlink": lambda target, path: os.symlink(os.fsdecode(target), path),
 }
