@@ -141,6 +141,12 @@ class GkfsOperations(pyfuse3.Operations):
         old_parent, new_parent = self._inodes[parent_inode_old], self._inodes[parent_inode_new]
         await self._names.rename(old_parent, name_old, new_parent, name_new, flags)
 
+    @handler
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise OSError(errno.EPERM, "hard links")  # what link(2) says of file systems without them
+
     # --- attributes
 
     @handler
