@@ -14,7 +14,8 @@ from gkfs.metadentry import Metadentry, allocated_sectors
 def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> EntryAttributes:
     """Attributes of *entry*, with the unpublished writes of *inode* on this node.
 
-    Names are never cached by the kernel (entry_timeout 0): another node may change them at any time.
+    The kernel must not cache the name (entry_timeout 0): another node may change it at any time. Only a lookup
+    of a directory knows better.
     *timeout_s*: how long the kernel may use the attributes without asking; directories never less than
     `DIRECTORY_ATTR_TIMEOUT_S`, as the kernel checks them at each step of a path.
     """

@@ -94,8 +94,10 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._names.lookup(self._inodes[parent_inode], name)
-        return self._attributes(inode)
+        inode, valid_s = await self._names.lookup(self._inodes[parent_inode], name)
+        answer = self._attributes(inode)
+        answer.entry_timeout = valid_s
+        return answer
 
     @handler
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

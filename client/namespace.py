@@ -10,10 +10,11 @@ from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
-from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
+from gkfs.limits import DIRECTORY_LEASE_S, KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
 from gkfs.metadentry import Metadentry
 from gkfs.operations import (
     CREATE,
+    LOOKUP,
     RENAME,
     RENAME_NOREPLACE,
     RMDIR,
@@ -26,6 +27,7 @@ from gkfs.operations import (
     STAT,
     UNLINK,
     CreateRequest,
+    LookupRequest,
     RenameRequest,
     RmdirRequest,
     SetattrRequest,
@@ -53,12 +55,17 @@ class Namespace:
         self._touches = touches
         self._inodes = context.inodes
 
-    async def lookup(self, parent: Inode, name: bytes) -> Inode:
-        """The entry *name*; ENOENT when there is none. Counts one reference of the kernel."""
+    async def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, float]:
+        """The entry *name*, and for how many seconds the name stays this entry; ENOENT when there is none.
+
+        Counts one reference of the kernel.
+        """
         path = self._child(parent, name)
         self._touches.send(path)
-        reply = await self._context.call_owner(path, STAT, StatRequest(path, 0))
-        return self._inodes.seen(parent, name, reply.record)
+        sent_s = time.monotonic()
+        reply = await self._context.call_owner(path, LOOKUP, LookupRequest(path))
+        valid_s = max(0.0, sent_s + DIRECTORY_LEASE_S - time.monotonic()) if reply.leased else 0.0
+        return self._inodes.seen(parent, name, reply.record), valid_s
 
     async def stat(self, inode: Inode) -> Metadentry:
         """The record of *inode*: as fetched within this system call, or asked for now."""

@@ -14,6 +14,7 @@ import msgpack
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Blocked, Guards, busy
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.reclaim import Reclaimer
 from gkfs.daemon.session import Session
@@ -32,8 +33,11 @@ from gkfs.operations import (
 class Adoption:
     """The handlers of ADOPT and FORGET_INTENT."""
 
-    def __init__(self, store: MetadataStore, guards: Guards, parents: Parents, reclaimer: Reclaimer) -> None:
+    def __init__(
+        self, store: MetadataStore, guards: Guards, parents: Parents, reclaimer: Reclaimer, leases: Leases
+    ) -> None:
         self._store = store
+        self._leases = leases
         self._guards = guards
         self._parents = parents
         self._reclaimer = reclaimer
@@ -83,6 +87,8 @@ class Adoption:
                 raise os_error(errno.EEXIST, name)
             if old.is_directory != entry.is_directory:
                 raise os_error(errno.EISDIR if old.is_directory else errno.ENOTDIR, name)
+            if old.is_directory:
+                self._leases.check_change(request.path, request.client_id)
             reply = AdoptReply(old.fid, self._replaced(old, request))
         self._store.put(key, request.record)
         self._store.count_entry(entry.mode, 1)

@@ -104,6 +104,10 @@ class Guards:
         finally:
             self.lift_path(path)
 
+    def is_held(self, path: bytes) -> bool:
+        """Whether a rename or removal of *path* is being decided."""
+        return path in self._paths
+
     # --- trees
 
     def tree_conflict(self, source: bytes, target: bytes) -> str | None:

@@ -6,6 +6,7 @@ from gkfs.daemon.adopt import Adoption
 from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.namespace import Fids, Namespace
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers
@@ -24,6 +25,7 @@ from gkfs.operations import (
     CUT_CHUNKS,
     EXTEND,
     FORGET_INTENT,
+    LOOKUP,
     PUT_RECORDS,
     READ_CHUNK,
     READDIR,
@@ -65,19 +67,21 @@ class Handlers:
         self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, sessions, nursery)
         parents = Parents(store, guards, distributor, peers)
         fids = Fids(own_index, identity.boot_epoch)
-        self._namespace = Namespace(store, guards, parents, self._reclaimer, fids)
+        leases = Leases(nursery, restarted=identity.boot_epoch > 1)
+        self._namespace = Namespace(store, guards, parents, self._reclaimer, fids, leases)
         self._truncation = Truncation(store, guards, distributor, peers, self._reclaimer)
         self._chunks = Chunks(storage)
-        self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, nursery)
+        self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
         self._trees = Trees(store, guards, distributor, peers)
-        self._adoption = Adoption(store, guards, parents, self._reclaimer)
+        self._adoption = Adoption(store, guards, parents, self._reclaimer, leases)
         self._renaming = Renaming(
-            store, guards, own_index, distributor, peers, parents, self._adoption, sessions, nursery
+            store, guards, own_index, distributor, peers, parents, self._adoption, sessions, leases, nursery
         )
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have *dispatcher* serve everything."""
         serve = dispatcher.serve
+        serve(LOOKUP, self._namespace.lookup)
         serve(STAT, self._namespace.stat)
         serve(CREATE, self._namespace.create)
         serve(UNLINK, self._namespace.unlink)

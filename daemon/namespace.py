@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.reclaim import Reclaimer
 from gkfs.daemon.session import Session
@@ -31,6 +32,8 @@ from gkfs.operations import (
     CreateRequest,
     Empty,
     ExtendRequest,
+    LookupReply,
+    LookupRequest,
     ReaddirReply,
     ReaddirRequest,
     RecordReply,
@@ -113,6 +116,7 @@ class Namespace:
         parents: Parents,
         reclaimer: Reclaimer,
         fids: Fids,
+        leases: Leases,
     ) -> None:
         self._store = store
         self._records = Records(store)
@@ -120,6 +124,7 @@ class Namespace:
         self._parents = parents
         self._reclaimer = reclaimer
         self._fids = fids
+        self._leases = leases
 
     def create_root(self) -> None:
         """Make sure that the root has its record, which this daemon owns. Commits."""
@@ -132,6 +137,14 @@ class Namespace:
             self._store.commit()
 
     # --- reading
+
+    def lookup(self, session: Session, request: LookupRequest) -> LookupReply:
+        path = request.path
+        record = self._store.get(paths.key(path))
+        if record is None:
+            raise os_error(errno.ENOENT, paths.printable(path))
+        may_lease = metadentry.is_directory_record(record) and not self._guards.is_held(path)
+        return LookupReply(record, may_lease and self._leases.grant(path, session.client_id))
 
     def stat(self, session: Session, request: StatRequest) -> RecordReply:
         key = paths.key(request.path)

@@ -30,6 +30,7 @@ from gkfs.daemon.adopt import Adoption
 from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.plan import Plan
@@ -88,9 +89,11 @@ class Renaming:
         parents: Parents,
         adoption: Adoption,
         sessions: Sessions,
+        leases: Leases,
         nursery: trio.Nursery,
     ) -> None:
         self._store = store
+        self._leases = leases
         self._guards = guards
         self._own_index = own_index
         self._distributor = distributor
@@ -130,6 +133,8 @@ class Renaming:
         entry = metadentry.decode(self._source_record(source))
         if entry.is_directory and paths.is_below(source, target):
             raise os_error(errno.ENOTEMPTY, names)
+        if entry.is_directory:
+            self._leases.check_change(source, session.client_id)
         return Plan(
             intents.new_name(),
             source,

@@ -26,6 +26,7 @@ from gkfs.daemon import intents, keys
 from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.peers import Peers, failures, first_error
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
@@ -54,9 +55,11 @@ class Removal:
         daemon_count: int,
         peers: Peers,
         sessions: Sessions,
+        leases: Leases,
         nursery: trio.Nursery,
     ) -> None:
         self._store = store
+        self._leases = leases
         self._guards = guards
         self._all = range(daemon_count)
         self._peers = peers
@@ -79,6 +82,7 @@ class Removal:
         if not entry.is_directory:
             raise os_error(errno.ENOTDIR, paths.printable(path))
         self._check_empty(path)
+        self._leases.check_change(path, session.client_id)
         if len(self._all) == 1:
             # no await between here and the commit of the batch: nobody needs to be asked
             self._store.put(keys.seal(entry.fid), DECIDED)

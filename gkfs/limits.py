@@ -42,11 +42,13 @@ RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 1.0
 START_TIMEOUT_S: Final = 30.0  # `gkfs start` and `gkfs mount` are ready by then or fail with the reason
 STOP_TIMEOUT_S: Final = 20.0
+DIRECTORY_LEASE_S: Final = 0.5  # removing or renaming a directory others just used waits at most this long
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
 DIRECTORY_TOUCH_DELAY_S: Final = 0.01  # parents' times reach other nodes within this
 SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
 
 # --- daemon
+LEASES_MAX: Final = 100_000  # directories leased at once, some 300 bytes each
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
 # Larger chunk I/O runs in a thread, metadata goes on meanwhile. A cached read-ahead request, 128 KiB, costs a
 # fifth of what the thread would.

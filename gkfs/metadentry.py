@@ -22,6 +22,7 @@ PLACEMENT_HASHED: Final = 0  # k > 0: all chunks on daemon k - 1
 _HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
 _FID = struct.Struct("<Q")
 _FID_OFFSET: Final = 60
+_MODE_OFFSET: Final = 4
 _PART = struct.Struct("<BI")
 _TAG_SYMLINK_TARGET: Final = 1
 
@@ -115,6 +116,11 @@ def fid_of(record: bytes) -> int:
     """The fid of a stored record, without decoding the rest."""
     fid: int = _FID.unpack_from(record, _FID_OFFSET)[0]
     return fid
+
+
+def is_directory_record(record: bytes) -> bool:
+    """Whether a stored record is a directory's, without decoding the rest."""
+    return record[_MODE_OFFSET + 1] & 0xF0 == stat.S_IFDIR >> 8
 
 
 def make_fid(daemon_index: int, boot_epoch: int, counter: int) -> int:

@@ -71,6 +71,17 @@ class StatusReply(NamedTuple):
 # --- metadata --------------------------------------------------------------------------------------------
 
 
+class LookupRequest(NamedTuple):
+    path: bytes
+
+
+class LookupReply(NamedTuple):
+    """*leased*: a directory stays this one for `DIRECTORY_LEASE_S` from when the request was sent."""
+
+    record: bytes
+    leased: bool
+
+
 class StatRequest(NamedTuple):
     path: bytes
     fid: int
@@ -353,6 +364,7 @@ HELLO = Operation(1, "hello", HelloRequest, HelloReply, idempotent=True)
 STATUS = Operation(2, "status", Empty, StatusReply, idempotent=True)
 SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
 
+LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
 STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True)
 CREATE = Operation(11, "create", CreateRequest, CreateReply, _NAME)
 UNLINK = Operation(12, "unlink", UnlinkRequest, UnlinkReply, _REMOVE)

@@ -124,6 +124,20 @@ def test_a_directory_in_use_elsewhere_can_be_removed(place: Place) -> None:
     assert names(place.here) == []
 
 
+def test_a_directory_that_another_node_keeps_using_moves_at_once(place: Place) -> None:
+    """The other node's kernel may keep names of directories for a while; a change waits for that."""
+    (place.here / "old").mkdir()
+    (place.here / "old" / "file").touch()
+    assert (place.there / "old" / "file").exists()
+    (place.here / "old").rename(place.here / "new")
+    assert not (place.there / "old").exists()
+    assert (place.there / "new" / "file").exists()
+    (place.here / "new" / "file").unlink()
+    (place.here / "new").rmdir()
+    assert not (place.there / "new").exists()
+    assert errno_of(lambda: os.mkdir(place.there / "new" / "below")) == errno.ENOENT
+
+
 def test_mkdir_and_rmdir_race_without_orphans(place: Place) -> None:
     """While one node removes a directory, another creates in it: either may fail, nothing may be lost."""
 

@@ -1,0 +1,71 @@
+"""Leases: for how long a client may take it that a path is still the same directory.
+
+Programs walk the same directories again and again. A client that looked one up may let its kernel use that for
+`DIRECTORY_LEASE_S`, counted from before its request left. Who wants to remove or rename the directory meanwhile
+waits until no other client has a lease, and no new one is given until it is done: so a change still shows at once
+everywhere. Nobody is told and nothing is given back: a lease only runs out, whatever becomes of its holder.
+
+In memory: a daemon that starts again waits as if every path were leased.
+"""
+
+from typing import Final
+
+import trio
+
+from gkfs.daemon.guards import Blocked, Guard
+from gkfs.limits import DIRECTORY_LEASE_S, LEASES_MAX
+from gkfs.paths import printable
+
+# After a wait is over, for who waited to run again before anyone gets a new lease.
+_PRIORITY_S: Final = 0.5
+
+
+class Leases:
+    """The leases of the directories whose records are here."""
+
+    def __init__(self, nursery: trio.Nursery, *, restarted: bool) -> None:
+        self._nursery = nursery
+        self._held: dict[bytes, dict[bytes, float]] = {}  # path -> client id -> end, on trio's clock
+        self._refused: dict[bytes, float] = {}  # path -> until when none is given
+        self._all_until_s = trio.current_time() + DIRECTORY_LEASE_S if restarted else 0.0
+
+    def grant(self, path: bytes, client_id: bytes) -> bool:
+        """Lease *path* to a client, unless somebody waits to change it."""
+        now_s = trio.current_time()
+        if self._refused and self._refused.get(path, 0.0) > now_s:
+            return False
+        holders = self._held.get(path)
+        if holders is None:
+            if len(self._held) >= LEASES_MAX and not self._drop_ended(now_s):
+                return False
+            holders = self._held[path] = {}
+        holders[client_id] = now_s + DIRECTORY_LEASE_S
+        return True
+
+    def check_change(self, path: bytes, client_id: bytes) -> None:
+        """Raise Blocked while a client other than *client_id* may take *path* for what it is now."""
+        now_s = trio.current_time()
+        holders = self._held.get(path, {})
+        end_s = max((end_s for holder, end_s in holders.items() if holder != client_id), default=0.0)
+        end_s = max(end_s, self._all_until_s)
+        if end_s <= now_s:
+            self._held.pop(path, None)
+            self._refused.pop(path, None)
+            return
+        for waited in [waited for waited, until_s in self._refused.items() if until_s < now_s]:
+            del self._refused[waited]
+        self._refused[path] = end_s + _PRIORITY_S
+        guard = Guard(f"directory {printable(path)} was looked up by other nodes a moment ago")
+        self._nursery.start_soon(_lift_at, end_s, guard)
+        raise Blocked(guard)
+
+    def _drop_ended(self, now_s: float) -> bool:
+        """Forget leases that ran out; whether there is room again."""
+        for path in [path for path, holders in self._held.items() if max(holders.values()) <= now_s]:
+            del self._held[path]
+        return len(self._held) < LEASES_MAX
+
+
+async def _lift_at(end_s: float, guard: Guard) -> None:
+    await trio.sleep_until(end_s)
+    guard.lifted.set()
