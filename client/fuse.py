@@ -94,9 +94,9 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        inode, valid_s = await self._names.lookup(self._inodes[parent_inode], name)
+        inode = await self._names.lookup(self._inodes[parent_inode], name)
         answer = self._attributes(inode)
-        answer.entry_timeout = valid_s
+        answer.entry_timeout = inode.lease_left_s()
         return answer
 
     @handler

@@ -32,6 +32,7 @@ class Inode:
         "fid",
         "frozen_path",
         "gone",
+        "lease_until_s",
         "lookups",
         "name",
         "opens",
@@ -54,6 +55,7 @@ class Inode:
         self.dirty_size = 0
         self.dirty_mtime_ns = 0
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
+        self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
         self._entry: Metadentry | bytes = b""
         self._fresh_until_s = 0.0
@@ -82,6 +84,10 @@ class Inode:
         fresh = self._fresh_until_s > 0.0 and time.monotonic() < self._fresh_until_s
         self._fresh_until_s = 0.0
         return fresh
+
+    def lease_left_s(self) -> float:
+        """For how long a directory stays what it is."""
+        return max(0.0, self.lease_until_s - time.monotonic()) if self.lease_until_s else 0.0
 
     def stale(self) -> None:
         """Forget that the record is fresh: the entry was changed through this mount."""

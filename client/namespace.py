@@ -55,24 +55,37 @@ class Namespace:
         self._touches = touches
         self._inodes = context.inodes
 
-    async def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, float]:
-        """The entry *name*, and for how many seconds the name stays this entry; ENOENT when there is none.
-
-        Counts one reference of the kernel.
-        """
+    async def lookup(self, parent: Inode, name: bytes) -> Inode:
+        """The entry *name*; ENOENT when there is none. Counts one reference of the kernel."""
         path = self._child(parent, name)
         self._touches.send(path)
         sent_s = time.monotonic()
         reply = await self._context.call_owner(path, LOOKUP, LookupRequest(path))
-        valid_s = max(0.0, sent_s + DIRECTORY_LEASE_S - time.monotonic()) if reply.leased else 0.0
-        return self._inodes.seen(parent, name, reply.record), valid_s
+        inode = self._inodes.seen(parent, name, reply.record)
+        inode.lease_until_s = sent_s + DIRECTORY_LEASE_S if reply.leased else 0.0
+        return inode
 
     async def stat(self, inode: Inode) -> Metadentry:
         """The record of *inode*: as fetched within this system call, or asked for now."""
         if inode.take_fresh() or inode.removed:
             return inode.entry
         self._touches.send(self._inodes.path(inode))
+        if inode is self._inodes.root or inode.entry.is_directory:
+            return await self._stat_directory(inode)
         return await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
+
+    async def _stat_directory(self, inode: Inode) -> Metadentry:
+        """As `stat`, with a lease."""
+        sent_s = time.monotonic()
+        try:
+            reply = await self._context.about(inode, LOOKUP, LookupRequest)
+        except FileNotFoundError as error:
+            raise OSError(errno.ESTALE, str(error)) from None
+        if metadentry.fid_of(reply.record) != inode.fid:
+            raise os_error(errno.ESTALE, f"directory {inode.fid:#x} has lost its name")
+        inode.learn(reply.record)
+        inode.lease_until_s = sent_s + DIRECTORY_LEASE_S if reply.leased else 0.0
+        return inode.entry
 
     async def create(
         self,

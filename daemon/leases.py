@@ -1,9 +1,10 @@
-"""Leases: for how long a client may take it that a path is still the same directory.
+"""Leases: for how long a client may take it that a path is still the same directory, with the same attributes.
 
 Programs walk the same directories again and again. A client that looked one up may let its kernel use that for
-`DIRECTORY_LEASE_S`, counted from before its request left. Who wants to remove or rename the directory meanwhile
-waits until no other client has a lease, and no new one is given until it is done: so a change still shows at once
-everywhere. Nobody is told and nothing is given back: a lease only runs out, whatever becomes of its holder.
+`DIRECTORY_LEASE_S`, counted from before its request left. Who wants to remove, rename or chmod the directory
+meanwhile waits until no other client has a lease, and no new one is given until it is done: so a change still
+shows at once everywhere. (That entries come and go changes a directory's times, and waits for nobody.) Nobody is
+told and nothing is given back: a lease only runs out, whatever becomes of its holder.
 
 In memory: a daemon that starts again waits as if every path were leased.
 """
@@ -17,7 +18,7 @@ from gkfs.limits import DIRECTORY_LEASE_S, LEASES_MAX
 from gkfs.paths import printable
 
 # After a wait is over, for who waited to run again before anyone gets a new lease.
-_PRIORITY_S: Final = 0.5
+_PRIORITY_S: Final = 0.2
 
 
 class Leases:

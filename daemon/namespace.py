@@ -249,6 +249,8 @@ class Namespace:
             self._guards.check_change(request.path)
         found = self._records.find(request.path, request.fid)
         entry = metadentry.decode(found.record)
+        if entry.is_directory:
+            self._leases.check_change(request.path, session.client_id)
         which = request.which
         if which & ~_SET_ALL or not which:
             raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: attributes {which:#x}")
