@@ -202,11 +202,7 @@ class FileData:
 
     async def drop_set_id(self, inode: Inode) -> None:
         """Writing to a set-user-id program takes that bit away; the kernel leaves it to us (HANDLE_KILLPRIV)."""
-        if not inode.entry.mode & (stat.S_ISUID | stat.S_ISGID):
-            return
-        mode = inode.entry.mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:  # without it the bit means mandatory locking, not a group to run as
-            mode &= ~stat.S_ISGID
+        mode = metadentry.without_set_id(inode.entry.mode)
         if mode != inode.entry.mode:
             make = partial(_set_mode, inode.fid, stat.S_IMODE(mode), time.time_ns())
             await self._context.refresh(inode, SETATTR, make)

@@ -9,6 +9,7 @@ import time
 from typing import Final
 
 from gkfs import metadentry, paths
+from gkfs.limits import DIRECTORY_LEASE_S
 from gkfs.metadentry import ROOT_FID, Metadentry
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
@@ -84,6 +85,10 @@ class Inode:
         fresh = self._fresh_until_s > 0.0 and time.monotonic() < self._fresh_until_s
         self._fresh_until_s = 0.0
         return fresh
+
+    def lease(self, sent_s: float, *, granted: bool) -> None:
+        """Note what a lookup said that was sent at *sent_s*, on the monotonic clock."""
+        self.lease_until_s = sent_s + DIRECTORY_LEASE_S if granted else 0.0
 
     def lease_left_s(self) -> float:
         """For how long a directory stays what it is."""

@@ -10,7 +10,7 @@ from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
-from gkfs.limits import DIRECTORY_LEASE_S, KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
+from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
 from gkfs.metadentry import Metadentry
 from gkfs.operations import (
     CREATE,
@@ -62,7 +62,7 @@ class Namespace:
         sent_s = time.monotonic()
         reply = await self._context.call_owner(path, LOOKUP, LookupRequest(path))
         inode = self._inodes.seen(parent, name, reply.record)
-        inode.lease_until_s = sent_s + DIRECTORY_LEASE_S if reply.leased else 0.0
+        inode.lease(sent_s, granted=reply.leased)
         return inode
 
     async def stat(self, inode: Inode) -> Metadentry:
@@ -70,7 +70,7 @@ class Namespace:
         if inode.take_fresh() or inode.removed:
             return inode.entry
         self._touches.send(self._inodes.path(inode))
-        if inode is self._inodes.root or inode.entry.is_directory:
+        if inode.entry.is_directory:
             return await self._stat_directory(inode)
         return await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
 
@@ -84,7 +84,7 @@ class Namespace:
         if metadentry.fid_of(reply.record) != inode.fid:
             raise os_error(errno.ESTALE, f"directory {inode.fid:#x} has lost its name")
         inode.learn(reply.record)
-        inode.lease_until_s = sent_s + DIRECTORY_LEASE_S if reply.leased else 0.0
+        inode.lease(sent_s, granted=reply.leased)
         return inode.entry
 
     async def create(

@@ -9,7 +9,6 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import trio
@@ -131,24 +130,17 @@ class Pool:
         self.pump.wake()
         return call
 
-    @property
-    def channels(self) -> Iterable[Channel]:
-        return (connection.channel for connection in self._connections)
-
     async def connect(self) -> None:
-        """Connect to every daemon, in parallel. Raises GkfsError for the first that fails."""
+        """Connect to every daemon, in parallel. Raises a group of GkfsError when some cannot be had."""
         limit = trio.CapacityLimiter(_CONNECTS_AT_ONCE)
 
         async def one(connection: Connection) -> None:
             async with limit:
                 connection.attach(await self._open(connection.address))
 
-        try:
-            async with trio.open_nursery() as nursery:
-                for connection in self._connections:
-                    nursery.start_soon(one, connection)
-        except* GkfsError as group:
-            raise _first(group) from None
+        async with trio.open_nursery() as nursery:
+            for connection in self._connections:
+                nursery.start_soon(one, connection)
 
     async def maintain(self) -> None:
         """Reconnect broken connections and expire overdue calls, until cancelled."""
@@ -206,11 +198,3 @@ class Pool:
             queued, self._queued = self._queued, []
             for connection in queued:
                 connection.flush()
-
-
-def _first(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, GkfsError)
-    return error

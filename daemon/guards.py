@@ -13,8 +13,6 @@ Guards that must outlive the daemon are set again from the store when it starts.
 """
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import trio
@@ -94,15 +92,6 @@ class Guards:
     def lift_path(self, path: bytes) -> None:
         self._paths.pop(path).lifted.set()
         self._update()
-
-    @contextmanager
-    def path_held(self, path: bytes, reason: str) -> Iterator[None]:
-        """*path* is held within the block."""
-        self.hold_path(path, reason)
-        try:
-            yield
-        finally:
-            self.lift_path(path)
 
     def is_held(self, path: bytes) -> bool:
         """Whether a rename or removal of *path* is being decided."""

@@ -258,7 +258,7 @@ class Namespace:
         if which & (SET_UID | SET_GID):
             uid = request.uid if which & SET_UID else uid
             gid = request.gid if which & SET_GID else gid
-            mode = _without_set_id(mode)
+            mode = metadentry.without_set_id(mode)
         if which & SET_MODE:
             mode = stat.S_IFMT(mode) | stat.S_IMODE(request.mode)
         entry = entry.changed(
@@ -325,11 +325,3 @@ class Namespace:
             raise os_error(errno.EINVAL, f"{paths.printable(path)} is not a regular file")
         self._guards.check_fid(entry.fid)
         return found, entry
-
-
-def _without_set_id(mode: int) -> int:
-    """What chown leaves of *mode*, as in Linux: set-group-id without group execution stays."""
-    if not stat.S_ISREG(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode

@@ -14,7 +14,6 @@ KEY_PATH_MAX_BYTES: Final = 2 * PATH_MAX_BYTES
 CHUNK_SIZE_BYTES: Final = 1 << 20  # the largest FUSE request; an aligned one meets one chunk
 CHUNK_INDEX_MAX: Final = (1 << 32) - 1  # 32 bits in the chunk's file name and key
 FILE_SIZE_MAX_BYTES: Final = (CHUNK_INDEX_MAX + 1) * CHUNK_SIZE_BYTES
-LINK_MAX: Final = 65_000  # as ext4
 
 # --- cluster
 DAEMONS_MAX: Final = 1 << 15  # daemon index: 15 bits of a fid, so that a fid is positive as a signed number

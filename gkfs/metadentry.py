@@ -123,6 +123,17 @@ def is_directory_record(record: bytes) -> bool:
     return record[_MODE_OFFSET + 1] & 0xF0 == stat.S_IFDIR >> 8
 
 
+def without_set_id(mode: int) -> int:
+    """What chown(2), or a write by an ordinary user, leaves of *mode*.
+
+    A set-group-id bit without group execution means mandatory locking, not a group to run as, and stays.
+    """
+    if not stat.S_ISREG(mode):
+        return mode
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def make_fid(daemon_index: int, boot_epoch: int, counter: int) -> int:
     """A file id never given before: 16 bits daemon, 16 bits boot epoch (from 1), 32 bits counter.
 
