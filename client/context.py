@@ -9,8 +9,9 @@ from gkfs.channel import Call
 from gkfs.client.inodes import Inode, InodeTable
 from gkfs.client.pool import Pool
 from gkfs.distributor import Distributor
+from gkfs.messages import RecordReply
 from gkfs.metadentry import Metadentry
-from gkfs.operations import Operation, Q, R, RecordReply
+from gkfs.operations import Operation, Q, R
 
 
 class MountOptions(NamedTuple):

@@ -19,18 +19,8 @@ from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
-from gkfs.operations import (
-    EXTEND,
-    READ_CHUNK,
-    RELEASE,
-    RESERVE,
+from gkfs.messages import (
     SET_MODE,
-    SETATTR,
-    STAT,
-    SYNC_CHUNKS,
-    SYNC_METADATA,
-    TRUNCATE,
-    WRITE_CHUNK,
     Buffer,
     ExtendRequest,
     ReadChunkRequest,
@@ -42,6 +32,18 @@ from gkfs.operations import (
     SyncMetadataRequest,
     TruncateRequest,
     WriteChunkRequest,
+)
+from gkfs.operations import (
+    EXTEND,
+    READ_CHUNK,
+    RELEASE,
+    RESERVE,
+    SETATTR,
+    STAT,
+    SYNC_CHUNKS,
+    SYNC_METADATA,
+    TRUNCATE,
+    WRITE_CHUNK,
 )
 
 log = logging.getLogger(__name__)

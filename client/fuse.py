@@ -26,16 +26,8 @@ from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace, Owner
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
-from gkfs.operations import (
-    SET_ATIME,
-    SET_GID,
-    SET_MODE,
-    SET_MTIME,
-    SET_UID,
-    SYNC_METADATA,
-    SetattrRequest,
-    SyncMetadataRequest,
-)
+from gkfs.messages import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_UID, SetattrRequest, SyncMetadataRequest
+from gkfs.operations import SYNC_METADATA
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")

@@ -14,7 +14,8 @@ from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
 from gkfs.limits import READDIR_PAGE_ENTRIES
-from gkfs.operations import READDIR, ReaddirReply, ReaddirRequest
+from gkfs.messages import ReaddirReply, ReaddirRequest
+from gkfs.operations import READDIR
 
 _DAEMONS_AHEAD: Final = 8  # first pages asked for before they are needed
 _DOTS: Final = 2

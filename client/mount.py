@@ -22,8 +22,9 @@ from gkfs.distributor import Distributor
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
 from gkfs.limits import REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
+from gkfs.messages import StatRequest
 from gkfs.metadentry import ROOT_FID
-from gkfs.operations import STAT, StatRequest
+from gkfs.operations import STAT
 from gkfs.paths import ROOT
 
 log = logging.getLogger(__name__)

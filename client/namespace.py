@@ -11,21 +11,13 @@ from gkfs.client.inodes import Inode
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
-from gkfs.metadentry import Metadentry
-from gkfs.operations import (
-    CREATE,
-    LOOKUP,
-    RENAME,
+from gkfs.messages import (
     RENAME_NOREPLACE,
-    RMDIR,
     SET_ATIME,
     SET_GID,
     SET_MODE,
     SET_MTIME,
     SET_UID,
-    SETATTR,
-    STAT,
-    UNLINK,
     CreateRequest,
     LookupRequest,
     RenameRequest,
@@ -34,6 +26,8 @@ from gkfs.operations import (
     StatRequest,
     UnlinkRequest,
 )
+from gkfs.metadentry import Metadentry
+from gkfs.operations import CREATE, LOOKUP, RENAME, RMDIR, SETATTR, STAT, UNLINK
 
 
 class Owner:

@@ -19,7 +19,8 @@ from gkfs.client.pump import Pump
 from gkfs.errors import GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
-from gkfs.operations import Buffer, Operation, Q, R
+from gkfs.messages import Buffer
+from gkfs.operations import Operation, Q, R
 from gkfs.transport import open_connection
 
 log = logging.getLogger(__name__)

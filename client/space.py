@@ -6,7 +6,8 @@ from pyfuse3 import StatvfsData
 
 from gkfs.client.context import Context
 from gkfs.limits import NAME_MAX_BYTES
-from gkfs.operations import STATUS, Empty
+from gkfs.messages import Empty
+from gkfs.operations import STATUS
 
 _BLOCK_BYTES = 4096
 _REUSE_S = 1.0  # df and programs that watch space ask often; every answer asks all daemons

@@ -15,7 +15,8 @@ from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
 from gkfs.limits import DIRECTORY_TOUCH_DELAY_S
-from gkfs.operations import TOUCH, Empty, TouchRequest
+from gkfs.messages import Empty, TouchRequest
+from gkfs.operations import TOUCH
 from gkfs.paths import printable
 
 log = logging.getLogger(__name__)

@@ -20,14 +20,8 @@ from gkfs.daemon.reclaim import Reclaimer
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
+from gkfs.messages import RENAME_NOREPLACE, AdoptReply, AdoptRequest, Empty, ForgetIntentRequest
 from gkfs.metadentry import Metadentry
-from gkfs.operations import (
-    RENAME_NOREPLACE,
-    AdoptReply,
-    AdoptRequest,
-    Empty,
-    ForgetIntentRequest,
-)
 
 
 class Adoption:

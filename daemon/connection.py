@@ -27,7 +27,8 @@ from gkfs.limits import (
     QUEUED_REPLIES_MAX_BYTES,
     WRITES_IN_WORK_MAX_BYTES,
 )
-from gkfs.operations import HELLO, Buffer, HelloReply, HelloRequest
+from gkfs.messages import Buffer, HelloReply, HelloRequest
+from gkfs.operations import HELLO
 
 _log = logging.getLogger(__name__)
 

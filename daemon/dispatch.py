@@ -28,16 +28,8 @@ from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import COMMON_ERRNOS, ProtocolError, os_error
 from gkfs.limits import LOCK_WAIT_S
-from gkfs.operations import (
-    HELLO,
-    RENAME,
-    TABLE,
-    TREE,
-    Buffer,
-    Operation,
-    Q,
-    R,
-)
+from gkfs.messages import Buffer
+from gkfs.operations import HELLO, RENAME, TABLE, TREE, Operation, Q, R
 
 if TYPE_CHECKING:
     from gkfs.daemon.connection import Connection

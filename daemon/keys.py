@@ -3,7 +3,7 @@ r"""Keys of the metadata store: the one place that says what each stored key mea
 Records of paths have keys that start with ``/`` or are ``\0`` (the root), see `gkfs.paths`. All other tables
 start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges follow their order:
 
-    01 fid           record of a file without a name that is still open, then the 16 bytes of the client's id
+    01 fid           record of a file without a name that is, or may be, still open somewhere
     02 fid           a directory in which nothing may be created: b"" when it was removed (fids are never reused,
                      so this stays for ever), b"?" while that is being decided
     03 intent        an operation over several daemons begun here (msgpack, see `rmdir` and `rename`)
@@ -12,6 +12,8 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
     06 fid           chunks of this file are still to be cut (msgpack, see `reclaim` and `truncate`)
     07 client slot   the latest replies to this client (msgpack, see `session`), for repeats after a restart
     08 intent        a directory rename holds the lock of two subtrees here (msgpack, see `tree`)
+    09 fid           record of a file that has several names; the key is its inode address (`gkfs.paths`)
+    0a fid client    this client has the file of table 01 open
 """
 
 import struct
@@ -26,6 +28,8 @@ ADOPTED = b"\x05"
 CUTS = b"\x06"
 REPLIES = b"\x07"
 TREE_LOCKS = b"\x08"
+INODES = b"\x09"
+HOLDERS = b"\x0a"
 
 _FID = struct.Struct(">cQ")
 _CHUNK = struct.Struct(">cQI")
@@ -69,6 +73,15 @@ def chunk_of_key(key: bytes) -> tuple[int, int]:
 
 def adopted(name: bytes) -> bytes:
     return ADOPTED + name
+
+
+def holder(fid: int, client_id: bytes) -> bytes:
+    return _FID.pack(HOLDERS, fid) + client_id
+
+
+def holders(fid: int) -> tuple[bytes, bytes]:
+    """Keys [first, end) of the clients that have the file *fid* open."""
+    return _FID.pack(HOLDERS, fid), _FID.pack(HOLDERS, fid) + b"\xff" * 17
 
 
 def cut(fid: int) -> bytes:

@@ -1,7 +1,7 @@
 """The handlers of single records: what can be done where the record is, without any other daemon.
 
 All are synchronous and thus atomic, except for a creation below a directory that was renamed a moment ago. They
-check first and write then. Semantics are in `gkfs.operations`, which records look like in `gkfs.metadentry`.
+check first and write then. Semantics are in `gkfs.messages`, which records look like in `gkfs.metadentry`.
 """
 
 import errno
@@ -21,8 +21,7 @@ from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES, MESSAGE_BODY_MAX_BYTES, READDIR_PAGE_ENTRIES, SYMLINK_TARGET_MAX_BYTES
-from gkfs.metadentry import ROOT_FID, Metadentry
-from gkfs.operations import (
+from gkfs.messages import (
     SET_ATIME,
     SET_GID,
     SET_MODE,
@@ -46,6 +45,7 @@ from gkfs.operations import (
     UnlinkReply,
     UnlinkRequest,
 )
+from gkfs.metadentry import ROOT_FID, Metadentry
 
 _TYPES: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _COUNTER_MAX: Final = (1 << 32) - 1

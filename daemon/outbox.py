@@ -10,7 +10,7 @@ from collections import deque
 import trio
 
 from gkfs.limits import BULK_OWN_BUFFER_BYTES, SEND_BUFFERS_MAX, SEND_STALL_S
-from gkfs.operations import Buffer
+from gkfs.messages import Buffer
 
 
 class Outbox:

@@ -14,7 +14,8 @@ from gkfs.daemon.peers import Peers
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
-from gkfs.operations import STAT, StatRequest
+from gkfs.messages import StatRequest
+from gkfs.operations import STAT
 
 
 class Parents:

@@ -17,7 +17,8 @@ from gkfs.channel import Channel
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import PEER_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
-from gkfs.operations import Buffer, Operation, Q, R
+from gkfs.messages import Buffer
+from gkfs.operations import Operation, Q, R
 from gkfs.transport import open_connection
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from gkfs import metadentry
-from gkfs.operations import AdoptRequest
+from gkfs.messages import AdoptRequest
 
 
 class Plan(NamedTuple):

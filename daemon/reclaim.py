@@ -28,8 +28,9 @@ from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.limits import CHUNK_SIZE_BYTES, ORPHAN_GRACE_S, SCAN_PAGE_RECORDS
+from gkfs.messages import CutChunksRequest
 from gkfs.metadentry import Metadentry
-from gkfs.operations import CUT_CHUNKS, CutChunksRequest
+from gkfs.operations import CUT_CHUNKS
 
 _log = logging.getLogger(__name__)
 

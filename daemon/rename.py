@@ -39,29 +39,21 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import LOCK_WAIT_S, TREE_TIMEOUT_S
-from gkfs.operations import (
-    ADOPT,
-    FORGET_INTENT,
-    RENAME,
+from gkfs.messages import (
     RENAME_NOREPLACE,
-    STAT,
-    TREE,
     TREE_COPY,
     TREE_DROP,
     TREE_LOCK,
     TREE_UNDO,
-    UNSEAL,
     AdoptReply,
     ForgetIntentRequest,
-    Operation,
-    Q,
-    R,
     RenameReply,
     RenameRequest,
     StatRequest,
     TreeRequest,
     UnsealRequest,
 )
+from gkfs.operations import ADOPT, FORGET_INTENT, RENAME, STAT, TREE, UNSEAL, Operation, Q, R
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from gkfs import wire
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
 from gkfs.limits import DEDUP_WINDOW, SCAN_PAGE_RECORDS, SESSION_MEMORY_S, SESSIONS_MAX
-from gkfs.operations import Buffer, Operation, Q, R
+from gkfs.messages import Buffer
+from gkfs.operations import Operation, Q, R
 
 if TYPE_CHECKING:
     from gkfs.daemon.connection import Connection

@@ -12,7 +12,7 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
-from gkfs.operations import Empty, StatusReply, SyncMetadataRequest
+from gkfs.messages import Empty, StatusReply, SyncMetadataRequest
 
 
 class Control:

@@ -39,7 +39,7 @@ from gkfs.limits import (
     SPACE_RESERVE_SHARE,
     UNSYNCED_FILES_MAX,
 )
-from gkfs.operations import Buffer
+from gkfs.messages import Buffer
 
 _FOLDERS: Final = 256
 _FID_MAX: Final = (1 << 64) - 1

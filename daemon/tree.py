@@ -1,6 +1,6 @@
 """What a directory rename does at every daemon: lock two subtrees, copy records, drop or undo.
 
-Each daemon holds a part of the records below the source. In the steps of `gkfs.operations.TreeRequest`,
+Each daemon holds a part of the records below the source. In the steps of `gkfs.messages.TreeRequest`,
 
     lock   nothing below source, and neither target nor anything below it, may change here from now on; refused
            with ENOTEMPTY if anything is below the target, so that all that will be there is ours
@@ -29,16 +29,8 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, SCAN_PAGE_RECORDS, TREE_BATCH_BYTES
-from gkfs.operations import (
-    PUT_RECORDS,
-    TREE_COPY,
-    TREE_DROP,
-    TREE_LOCK,
-    TREE_UNDO,
-    Empty,
-    PutRecordsRequest,
-    TreeRequest,
-)
+from gkfs.messages import TREE_COPY, TREE_DROP, TREE_LOCK, TREE_UNDO, Empty, PutRecordsRequest, TreeRequest
+from gkfs.operations import PUT_RECORDS
 
 
 class Trees:

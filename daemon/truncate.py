@@ -23,8 +23,7 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
-from gkfs.operations import (
-    CUT_CHUNKS,
+from gkfs.messages import (
     Buffer,
     CutChunksRequest,
     Empty,
@@ -36,6 +35,7 @@ from gkfs.operations import (
     WriteChunkReply,
     WriteChunkRequest,
 )
+from gkfs.operations import CUT_CHUNKS
 
 
 class Truncation:

@@ -1,7 +1,7 @@
 """gkfs: an ephemeral burst-buffer file system for the nodes of one job.
 
 Reading order: `limits`, `errors` (layer 0); `paths`, `chunks`, `hashing`, `metadentry`, `hostfile` (pure);
-`distributor`, `operations` (decisions); `wire`, `channel` (sans-IO protocol); `transport` (sockets);
+`distributor`, `messages`, `operations` (decisions); `wire`, `channel` (sans-IO protocol); `transport` (sockets);
 then `gkfs.daemon` and `gkfs.client`, which never import each other; at the top `commands` and `cli`.
 """
 

@@ -17,7 +17,8 @@ from typing import Any, Generic, Self, cast
 from gkfs import wire
 from gkfs.errors import ProtocolError, os_error
 from gkfs.limits import IN_FLIGHT_MAX
-from gkfs.operations import TABLE, Buffer, Operation, Q, R
+from gkfs.messages import Buffer
+from gkfs.operations import TABLE, Operation, Q, R
 
 
 class Call(Generic[R]):

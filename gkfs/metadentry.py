@@ -9,6 +9,9 @@ Records travel between daemon and client as stored, so a lookup re-encodes nothi
 
 Invariants: *fid* is never 0 and never reused; *version* grows with every stored change; *size* of a
 directory is 0; a symlink has exactly one target part, of *size* bytes.
+
+A file with several names has one such record under its inode address (`gkfs.paths`), and under each name a *link*:
+a record with FLAG_LINK that says no more than type and fid.
 """
 
 import stat
@@ -18,13 +21,19 @@ from typing import Any, Final, NamedTuple, Self
 FORMAT: Final = 1
 ROOT_FID: Final = 1
 PLACEMENT_HASHED: Final = 0  # k > 0: all chunks on daemon k - 1
+FLAG_LINK: Final = 1  # the record is under the file's inode address
+FLAG_SPARSE: Final = 2  # there may be holes: st_blocks does not follow from the size
 
 _HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
 _FID = struct.Struct("<Q")
 _FID_OFFSET: Final = 60
 _MODE_OFFSET: Final = 4
+_FLAGS_OFFSET: Final = 1
 _PART = struct.Struct("<BI")
 _TAG_SYMLINK_TARGET: Final = 1
+_TAG_XATTR: Final = 2  # length of the name (u8), name, value
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 class Metadentry(NamedTuple):
@@ -45,6 +54,7 @@ class Metadentry(NamedTuple):
     fid: int
     version: int
     target: bytes = b""  # of a symlink
+    xattrs: Xattrs = ()  # (name, value), no name twice
 
     @classmethod
     def new(
@@ -73,6 +83,29 @@ class Metadentry(NamedTuple):
     def is_regular(self) -> bool:
         return stat.S_ISREG(self.mode)
 
+    @property
+    def is_link(self) -> bool:
+        return bool(self.flags & FLAG_LINK)
+
+    def link(self) -> Self:
+        """What stands under each name of this file once it has several."""
+        return self._replace(
+            flags=FLAG_LINK,
+            placement=PLACEMENT_HASHED,
+            mode=stat.S_IFMT(self.mode),
+            uid=0,
+            gid=0,
+            nlink=0,
+            rdev=0,
+            size=0,
+            atime_ns=0,
+            mtime_ns=0,
+            ctime_ns=0,
+            version=1,
+            target=b"",
+            xattrs=(),
+        )
+
     def changed(self, **fields: Any) -> Self:
         """A copy with *fields* replaced and the version grown by one."""
         return self._replace(version=self.version + 1, **fields)
@@ -80,10 +113,14 @@ class Metadentry(NamedTuple):
 
 def encode(entry: Metadentry) -> bytes:
     """The stored form of *entry*."""
-    header = _HEADER.pack(*entry[:14])
-    if not entry.target:
-        return header
-    return header + _PART.pack(_TAG_SYMLINK_TARGET, len(entry.target)) + entry.target
+    record = _HEADER.pack(*entry[:14])
+    if entry.target:
+        record += _PART.pack(_TAG_SYMLINK_TARGET, len(entry.target)) + entry.target
+    for name, value in entry.xattrs:
+        record += b"".join(
+            (_PART.pack(_TAG_XATTR, 1 + len(name) + len(value)), bytes([len(name)]), name, value)
+        )
+    return record
 
 
 def decode(record: bytes) -> Metadentry:
@@ -92,12 +129,14 @@ def decode(record: bytes) -> Metadentry:
         raise ValueError(f"not a metadata record of format {FORMAT}: {len(record)} bytes, {record[:4].hex()}...")
     fields = _HEADER.unpack_from(record)
     if len(record) == _HEADER.size:
-        return Metadentry._make((*fields, b""))
-    return Metadentry._make((*fields, _target_part(record)))
+        return Metadentry._make((*fields, b"", ()))
+    return Metadentry._make((*fields, *_parts(record)))
 
 
-def _target_part(record: bytes) -> bytes:
+def _parts(record: bytes) -> tuple[bytes, Xattrs]:
+    """Symlink target and extended attributes."""
     target = b""
+    xattrs: list[tuple[bytes, bytes]] = []
     position = _HEADER.size
     while position < len(record):
         try:
@@ -105,11 +144,15 @@ def _target_part(record: bytes) -> bytes:
         except struct.error:
             raise ValueError(f"metadata record of {len(record)} bytes ends within a part at {position}") from None
         position += _PART.size
-        if tag != _TAG_SYMLINK_TARGET or position + length > len(record):
+        part = record[position : position + length]
+        if tag == _TAG_SYMLINK_TARGET and len(part) == length:
+            target = part
+        elif tag == _TAG_XATTR and len(part) == length > part[0]:
+            xattrs.append((part[1 : 1 + part[0]], part[1 + part[0] :]))
+        else:
             raise ValueError(f"metadata record has a part of tag {tag} and {length} bytes at {position}")
-        target = record[position : position + length]
         position += length
-    return target
+    return target, tuple(xattrs)
 
 
 def fid_of(record: bytes) -> int:
@@ -121,6 +164,11 @@ def fid_of(record: bytes) -> int:
 def is_directory_record(record: bytes) -> bool:
     """Whether a stored record is a directory's, without decoding the rest."""
     return record[_MODE_OFFSET + 1] & 0xF0 == stat.S_IFDIR >> 8
+
+
+def is_link_record(record: bytes) -> bool:
+    """Whether a stored record only says that the file's record is under its inode address."""
+    return bool(record[_FLAGS_OFFSET] & FLAG_LINK)
 
 
 def without_set_id(mode: int) -> int:

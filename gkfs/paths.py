@@ -13,6 +13,9 @@ b'\x00'
 The children of ``/a`` are the keys in ``[b"/a\0", b"/a\1")``; everything deeper is in ``[b"/a/", b"/a0")``,
 ``0`` being the byte after ``/``. No name holds a NUL and no path but the root's parent is empty, so keys
 are unique and sort between ``\0`` and ``/``-strings; first bytes 0x01-0x1f are free for other tables.
+
+A file with several names has its record under none of them but under its *inode address*, the byte 0x09 and the fid
+in 16 hexadecimal digits. An address is used like a path wherever a record is meant, and is its own key.
 """
 
 import errno
@@ -21,6 +24,8 @@ from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES
 
 ROOT = b"/"
+_SLASH = ROOT[0]
+_ADDRESS_MARK = b"\x09"
 
 
 def join(parent: bytes, name: bytes) -> bytes:
@@ -37,11 +42,23 @@ def split(path: bytes) -> tuple[bytes, bytes]:
 
 
 def key(path: bytes) -> bytes:
-    """The metadata key of *path*."""
+    """The metadata key of *path*, or of an inode address."""
     if path == ROOT:
         return b"\0"
     parent, _, name = path.rpartition(b"/")
-    return (parent or ROOT) + b"\0" + name
+    if parent:
+        return parent + b"\0" + name
+    return ROOT + b"\0" + name if path[0] == _SLASH else path
+
+
+def inode_address(fid: int) -> bytes:
+    """Where the record of the file *fid* is once it has several names."""
+    return b"%s%016x" % (_ADDRESS_MARK, fid)
+
+
+def is_address(path: bytes) -> bool:
+    """Whether *path* is an inode address."""
+    return path[:1] == _ADDRESS_MARK
 
 
 def path_of_key(record_key: bytes) -> bytes:
@@ -97,4 +114,6 @@ def check_path(path: bytes) -> None:
 
 def printable(path: bytes) -> str:
     """*path* for messages and logs; bytes that are not UTF-8 as escapes."""
+    if is_address(path):
+        return f"file {path[1:].lstrip(b'0').decode()}"
     return path.decode("utf-8", "backslashreplace")

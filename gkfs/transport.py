@@ -19,7 +19,8 @@ from gkfs import __version__, wire
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress
 from gkfs.limits import CONNECT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, PROTOCOL_VERSION
-from gkfs.operations import HELLO, HelloReply, HelloRequest
+from gkfs.messages import HelloReply, HelloRequest
+from gkfs.operations import HELLO
 
 _SUN_PATH_MAX_BYTES = 107
 _BACKLOG = 512

@@ -24,7 +24,8 @@ from gkfs.limits import (
     MESSAGE_BULK_MAX_BYTES,
     RECEIVE_BUFFER_BYTES,
 )
-from gkfs.operations import Buffer, Operation, Q, R
+from gkfs.messages import Buffer
+from gkfs.operations import Operation, Q, R
 
 HEADER: Final = struct.Struct("<IIQBBH")
 HEADER_BYTES: Final = HEADER.size

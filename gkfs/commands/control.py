@@ -19,7 +19,8 @@ from gkfs.commands.children import is_running
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress, Hostfile
 from gkfs.limits import CONNECT_TIMEOUT_S, CONTROL_PARALLEL, CONTROL_TIMEOUT_S, POLL_INTERVAL_S
-from gkfs.operations import SHUTDOWN, STATUS, Empty, Operation, R, StatusReply
+from gkfs.messages import Empty, StatusReply
+from gkfs.operations import SHUTDOWN, STATUS, Operation, R
 from gkfs.transport import open_connection, tcp_address, unix_path
 
 T = TypeVar("T")

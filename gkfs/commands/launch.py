@@ -10,7 +10,7 @@ from gkfs.commands.signals import Signals, pause_until
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
 from gkfs.limits import POLL_INTERVAL_S, START_TIMEOUT_S
-from gkfs.operations import StatusReply
+from gkfs.messages import StatusReply
 
 LOCAL_LISTEN = "tcp://127.0.0.1:0"  # what is started on one machine is for that machine unless told otherwise
 

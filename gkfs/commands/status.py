@@ -11,7 +11,7 @@ from gkfs.commands.signals import pause_until
 from gkfs.commands.terminal import bytes_text, duration_text
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import NO_ADDRESS, Hostfile
-from gkfs.operations import StatusReply
+from gkfs.messages import StatusReply
 
 _EPILOG = """\b
 Examples:

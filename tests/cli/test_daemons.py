@@ -13,7 +13,8 @@ import pytest
 
 from gkfs import wire
 from gkfs.hostfile import DaemonAddress, format_daemon, format_header
-from gkfs.operations import HELLO, HelloReply
+from gkfs.messages import HelloReply
+from gkfs.operations import HELLO
 from tests.cli.workplace import Workplace, eventually
 
 FSID = "0123456789abcdef" * 2

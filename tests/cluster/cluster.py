@@ -23,6 +23,21 @@ from gkfs.distributor import Distributor
 from gkfs.errors import GkfsError
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.messages import (
+    CreateRequest,
+    Empty,
+    ExtendRequest,
+    ReadChunkRequest,
+    ReaddirRequest,
+    RenameReply,
+    RenameRequest,
+    RmdirRequest,
+    StatRequest,
+    StatusReply,
+    UnlinkReply,
+    UnlinkRequest,
+    WriteChunkRequest,
+)
 from gkfs.metadentry import Metadentry
 from gkfs.operations import (
     CREATE,
@@ -35,22 +50,9 @@ from gkfs.operations import (
     STATUS,
     UNLINK,
     WRITE_CHUNK,
-    CreateRequest,
-    Empty,
-    ExtendRequest,
     Operation,
     Q,
     R,
-    ReadChunkRequest,
-    ReaddirRequest,
-    RenameReply,
-    RenameRequest,
-    RmdirRequest,
-    StatRequest,
-    StatusReply,
-    UnlinkReply,
-    UnlinkRequest,
-    WriteChunkRequest,
 )
 from tests.cluster.invariants import check_stores, unfinished
 

@@ -9,8 +9,8 @@ from gkfs.daemon.rmdir import UNDECIDED
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.messages import StatusReply
 from gkfs.metadentry import Metadentry
-from gkfs.operations import StatusReply
 
 
 def table(store: MetadataStore, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -11,19 +11,9 @@ import trio
 from gkfs import metadentry
 from gkfs.daemon import reclaim
 from gkfs.limits import CHUNK_SIZE_BYTES, FILE_SIZE_MAX_BYTES
+from gkfs.messages import ExtendRequest, ReleaseRequest, SyncChunksRequest, TruncateRequest, WriteChunkRequest
 from gkfs.metadentry import Metadentry
-from gkfs.operations import (
-    EXTEND,
-    RELEASE,
-    SYNC_CHUNKS,
-    TRUNCATE,
-    WRITE_CHUNK,
-    ExtendRequest,
-    ReleaseRequest,
-    SyncChunksRequest,
-    TruncateRequest,
-    WriteChunkRequest,
-)
+from gkfs.operations import EXTEND, RELEASE, SYNC_CHUNKS, TRUNCATE, WRITE_CHUNK
 from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
 
 

@@ -9,25 +9,20 @@ import pytest
 
 from gkfs import metadentry
 from gkfs.limits import FILE_SIZE_MAX_BYTES
-from gkfs.metadentry import ROOT_FID, Metadentry
-from gkfs.operations import (
-    CREATE,
-    EXTEND,
-    READDIR,
-    RESERVE,
+from gkfs.messages import (
     SET_ATIME,
     SET_GID,
     SET_MODE,
     SET_MTIME,
     SET_UID,
-    SETATTR,
-    TOUCH,
     ExtendRequest,
     ReaddirRequest,
     ReserveRequest,
     SetattrRequest,
     TouchRequest,
 )
+from gkfs.metadentry import ROOT_FID, Metadentry
+from gkfs.operations import CREATE, EXTEND, READDIR, RESERVE, SETATTR, TOUCH
 from tests.cluster.cluster import Client, Cluster, create_request, fails, in_cluster
 
 

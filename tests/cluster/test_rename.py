@@ -6,7 +6,8 @@ import stat
 import pytest
 import trio
 
-from gkfs.operations import RELEASE, RENAME_NOREPLACE, ReleaseRequest
+from gkfs.messages import RENAME_NOREPLACE, ReleaseRequest
+from gkfs.operations import RELEASE
 from tests.cluster.cluster import Client, Cluster, fails, in_cluster
 
 

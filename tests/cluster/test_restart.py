@@ -13,7 +13,8 @@ from stat import S_IFREG
 import trio
 
 from gkfs import metadentry
-from gkfs.operations import CREATE, EXTEND, UNLINK, CreateReply, ExtendRequest, UnlinkReply, UnlinkRequest
+from gkfs.messages import CreateReply, ExtendRequest, UnlinkReply, UnlinkRequest
+from gkfs.operations import CREATE, EXTEND, UNLINK
 from tests.cluster.cluster import Client, Cluster, create_request, eventually
 
 PROGRAM = """

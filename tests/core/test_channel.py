@@ -8,7 +8,8 @@ from gkfs import wire
 from gkfs.channel import Call, Channel
 from gkfs.errors import ProtocolError
 from gkfs.limits import IN_FLIGHT_MAX
-from gkfs.operations import STAT, UNSEAL, Buffer, Empty, RecordReply, StatRequest
+from gkfs.messages import Buffer, Empty, RecordReply, StatRequest
+from gkfs.operations import STAT, UNSEAL
 
 
 def connected() -> Channel:

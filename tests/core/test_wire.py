@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from gkfs import wire
 from gkfs.errors import ProtocolError
 from gkfs.limits import BULK_OWN_BUFFER_BYTES, MESSAGE_BODY_MAX_BYTES, MESSAGE_BULK_MAX_BYTES, READDIR_PAGE_ENTRIES
-from gkfs.operations import (
-    READ_CHUNK,
-    READDIR,
-    STAT,
-    TABLE,
-    WRITE_CHUNK,
-    Buffer,
-    ReadChunkReply,
-    ReaddirReply,
-    StatRequest,
-    WriteChunkRequest,
-)
+from gkfs.messages import Buffer, ReadChunkReply, ReaddirReply, StatRequest, WriteChunkRequest
+from gkfs.operations import READ_CHUNK, READDIR, STAT, TABLE, WRITE_CHUNK
 
 
 def feed(decoder: wire.Decoder, data: bytes, sizes: random.Random | None = None) -> list[wire.Message]:

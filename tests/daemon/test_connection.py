@@ -19,6 +19,17 @@ from gkfs.daemon.server import DaemonSettings, serve
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES, PROTOCOL_VERSION
+from gkfs.messages import (
+    CreateRequest,
+    Empty,
+    HelloRequest,
+    ReadChunkRequest,
+    ReserveRequest,
+    StatRequest,
+    SyncMetadataRequest,
+    UnlinkRequest,
+    WriteChunkRequest,
+)
 from gkfs.operations import (
     CREATE,
     HELLO,
@@ -30,16 +41,7 @@ from gkfs.operations import (
     SYNC_METADATA,
     UNLINK,
     WRITE_CHUNK,
-    CreateRequest,
-    Empty,
-    HelloRequest,
     Operation,
-    ReadChunkRequest,
-    ReserveRequest,
-    StatRequest,
-    SyncMetadataRequest,
-    UnlinkRequest,
-    WriteChunkRequest,
 )
 
 FSID = "a" * 32

@@ -14,16 +14,8 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
-from gkfs.operations import (
-    EXTEND,
-    SEAL,
-    STAT,
-    Empty,
-    ExtendRequest,
-    RecordReply,
-    SealRequest,
-    StatRequest,
-)
+from gkfs.messages import Empty, ExtendRequest, RecordReply, SealRequest, StatRequest
+from gkfs.operations import EXTEND, SEAL, STAT
 
 EXTENSION = ExtendRequest(b"/a", 0, 1, 1)
 

@@ -1,0 +1,328 @@
+"""What travels: requests and replies, one NamedTuple each; `gkfs.operations` says which belongs to what.
+
+On the wire the fields are one msgpack array. Where the table sets `bulk_request` or `bulk_reply` the last field is
+file data: it travels beside the body and is never copied into it.
+
+Addressing: a request about one record names its *path* and the *fid* it expects there; fid 0 takes whatever
+the path holds. When the path holds another file or none, the daemon looks for an unlinked-but-open file of
+that fid, and then answers ESTALE (ENOENT for fid 0). *now_ns* is the client's clock, so that times compare
+on the writing node. A `record` is a stored metadata record (`gkfs.metadentry`).
+"""
+
+from typing import Final, NamedTuple
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Empty(NamedTuple):
+    """A request without arguments or a reply that says no more than that it is done."""
+
+
+class RecordReply(NamedTuple):
+    record: bytes
+
+
+# --- connections and daemons -----------------------------------------------------------------------------
+
+
+class HelloRequest(NamedTuple):
+    """First message of a connection. *role*: "client", "peer" or "control"."""
+
+    protocol: int
+    software: str
+    fsid: str
+    daemon_index: int  # the daemon the caller believes to talk to
+    client_id: bytes  # 16 bytes, one per mount or daemon boot; repeats are recognised by (client_id, seq)
+    role: str
+
+
+class HelloReply(NamedTuple):
+    protocol: int
+    software: str
+    fsid: str
+    daemon_index: int
+    daemon_count: int
+    boot_epoch: int
+
+
+class StatusReply(NamedTuple):
+    """*device*: identifies the local file system under rootdir, so that daemons sharing one are not summed."""
+
+    daemon_index: int
+    host: str
+    pid: int
+    software: str
+    started_ns: int
+    files: int  # records of regular files, symlinks and special files
+    directories: int
+    used_bytes: int  # in chunk files
+    free_bytes: int
+    total_bytes: int
+    device: int
+    requests: int
+    batches: int  # groups of requests that were executed and answered as one
+    connections: int
+
+
+# --- metadata --------------------------------------------------------------------------------------------
+
+
+class LookupRequest(NamedTuple):
+    path: bytes
+
+
+class LookupReply(NamedTuple):
+    """*leased*: a directory stays this one for `DIRECTORY_LEASE_S` from when the request was sent."""
+
+    record: bytes
+    leased: bool
+
+
+class StatRequest(NamedTuple):
+    path: bytes
+    fid: int
+
+
+class CreateRequest(NamedTuple):
+    """Any kind of entry: the file type is in *mode*. *target* only for symlinks."""
+
+    path: bytes
+    parent_fid: int  # ENOENT when that directory was removed meanwhile; 0: do not check
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
+    exclusive: bool  # else an existing entry is returned as it is
+    target: bytes
+    now_ns: int
+
+
+class CreateReply(NamedTuple):
+    record: bytes
+    created: bool
+
+
+class UnlinkRequest(NamedTuple):
+    path: bytes
+    open_fid: int  # when the entry is this file, keep its data until RELEASE; 0: nobody here has it open
+    now_ns: int
+
+
+class UnlinkReply(NamedTuple):
+    fid: int
+    kept: bool
+
+
+class RmdirRequest(NamedTuple):
+    path: bytes
+    now_ns: int
+
+
+class ReaddirRequest(NamedTuple):
+    """Entries of *path* that this daemon owns, with names above *after* (b"" for the first page)."""
+
+    path: bytes
+    after: bytes
+    limit: int
+
+
+class ReaddirReply(NamedTuple):
+    names: list[bytes]  # ascending
+    records: list[bytes]  # one for each name
+    more: bool
+
+
+SET_MODE: Final = 1
+SET_UID: Final = 2
+SET_GID: Final = 4
+SET_ATIME: Final = 8
+SET_MTIME: Final = 16
+
+
+class SetattrRequest(NamedTuple):
+    """Only the fields named in *which* (SET_* bits) are taken; ctime becomes *now_ns*."""
+
+    path: bytes
+    fid: int
+    which: int
+    mode: int  # permission bits only, the type stays
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    now_ns: int
+
+
+class ExtendRequest(NamedTuple):
+    """Written data becomes known: size = max(size, *size*), mtime and ctime = max(theirs, *mtime_ns*)."""
+
+    path: bytes
+    fid: int
+    size: int
+    mtime_ns: int
+
+
+class ReserveRequest(NamedTuple):
+    """Atomic append: the owner moves the end of the file by *length* and returns where it was."""
+
+    path: bytes
+    fid: int
+    length: int
+    mtime_ns: int
+
+
+class ReserveReply(NamedTuple):
+    offset: int
+    record: bytes
+
+
+class TruncateRequest(NamedTuple):
+    """Set the size. *known_size*: the largest size the caller knows of, where unpublished writes reached.
+
+    When it returns, no byte from *size* on is in any chunk.
+    """
+
+    path: bytes
+    fid: int
+    size: int
+    known_size: int
+    now_ns: int
+
+
+RENAME_NOREPLACE: Final = 1
+
+
+class RenameRequest(NamedTuple):
+    """Sent to the owner of *source*, which coordinates. *flags*: RENAME_NOREPLACE or 0."""
+
+    source: bytes
+    target: bytes
+    target_parent_fid: int
+    flags: int
+    open_fid: int  # as in UnlinkRequest, for the file that *target* named
+    now_ns: int
+
+
+class RenameReply(NamedTuple):
+    record: bytes  # of the renamed entry
+    replaced_fid: int  # 0: *target* did not exist
+    kept: bool
+
+
+class ReleaseRequest(NamedTuple):
+    """The last handle of an unlinked file is closed: its record and chunks go."""
+
+    fid: int
+
+
+class TouchRequest(NamedTuple):
+    """Entries of a directory changed: mtime and ctime = max(theirs, *mtime_ns*), nlink += *subdirectories*."""
+
+    path: bytes
+    fid: int
+    mtime_ns: int
+    subdirectories: int
+
+
+class SyncMetadataRequest(NamedTuple):
+    """The write-ahead log reaches the disk."""
+
+
+# --- data ------------------------------------------------------------------------------------------------
+
+
+class WriteChunkRequest(NamedTuple):
+    fid: int
+    chunk: int  # index
+    offset: int
+    data: Buffer  # 1 to CHUNK_SIZE_BYTES - offset bytes
+
+
+class WriteChunkReply(NamedTuple):
+    length: int
+
+
+class ReadChunkRequest(NamedTuple):
+    fid: int
+    chunk: int  # index
+    offset: int
+    length: int
+
+
+class ReadChunkReply(NamedTuple):
+    data: Buffer  # shorter than asked where the chunk ends or is missing: the rest is a hole
+
+
+class CutChunksRequest(NamedTuple):
+    """Remove every byte of *fid* from file offset *size* on; 0 removes the file's chunks altogether."""
+
+    fid: int
+    size: int
+
+
+class SyncChunksRequest(NamedTuple):
+    fid: int
+
+
+# --- daemon to daemon ------------------------------------------------------------------------------------
+
+
+class SealRequest(NamedTuple):
+    """Forbid creation in a directory about to be removed, if it is empty here; ENOTEMPTY otherwise."""
+
+    path: bytes
+    fid: int
+
+
+class UnsealRequest(NamedTuple):
+    """What was decided of a sealed directory: *removed* keeps the seal for ever, else creation goes on."""
+
+    fid: int
+    removed: bool
+
+
+class AdoptRequest(NamedTuple):
+    """Second half of a rename, at the owner of the target. Repeating one *intent* changes nothing more."""
+
+    intent: bytes  # 16 bytes, names the rename for ever
+    path: bytes
+    record: bytes
+    parent_fid: int
+    flags: int
+    open_fid: int
+    client_id: bytes  # keeps the replaced file open, if anyone does
+    now_ns: int
+
+
+class AdoptReply(NamedTuple):
+    replaced_fid: int
+    kept: bool
+
+
+class ForgetIntentRequest(NamedTuple):
+    """The rename is finished at its source: its record of done work may go."""
+
+    intent: bytes
+
+
+class TreeRequest(NamedTuple):
+    """A directory rename at every daemon; requests below *source* wait from lock until drop or unlock."""
+
+    intent: bytes
+    source: bytes
+    target: bytes
+    step: str  # one of the TREE_* steps
+
+
+TREE_LOCK: Final = "lock"
+TREE_COPY: Final = "copy"  # every record below source is put under its new path at that path's owner
+TREE_DROP: Final = "drop"  # records below source go, the lock is lifted
+TREE_UNDO: Final = "undo"  # records copied below target go, the lock is lifted
+
+
+class PutRecordsRequest(NamedTuple):
+    """Records of a directory rename under their new paths."""
+
+    intent: bytes
+    paths: list[bytes]
+    records: list[bytes]
