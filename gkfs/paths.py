@@ -14,8 +14,8 @@ The children of ``/a`` are the keys in ``[b"/a\0", b"/a\1")``; everything deeper
 ``0`` being the byte after ``/``. No name holds a NUL and no path but the root's parent is empty, so keys
 are unique and sort between ``\0`` and ``/``-strings; first bytes 0x01-0x1f are free for other tables.
 
-A file with several names has its record under none of them but under its *inode address*, the byte 0x09 and the fid
-in 16 hexadecimal digits. An address is used like a path wherever a record is meant, and is its own key.
+A file with several names has its record under none of them but under its *inode address*, the byte 0x09 and
+the fid in 16 hexadecimal digits. An address is used like a path wherever a record is meant, and is its own key.
 """
 
 import errno
