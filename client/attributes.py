@@ -37,7 +37,10 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     result.st_rdev = entry.rdev
     result.st_size = 4096 if entry.is_directory else entry.size
     result.st_blksize = 4096 if entry.is_directory else CHUNK_SIZE_BYTES
-    result.st_blocks = allocated_sectors(entry)
+    if inode is not None and inode.is_sparse:
+        result.st_blocks = inode.allocated_bytes // 512
+    else:
+        result.st_blocks = allocated_sectors(entry)
     result.st_atime_ns = entry.atime_ns
     result.st_mtime_ns = entry.mtime_ns
     result.st_ctime_ns = entry.ctime_ns

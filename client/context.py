@@ -9,9 +9,11 @@ from gkfs.channel import Call
 from gkfs.client.inodes import Inode, InodeTable
 from gkfs.client.pool import Pool
 from gkfs.distributor import Distributor
-from gkfs.messages import RecordReply
+from gkfs.errors import os_error
+from gkfs.limits import MOVES_FOLLOWED
+from gkfs.messages import RecordReply, WhereRequest
 from gkfs.metadentry import Metadentry
-from gkfs.operations import Operation, Q, R
+from gkfs.operations import WHERE, Operation, Q, R
 
 
 class MountOptions(NamedTuple):
@@ -35,15 +37,24 @@ class Context:
         return self.pool.call(self.distributor.path_owner(path), operation, request)
 
     async def about(self, inode: Inode, operation: Operation[Q, R], make: Callable[[bytes], Q]) -> R:
-        """Call the owner of *inode*; *make* gets its path. Asked again when a rename here moved it meanwhile."""
-        while True:
+        """Call the owner of *inode*; *make* gets its path. Asked again where a rename has moved it meanwhile."""
+        for _ in range(MOVES_FOLLOWED):
             path = self.inodes.path(inode)
             try:
                 return await self.call_owner(path, operation, make(path))
             except OSError as error:
-                moved = self.inodes.path(inode) != path
-                if not moved or error.errno not in (errno.ESTALE, errno.ENOENT):
+                if error.errno not in (errno.ESTALE, errno.ENOENT) or not await self.follow(inode, path):
                     raise
+        raise os_error(errno.ESTALE, f"file {inode.fid:#x} is being renamed all the time")
+
+    async def follow(self, inode: Inode, path: bytes) -> bool:
+        """Whether the record of *inode*, which is not at *path*, may be found somewhere else by now."""
+        if self.inodes.path(inode) == path:
+            reply = await self.call_owner(path, WHERE, WhereRequest(path, inode.fid))
+            if reply.path and self.inodes.path(inode) == path:
+                self.inodes.found(inode, reply.path)
+                return True
+        return self.inodes.path(inode) != path
 
     async def refresh(
         self, inode: Inode, operation: Operation[Q, RecordReply], make: Callable[[bytes], Q]

@@ -21,10 +21,10 @@ from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
 from gkfs.messages import (
     SET_MODE,
+    AllocatedRequest,
     Buffer,
     ExtendRequest,
     ReadChunkRequest,
-    ReleaseRequest,
     ReserveRequest,
     SetattrRequest,
     StatRequest,
@@ -34,9 +34,9 @@ from gkfs.messages import (
     WriteChunkRequest,
 )
 from gkfs.operations import (
+    ALLOCATED,
     EXTEND,
     READ_CHUNK,
-    RELEASE,
     RESERVE,
     SETATTR,
     STAT,
@@ -103,6 +103,8 @@ class FileData:
         for call in calls:
             await call
         if not handle.append:
+            if offset > inode.size:
+                inode.dirty_sparse = True
             self._wrote(inode, offset + len(data), now_ns)
         return len(data)
 
@@ -110,11 +112,11 @@ class FileData:
         """Tell the owner what was written here. A file removed elsewhere meanwhile is noted, not an error."""
         if not inode.dirty or inode.gone:
             return
-        size, mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
+        size, mtime_ns, sparse = inode.dirty_size, inode.dirty_mtime_ns, inode.dirty_sparse
         before = inode.entry.version
         try:
             reply = await self._context.about(
-                inode, EXTEND, lambda path: ExtendRequest(path, inode.fid, size, mtime_ns)
+                inode, EXTEND, lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse)
             )
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
@@ -173,13 +175,16 @@ class FileData:
     async def closed(self, inode: Inode) -> None:
         """The last handle is closed: what only this mount kept alive goes."""
         if inode.gone:
-            # Its chunks are not cut here: the name may have been changed by another node, not removed.
             self._clean(inode)
-        elif inode.frozen_path is not None:
-            self._clean(inode)
-            await self._context.call_owner(inode.frozen_path, RELEASE, ReleaseRequest(inode.fid))
         else:
             await self.publish(inode)
+
+    async def measure(self, inode: Inode) -> None:
+        """Find out how much space a file with holes takes."""
+        entry = inode.entry
+        owners = self._context.distributor.chunk_owners(inode.fid, 0, chunks.count(inode.size), entry.placement)
+        calls = [self._context.pool.call(owner, ALLOCATED, AllocatedRequest(inode.fid)) for owner in owners]
+        inode.allocated_bytes = sum([(await call).allocated_bytes for call in calls])
 
     def _wrote(self, inode: Inode, end: int, now_ns: int) -> None:
         inode.dirty_size = max(end, inode.dirty_size)
@@ -188,7 +193,7 @@ class FileData:
         self._dirty.add(inode)
 
     def _clean(self, inode: Inode) -> None:
-        inode.dirty, inode.dirty_size, inode.dirty_mtime_ns = False, 0, 0
+        inode.dirty, inode.dirty_size, inode.dirty_mtime_ns, inode.dirty_sparse = False, 0, 0, False
         self._dirty.discard(inode)
 
     def _owner(self, inode: Inode, chunk: int) -> int:

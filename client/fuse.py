@@ -21,6 +21,7 @@ from gkfs.client.attributes import attributes, listed
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.handles import FileHandle, Handles
+from gkfs.client.holds import Holds
 from gkfs.client.inodes import Inode
 from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace, Owner
@@ -56,6 +57,8 @@ def handler(
     return total
 
 
+_XATTRS_FOR_ALL = (b"user.",)
+_XATTRS_KEPT = (b"user.", b"trusted.")
 _LOGGED = frozenset({errno.EIO, errno.ETIMEDOUT, errno.ENOSPC})
 
 
@@ -72,6 +75,7 @@ class GkfsOperations(pyfuse3.Operations):
         self._options = context.options
         self._inodes = context.inodes
         self.touches = Touches(context)
+        self.holds = Holds(context)
         self.data = FileData(context)
         self._names = Namespace(context, self.data, self.touches)
         self._space = Space(context)
@@ -139,7 +143,8 @@ class GkfsOperations(pyfuse3.Operations):
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        raise OSError(errno.EPERM, "hard links")  # what link(2) says of file systems without them
+        node = await self._names.link(self._inodes[inode], self._inodes[new_parent_inode], new_name)
+        return self._attributes(node)
 
     # --- attributes
 
@@ -147,6 +152,8 @@ class GkfsOperations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         node = self._inodes[inode]
         await self._names.stat(node)
+        if node.is_sparse:
+            await self.data.measure(node)
         return self._attributes(node)
 
     @handler
@@ -185,6 +192,36 @@ class GkfsOperations(pyfuse3.Operations):
         return True  # default_permissions: the kernel has checked
 
     @handler
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not name.startswith(_XATTRS_KEPT):
+            # The kernel asks for security.capability before every write.
+            raise FUSEError(errno.ENODATA if name.startswith(b"security.") else errno.EOPNOTSUPP)
+        entry = await self._names.stat(self._inodes[inode])
+        for known, value in entry.xattrs:
+            if known == name:
+                return value
+        raise FUSEError(errno.ENODATA)
+
+    @handler
+    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        entry = await self._names.stat(self._inodes[inode])
+        # As a local disk does; the kernel keeps others from reading them, not from knowing of them.
+        shown = _XATTRS_KEPT if ctx.uid == 0 else _XATTRS_FOR_ALL
+        return [name for name, _ in entry.xattrs if name.startswith(shown)]
+
+    @handler
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if not name.startswith(_XATTRS_KEPT):
+            raise FUSEError(errno.EOPNOTSUPP)
+        await self._names.set_xattr(self._inodes[inode], name, value)
+
+    @handler
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        if not name.startswith(_XATTRS_KEPT):
+            raise FUSEError(errno.EOPNOTSUPP)
+        await self._names.remove_xattr(self._inodes[inode], name)
+
+    @handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         return await self._space.statfs()
 
@@ -200,7 +237,7 @@ class GkfsOperations(pyfuse3.Operations):
         inode, created = await self._names.create(
             parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, exclusive=exclusive
         )
-        inode.opens += 1
+        self.holds.opened(inode)
         try:
             if not inode.entry.is_regular:
                 # Another node made something else under this name since the kernel looked: look again.
@@ -216,8 +253,10 @@ class GkfsOperations(pyfuse3.Operations):
     @handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._inodes[inode]
-        node.opens += 1  # from now on an unlink through this mount keeps the file
+        self.holds.opened(node)
         try:
+            if node.removed:
+                raise OSError(errno.ESTALE, f"file {inode:#x} was removed")
             await self._names.stat(node)  # close-to-open: what others closed before is seen from here on
             if flags & os.O_TRUNC:
                 await self.data.truncate(node, 0)
@@ -296,9 +335,11 @@ class GkfsOperations(pyfuse3.Operations):
         return attributes(inode.entry, inode, self._options.attr_timeout_s)
 
     async def _closed(self, inode: Inode) -> None:
-        inode.opens -= 1
-        if not inode.opens:
-            await self.data.closed(inode)
+        if self.holds.closed(inode):
+            try:
+                await self.data.closed(inode)
+            finally:
+                await self.holds.release(inode)
 
     def _handle(self, inode: Inode, flags: int, ctx: RequestContext) -> FileInfo:
         """A new handle. Append handles bypass the page cache: the kernel does not know where their data goes."""

@@ -1,8 +1,9 @@
 """The inode table: what the kernel may refer to by number, and under which path its record is found.
 
 An inode is known by its fid, which is also the number the kernel uses. It hangs below its parent inode by name,
-so renaming a directory moves one pointer and the paths below follow. An unlinked file that is still open keeps
-the path at which its daemon knows it (`frozen_path`).
+so renaming a directory moves one pointer and the paths below follow. Where its record is not under that name it
+has an `address`: the old path of a removed file that is still open, the inode address of one that has several
+names, or the path to which another node has renamed it.
 """
 
 import time
@@ -10,7 +11,7 @@ from typing import Final
 
 from gkfs import metadentry, paths
 from gkfs.limits import DIRECTORY_LEASE_S
-from gkfs.metadentry import ROOT_FID, Metadentry
+from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
 FRESH_S: Final = 0.005
@@ -26,16 +27,21 @@ class Inode:
         "_fresh_until_s",
         "_path",
         "_path_epoch",
+        "address",
+        "allocated_bytes",
         "cached_version",
         "dirty",
         "dirty_mtime_ns",
         "dirty_size",
+        "dirty_sparse",
         "fid",
-        "frozen_path",
         "gone",
+        "held",
+        "kept",
         "lease_until_s",
         "lookups",
         "name",
+        "names",
         "opens",
         "parent",
         "removed",
@@ -48,13 +54,19 @@ class Inode:
         self.name = name
         self.lookups = 0
         self.opens = 0
-        self.frozen_path: bytes | None = None
+        self.address: bytes | None = None
+        # Of a file with several names: those seen here. Its record is under its inode address.
+        self.names: set[tuple[int, bytes]] | None = None
+        self.held = False  # its daemon was told that it is open here
+        self.kept = False  # its last name may be gone: its daemon keeps it until it is told that it is closed
         self.gone = False  # its record was removed elsewhere while it was open here
-        self.removed = False  # a directory removed through this mount; whoever has it open goes on seeing it empty
+        self.removed = False  # through this mount, and not kept; whoever has it open sees it as it was at the end
         # Written here and not yet published (see data.py): size reached and time of the last write.
         self.dirty = False
         self.dirty_size = 0
         self.dirty_mtime_ns = 0
+        self.dirty_sparse = False
+        self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
@@ -74,6 +86,11 @@ class Inode:
     def size(self) -> int:
         """Bytes, as this node sees the file: with its own unpublished writes."""
         return max(self.entry.size, self.dirty_size) if self.dirty else self.entry.size
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the file may have holes."""
+        return self.dirty_sparse or bool(self.entry.flags & FLAG_SPARSE)
 
     def learn(self, entry: Metadentry | bytes, *, fresh: bool = False) -> None:
         """Note the record just received; *fresh*: the next step of the system call may use it without asking."""
@@ -100,8 +117,8 @@ class Inode:
 
     def path(self, epoch: int) -> bytes:
         """Where the record is; *epoch* is the table's, which grows when a directory moves."""
-        if self.frozen_path is not None:
-            return self.frozen_path
+        if self.address is not None:
+            return self.address
         if self._path_epoch != epoch:
             self._path = paths.ROOT if self.parent is None else paths.join(self.parent.path(epoch), self.name)
             self._path_epoch = epoch
@@ -136,35 +153,77 @@ class InodeTable:
         """The inode of that number, if the kernel holds it."""
         return self._by_fid.get(fid)
 
-    def seen(self, parent: Inode, name: bytes, record: bytes) -> Inode:
-        """Note that *name* in *parent* has this *record*; the kernel gets one more reference to it."""
+    def seen(self, parent: Inode, name: bytes, record: bytes, *, several: bool = False) -> Inode:
+        """Note that *name* in *parent* has this *record*; the kernel gets one more reference to it.
+
+        *several*: the file has, or had, several names.
+        """
         fid = metadentry.fid_of(record)
         inode = self._by_fid.get(fid)
         if inode is None:
             inode = self._by_fid[fid] = Inode(fid, parent, name)
             self._by_name[parent.fid, name] = inode
-        elif inode.parent is not parent or inode.name != name or inode.frozen_path is not None:
+        elif (
+            inode.names is None
+            and not several
+            and (inode.parent is not parent or inode.name != name or inode.address is not None)
+        ):
             self.move(inode, parent, name)
+        if several:
+            self.detach(inode)
+        if inode.names is not None:
+            inode.names.add((parent.fid, name))
+            self._by_name[parent.fid, name] = inode
         inode.lookups += 1
+        inode.removed = False
         inode.learn(record, fresh=True)
         return inode
+
+    def detach(self, inode: Inode) -> None:
+        """The record of *inode* is under its inode address from now on."""
+        if inode.names is None:
+            inode.names = set() if inode.parent is None else {(inode.parent.fid, inode.name)}
+            inode.address = paths.inode_address(inode.fid)
 
     def move(self, inode: Inode, parent: Inode, name: bytes) -> None:
         """*inode* is now called *name* in *parent*, here or as found out by a lookup."""
         self.unname(inode)
-        inode.parent, inode.name, inode.frozen_path = parent, name, None
+        inode.parent, inode.name, inode.address = parent, name, None
         self._by_name[parent.fid, name] = inode
         self._epoch += 1
 
+    def rename(self, inode: Inode, old: tuple[int, bytes], parent: Inode, name: bytes) -> None:
+        """One name of *inode*, *old* (fid of the directory, name), was changed through this mount."""
+        if inode.names is None:
+            self.move(inode, parent, name)
+            return
+        self.unname(inode, old)
+        inode.names.add((parent.fid, name))
+        self._by_name[parent.fid, name] = inode
+
+    def found(self, inode: Inode, path: bytes) -> None:
+        """Another node has moved the record of *inode* to *path*, or to its inode address."""
+        if paths.is_address(path):
+            self.detach(inode)
+        else:
+            inode.address = path
+            self._epoch += 1
+
     def freeze(self, inode: Inode) -> None:
         """The name of *inode* is gone, but its daemon keeps the record for this mount under the old path."""
-        inode.frozen_path = self.path(inode)
+        inode.address = self.path(inode)
         self.unname(inode)
 
-    def unname(self, inode: Inode) -> None:
-        """The name no longer leads to *inode*."""
-        if inode.parent is not None and self._by_name.get((inode.parent.fid, inode.name)) is inode:
-            del self._by_name[inode.parent.fid, inode.name]
+    def unname(self, inode: Inode, name: tuple[int, bytes] | None = None) -> None:
+        """A name (fid of the directory, name), or the only one, no longer leads to *inode*."""
+        if name is None and inode.parent is not None:
+            name = (inode.parent.fid, inode.name)
+        if name is None:
+            return
+        if self._by_name.get(name) is inode:
+            del self._by_name[name]
+        if inode.names is not None:
+            inode.names.discard(name)
 
     def forget(self, fid: int, lookups: int) -> None:
         """The kernel gives back *lookups* references; without any left the inode goes."""
@@ -174,4 +233,6 @@ class InodeTable:
         inode.lookups -= lookups
         if inode.lookups <= 0:
             self._by_fid.pop(fid)
+            for name in list(inode.names or ()):
+                self.unname(inode, name)
             self.unname(inode)

@@ -5,10 +5,10 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyfuse3
 import trio
@@ -21,7 +21,7 @@ from gkfs.client.pump import Pump
 from gkfs.distributor import Distributor
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
-from gkfs.limits import REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
+from gkfs.limits import HOLD_RENEW_S, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
 from gkfs.messages import StatRequest
 from gkfs.metadentry import ROOT_FID
 from gkfs.operations import STAT
@@ -86,7 +86,8 @@ class _Mount:
                 self._mount()
                 try:
                     nursery.start_soon(self._operations.touches.run)
-                    nursery.start_soon(self._publish_regularly)
+                    nursery.start_soon(self._repeat, SIZE_FLUSH_DELAY_S, self._operations.data.publish_all)
+                    nursery.start_soon(self._repeat, HOLD_RENEW_S, self._operations.holds.renew)
                     await self._pump.serve()
                 finally:
                     pyfuse3.close(unmount=True)
@@ -117,10 +118,10 @@ class _Mount:
         await self._operations.data.publish_all()
         await self._operations.touches.send_all()
 
-    async def _publish_regularly(self) -> None:
+    async def _repeat(self, every_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
-            await trio.sleep(SIZE_FLUSH_DELAY_S)
-            self._pump.start(self._operations.data.publish_all())
+            await trio.sleep(every_s)
+            self._pump.start(work())
 
     async def _end_on_signal(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -10,8 +10,9 @@ from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
-from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
+from gkfs.limits import KEY_PATH_MAX_BYTES, MOVES_FOLLOWED, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
 from gkfs.messages import (
+    RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     SET_ATIME,
     SET_GID,
@@ -19,15 +20,31 @@ from gkfs.messages import (
     SET_MTIME,
     SET_UID,
     CreateRequest,
+    DetachRequest,
+    LinkRequest,
     LookupRequest,
+    RemovexattrRequest,
     RenameRequest,
     RmdirRequest,
     SetattrRequest,
+    SetxattrRequest,
     StatRequest,
     UnlinkRequest,
 )
 from gkfs.metadentry import Metadentry
-from gkfs.operations import CREATE, LOOKUP, RENAME, RMDIR, SETATTR, STAT, UNLINK
+from gkfs.operations import (
+    CREATE,
+    DETACH,
+    LINK,
+    LOOKUP,
+    REMOVEXATTR,
+    RENAME,
+    RMDIR,
+    SETATTR,
+    SETXATTR,
+    STAT,
+    UNLINK,
+)
 
 
 class Owner:
@@ -51,13 +68,51 @@ class Namespace:
 
     async def lookup(self, parent: Inode, name: bytes) -> Inode:
         """The entry *name*; ENOENT when there is none. Counts one reference of the kernel."""
-        path = self._child(parent, name)
-        self._touches.send(path)
-        sent_s = time.monotonic()
-        reply = await self._context.call_owner(path, LOOKUP, LookupRequest(path))
-        inode = self._inodes.seen(parent, name, reply.record)
-        inode.lease(sent_s, granted=reply.leased)
-        return inode
+        for _ in range(MOVES_FOLLOWED):
+            path = self._child(parent, name)
+            self._touches.send(path)
+            sent_s = time.monotonic()
+            try:
+                reply = await self._context.call_owner(path, LOOKUP, LookupRequest(path))
+            except FileNotFoundError:
+                if not await self._has_moved(parent):
+                    raise
+                continue
+            if metadentry.is_link_record(reply.record):
+                inode = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
+                if inode is not None:
+                    return inode
+                continue
+            inode = self._inodes.seen(parent, name, reply.record)
+            inode.lease(sent_s, granted=reply.leased)
+            return inode
+        raise os_error(errno.ESTALE, f"{paths.printable(path)} changes all the time")
+
+    async def _follow_link(self, parent: Inode, name: bytes, fid: int) -> Inode | None:
+        """The inode behind one of several names; None when that name was just removed."""
+        address = paths.inode_address(fid)
+        try:
+            reply = await self._context.call_owner(address, STAT, StatRequest(address, fid))
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT):
+                raise
+            return None
+        return self._inodes.seen(parent, name, reply.record, several=True)
+
+    async def _has_moved(self, directory: Inode) -> bool:
+        """Whether *directory*, in which a name was not found, turns out to have been renamed by another node.
+
+        Who walks down a path has just looked it up. But a working directory is used without that.
+        """
+        if directory is self._inodes.root or directory.lease_left_s():
+            return False
+        path = self._inodes.path(directory)
+        try:
+            await self._stat_directory(directory)
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT):
+                raise
+        return self._inodes.path(directory) != path
 
     async def stat(self, inode: Inode) -> Metadentry:
         """The record of *inode*: as fetched within this system call, or asked for now."""
@@ -70,16 +125,20 @@ class Namespace:
 
     async def _stat_directory(self, inode: Inode) -> Metadentry:
         """As `stat`, with a lease."""
-        sent_s = time.monotonic()
-        try:
-            reply = await self._context.about(inode, LOOKUP, LookupRequest)
-        except FileNotFoundError as error:
-            raise OSError(errno.ESTALE, str(error)) from None
-        if metadentry.fid_of(reply.record) != inode.fid:
-            raise os_error(errno.ESTALE, f"directory {inode.fid:#x} has lost its name")
-        inode.learn(reply.record)
-        inode.lease(sent_s, granted=reply.leased)
-        return inode.entry
+        for _ in range(MOVES_FOLLOWED):
+            path = self._inodes.path(inode)
+            sent_s = time.monotonic()
+            try:
+                reply = await self._context.about(inode, LOOKUP, LookupRequest)
+            except FileNotFoundError as error:
+                raise OSError(errno.ESTALE, str(error)) from None
+            if metadentry.fid_of(reply.record) == inode.fid:
+                inode.learn(reply.record)
+                inode.lease(sent_s, granted=reply.leased)
+                return inode.entry
+            if not await self._context.follow(inode, path):
+                break
+        raise os_error(errno.ESTALE, f"directory {inode.fid:#x} has lost its name")
 
     async def create(
         self,
@@ -99,18 +158,46 @@ class Namespace:
         """
         if len(target) > SYMLINK_TARGET_MAX_BYTES:
             raise os_error(errno.ENAMETOOLONG, f"symlink target of {len(target)} bytes")
-        path = self._child(parent, name)
         gid = owner.gid
         if parent.entry.mode & stat.S_ISGID:
             gid = parent.entry.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
-        request = CreateRequest(path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, time.time_ns())
-        reply = await self._context.call_owner(path, CREATE, request)
-        inode = self._inodes.seen(parent, name, reply.record)
-        if reply.created:
-            self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
-        return inode, reply.created
+        for _ in range(MOVES_FOLLOWED):
+            path = self._child(parent, name)
+            request = CreateRequest(
+                path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, time.time_ns()
+            )
+            try:
+                reply = await self._context.call_owner(path, CREATE, request)
+            except FileNotFoundError:
+                if not await self._has_moved(parent):
+                    raise
+                continue
+            if metadentry.is_link_record(reply.record):
+                found = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
+                if found is not None:
+                    return found, False
+                continue
+            inode = self._inodes.seen(parent, name, reply.record)
+            if reply.created:
+                self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
+            return inode, reply.created
+        raise os_error(errno.ESTALE, f"{paths.printable(path)} changes all the time")
+
+    async def link(self, inode: Inode, parent: Inode, name: bytes) -> Inode:
+        """Give a file one more name. Counts one reference of the kernel."""
+        path = self._child(parent, name)
+        await self._data.publish(inode)  # the record is about to move
+        if inode.names is None:
+            await self._context.about(inode, DETACH, lambda path: DetachRequest(path, inode.fid))
+            self._inodes.detach(inode)
+        address = self._inodes.path(inode)
+        request = LinkRequest(inode.fid, path, parent.fid, time.time_ns())
+        reply = await self._context.call_owner(address, LINK, request)
+        self._inodes.seen(parent, name, reply.record, several=True)
+        self._touches.note(parent)
+        return inode
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
         """Remove a name that is not a directory's. Its data stays while a handle of this mount is open."""
@@ -118,7 +205,7 @@ class Namespace:
         inode = self._inodes.named(parent, name)
         open_fid = inode.fid if inode is not None and inode.opens else 0
         reply = await self._context.call_owner(path, UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
-        self._removed(reply.fid, kept=reply.kept)
+        self._removed((parent.fid, name), reply.fid, kept=reply.kept)
         self._touches.note(parent)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
@@ -127,14 +214,14 @@ class Namespace:
         inode = self._inodes.named(parent, name)
         await self._context.call_owner(path, RMDIR, RmdirRequest(path, time.time_ns()))
         if inode is not None:
-            self._removed(inode.fid, kept=False)
+            self._removed((parent.fid, name), inode.fid, kept=False)
         self._touches.note(parent, subdirectories=-1)
 
     async def rename(
         self, old_parent: Inode, old_name: bytes, new_parent: Inode, new_name: bytes, flags: int
     ) -> None:
-        """Rename, replacing what has the new name unless RENAME_NOREPLACE is set."""
-        if flags & ~RENAME_NOREPLACE:
+        """Rename, replacing what has the new name, or with RENAME_EXCHANGE giving it the old one."""
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise os_error(errno.EINVAL, f"rename with flags {flags:#x}")
         source, target = self._child(old_parent, old_name), self._child(new_parent, new_name)
         moved = self._inodes.named(old_parent, old_name)
@@ -145,16 +232,29 @@ class Namespace:
         request = RenameRequest(source, target, new_parent.fid, flags, open_fid, time.time_ns())
         reply = await self._context.call_owner(source, RENAME, request)
         entry = metadentry.decode(reply.record)
-        if reply.replaced_fid and reply.replaced_fid != entry.fid:
-            self._removed(reply.replaced_fid, kept=reply.kept)
-        inode = self._inodes.known(entry.fid)
-        if inode is not None and source != target:
-            self._inodes.move(inode, new_parent, new_name)
-            inode.learn(entry)
+        if source == target or reply.replaced_fid == entry.fid:
+            return  # two names of one file: both stay
+        old, new = (old_parent.fid, old_name), (new_parent.fid, new_name)
+        if flags & RENAME_EXCHANGE:
+            await self._renamed(reply.replaced_fid, new, old_parent, old_name)
+        elif reply.replaced_fid:
+            self._removed(new, reply.replaced_fid, kept=reply.kept)
+        await self._renamed(entry.fid, old, new_parent, new_name)
         replaced_directory = 1 if reply.replaced_fid and entry.is_directory else 0
         across = 1 if entry.is_directory and old_parent is not new_parent else 0
         self._touches.note(old_parent, subdirectories=-across)
         self._touches.note(new_parent, subdirectories=across - replaced_directory)
+
+    async def _renamed(self, fid: int, old: tuple[int, bytes], parent: Inode, name: bytes) -> None:
+        """A file or directory was renamed through this mount."""
+        inode = self._inodes.known(fid)
+        if inode is None:
+            return
+        self._inodes.rename(inode, old, parent, name)
+        inode.stale()
+        if inode.names is not None:  # its record was not there, so that its ctime has not changed
+            request = SetattrRequest(b"", fid, 0, 0, 0, 0, 0, 0, time.time_ns())
+            await self._context.refresh(inode, SETATTR, lambda path: request._replace(path=path))
 
     async def set_attributes(self, inode: Inode, request: SetattrRequest) -> None:
         """Change mode, owner or times. Unpublished writes go first: their time must not overwrite a set one."""
@@ -165,17 +265,43 @@ class Namespace:
         self._touches.send(self._inodes.path(inode))
         await self._context.refresh(inode, SETATTR, lambda path: request._replace(path=path))
 
-    def _removed(self, fid: int, *, kept: bool) -> None:
+    # --- extended attributes
+
+    async def set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:
+        """Set one extended attribute, new or not."""
+        self._check_has_record(inode)
+        now_ns = time.time_ns()
+        await self._context.refresh(
+            inode, SETXATTR, lambda path: SetxattrRequest(path, inode.fid, name, value, now_ns)
+        )
+
+    async def remove_xattr(self, inode: Inode, name: bytes) -> None:
+        """Remove one extended attribute; ENODATA when there is none of that name."""
+        self._check_has_record(inode)
+        now_ns = time.time_ns()
+        await self._context.refresh(
+            inode, REMOVEXATTR, lambda path: RemovexattrRequest(path, inode.fid, name, now_ns)
+        )
+
+    def _check_has_record(self, inode: Inode) -> None:
+        if inode.removed:
+            raise os_error(errno.ESTALE, f"file {inode.fid:#x} was removed")
+
+    def _removed(self, name: tuple[int, bytes], fid: int, *, kept: bool) -> None:
+        """A name (fid of the directory, name) of *fid* was removed through this mount."""
         inode = self._inodes.known(fid)
         if inode is None:
             return
         inode.stale()
-        if inode.entry.is_directory:
-            inode.removed = True
-            inode.learn(inode.entry.changed(nlink=0))
-        if kept:
+        if inode.names is not None:
+            inode.kept = bool(inode.opens)
+            self._inodes.unname(inode, name)
+        elif kept:
+            inode.kept = True
             self._inodes.freeze(inode)
         else:
+            inode.removed = True
+            inode.learn(inode.entry.changed(nlink=0))
             self._inodes.unname(inode)
 
     def _child(self, parent: Inode, name: bytes) -> bytes:

@@ -14,27 +14,41 @@ import msgpack
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Blocked, Guards, busy
+from gkfs.daemon.intents import Intent
 from gkfs.daemon.leases import Leases
+from gkfs.daemon.links import Links
+from gkfs.daemon.moves import Moves
+from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
-from gkfs.daemon.reclaim import Reclaimer
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
-from gkfs.messages import RENAME_NOREPLACE, AdoptReply, AdoptRequest, Empty, ForgetIntentRequest
+from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Empty
 from gkfs.metadentry import Metadentry
+from gkfs.peer_messages import AdoptReply, AdoptRequest, ForgetIntentRequest
 
 
 class Adoption:
     """The handlers of ADOPT and FORGET_INTENT."""
 
     def __init__(
-        self, store: MetadataStore, guards: Guards, parents: Parents, reclaimer: Reclaimer, leases: Leases
+        self,
+        store: MetadataStore,
+        guards: Guards,
+        moves: Moves,
+        parents: Parents,
+        opens: Opens,
+        links: Links,
+        leases: Leases,
     ) -> None:
         self._store = store
         self._leases = leases
         self._guards = guards
+        self._moves = moves
         self._parents = parents
-        self._reclaimer = reclaimer
+        self._opens = opens
+        self._links = links
+        self._drops: list[Intent] = []  # noted by the `replace` that is running; its caller takes them
 
     def adopt(self, session: Session, request: AdoptRequest) -> AdoptReply | Coroutine[Any, Any, AdoptReply]:
         known = self._store.get(keys.adopted(request.intent))
@@ -42,12 +56,28 @@ class Adoption:
             return AdoptReply(*msgpack.unpackb(known))
         if self._parents.need_verification(request.path, request.parent_fid):
             return self._adopt_verified(request)
+        if self.replaces_link(request.path):
+            return self._adopt_over_link(request)
         return self._adopt(request)
 
     async def _adopt_verified(self, request: AdoptRequest) -> AdoptReply:
         await self._parents.verify(request.path, request.parent_fid)
         known = self._store.get(keys.adopted(request.intent))  # by a repeat that was faster
-        return self._adopt(request) if known is None else AdoptReply(*msgpack.unpackb(known))
+        return await self._adopt_over_link(request) if known is None else AdoptReply(*msgpack.unpackb(known))
+
+    async def _adopt_over_link(self, request: AdoptRequest) -> AdoptReply:
+        # no await between here and the commit
+        reply = self._adopt(request)
+        drops, self._drops = self._drops, []
+        self._store.commit()
+        for intent in drops:
+            await self._links.drop(intent)
+        return reply
+
+    def replaces_link(self, path: bytes) -> bool:
+        """Whether *path* is one of several names of a file, whose link count is kept elsewhere."""
+        record = self._store.get(paths.key(path))
+        return record is not None and metadentry.is_link_record(record)
 
     def _adopt(self, request: AdoptRequest) -> AdoptReply:
         # no await between here and the put of the reply: what happened and the answer are one
@@ -68,32 +98,59 @@ class Adoption:
 
         That a replaced directory is empty, and stays so, is what the lock of its tree is for.
         """
-        name = paths.printable(request.path)
         key = paths.key(request.path)
         entry = metadentry.decode(request.record)
         existing = self._store.get(key)
+        if request.flags & RENAME_EXCHANGE:
+            return self._exchange(request, entry, existing)
         if existing is None:
             self._parents.check(request.path, request.parent_fid)
-            reply = AdoptReply(0, False)
+            reply = AdoptReply(0, False, b"")
         else:
-            old = metadentry.decode(existing)
-            if request.flags & RENAME_NOREPLACE:
-                raise os_error(errno.EEXIST, name)
-            if old.is_directory != entry.is_directory:
-                raise os_error(errno.EISDIR if old.is_directory else errno.ENOTDIR, name)
-            if old.is_directory:
-                self._leases.check_change(request.path, request.client_id)
-            reply = AdoptReply(old.fid, self._replaced(old, request))
+            old = self._check_replaceable(request, entry, metadentry.decode(existing))
+            if old.fid == entry.fid:
+                return AdoptReply(old.fid, False, b"")  # two names of one file: both stay
+            reply = AdoptReply(old.fid, self._replaced(old, request), b"")
         self._store.put(key, request.record)
         self._store.count_entry(entry.mode, 1)
         return reply
 
+    def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> Metadentry:
+        name = paths.printable(request.path)
+        if request.flags & RENAME_NOREPLACE:
+            raise os_error(errno.EEXIST, name)
+        if old.is_directory != entry.is_directory:
+            raise os_error(errno.EISDIR if old.is_directory else errno.ENOTDIR, name)
+        if old.is_directory:
+            self._leases.check_change(request.path, request.client_id)
+        return old
+
+    def _exchange(self, request: AdoptRequest, entry: Metadentry, existing: bytes | None) -> AdoptReply:
+        """Half of an exchange: the source's record comes here, what was here goes out with the reply."""
+        name = paths.printable(request.path)
+        if existing is None:
+            raise os_error(errno.ENOENT, name)
+        old = metadentry.decode(existing)
+        if old.is_directory or entry.is_directory:
+            raise os_error(errno.EINVAL, f"{name}: directories cannot be exchanged")
+        if old.fid == entry.fid:
+            return AdoptReply(old.fid, False, b"")
+        if not old.is_link:
+            old = old.changed(ctime_ns=request.now_ns)
+        self._store.put(paths.key(request.path), request.record)
+        self._moves.note_file(old.fid, request.source)
+        return AdoptReply(old.fid, False, metadentry.encode(old))
+
     def _replaced(self, old: Metadentry, request: AdoptRequest) -> bool:
-        """Whether the entry that loses its name stays as an orphan."""
+        """Whether the entry that loses its name stays, nameless, for who asks."""
         self._store.count_entry(old.mode, -1)
         if old.is_directory:
             return False
-        return self._reclaimer.discard(request.client_id, old, request.open_fid, request.now_ns)
+        if old.is_link:
+            drop = self._links.note_drop(old.fid, request.client_id, request.open_fid, request.now_ns)
+            self._drops.append(drop)
+            return False
+        return self._opens.discard(request.client_id, old, request.open_fid, request.now_ns)
 
     def forget(self, session: Session, request: ForgetIntentRequest) -> Empty:
         self._store.delete(keys.adopted(request.intent))

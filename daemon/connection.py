@@ -173,6 +173,7 @@ class Connection:
         if self.session.connection is not None:
             self.session.connection.supersede()
         self.session.connection = self
+        self._sessions.joined(self.session)
         mine = self._identity
         reply = HelloReply(
             PROTOCOL_VERSION, __version__, mine.fsid, mine.daemon_index, mine.daemon_count, mine.boot_epoch
@@ -222,5 +223,4 @@ class Connection:
     def _leave_session(self) -> None:
         session = getattr(self, "session", None)
         if session is not None and session.connection is self:
-            session.connection = None
-            session.last_seen_s = trio.current_time()
+            self._sessions.left(session)

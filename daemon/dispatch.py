@@ -40,6 +40,7 @@ Handler = Callable[[Session, Q], R | Coroutine[Any, Any, R]]
 
 # One pass in C over what is nearly always right; what it refuses is looked at by paths.check_path, which says why.
 _PLAIN_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
+_PATH_OR_ADDRESS: Final = re.compile(_PLAIN_PATH.pattern + rb"|\x09[0-9a-f]{16}")
 _PLAIN_PATH_MAX_BYTES: Final = 4096
 
 
@@ -225,7 +226,7 @@ class Dispatcher:
 class _Row:
     """An operation with what is needed to execute it."""
 
-    __slots__ = ("handler", "once", "operation", "path_fields", "reply", "types")
+    __slots__ = ("handler", "once", "operation", "path_fields", "plain", "reply", "types")
 
     def __init__(self, operation: Operation[Any, Any], handler: Handler[Any, Any]) -> None:
         self.operation = operation
@@ -235,13 +236,14 @@ class _Row:
         self.once = not operation.idempotent
         names = {"path", "source", "target"} if operation in (RENAME, TREE) else {"path"}
         fields = operation.request._fields
+        self.plain = _PATH_OR_ADDRESS if operation.by_inode else _PLAIN_PATH
         self.path_fields = tuple(index for index, name in enumerate(fields) if name in names)
 
     def check_paths(self, request: tuple[Any, ...]) -> None:
         """Raise OSError unless the paths in *request* are canonical."""
         for index in self.path_fields:
             path = request[index]
-            if _PLAIN_PATH.fullmatch(path) is None or len(path) > _PLAIN_PATH_MAX_BYTES:
+            if self.plain.fullmatch(path) is None or len(path) > _PLAIN_PATH_MAX_BYTES:
                 paths.check_path(path)
 
     def encode_error(self, seq: int, error: Exception) -> list[Buffer]:

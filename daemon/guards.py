@@ -18,7 +18,6 @@ from typing import NamedTuple
 import trio
 
 from gkfs.errors import os_error
-from gkfs.limits import MOVED_MEMORY_S
 from gkfs.paths import is_below, printable
 
 
@@ -52,14 +51,13 @@ class Guards:
     """All guards of one daemon."""
 
     def __init__(self) -> None:
-        # Whether `check_change` and `recently_moved` could find anything: one look for the hot path.
+        # Whether `check_change` or `check_read` could find anything: one look for the hot path.
         self.active = False
         self._paths: dict[bytes, Guard] = {}
+        self._exchanges: set[bytes] = set()  # of *_paths*: what is there now is already somewhere else, too
         self._trees: dict[bytes, TreeLock] = {}
         self._seals: dict[int, Guard] = {}
         self._cuts: dict[int, Guard] = {}
-        self.moves = 0  # directories renamed since the start
-        self._moved: dict[bytes, float] = {}  # old path of a directory -> until when it is remembered
 
     def check_change(self, path: bytes, intent: bytes = b"") -> None:
         """Raise Blocked when *path* must not change now, unless it is *intent* that keeps others away."""
@@ -82,14 +80,25 @@ class Guards:
 
     # --- paths
 
-    def hold_path(self, path: bytes, reason: str) -> Guard:
-        """Keep others from changing *path* until `lift_path`. The caller has made sure that nobody does."""
+    def check_read(self, path: bytes) -> None:
+        """Raise Blocked when what *path* holds must not be seen now."""
+        if path in self._exchanges:
+            raise Blocked(self._paths[path])
+
+    def hold_path(self, path: bytes, reason: str, *, exchange: bool = False) -> Guard:
+        """Keep others from changing *path* until `lift_path`, and with *exchange* from seeing it.
+
+        The caller has made sure that nobody changes it now.
+        """
         assert path not in self._paths
+        if exchange:
+            self._exchanges.add(path)
         guard = self._paths[path] = Guard(f"{printable(path)}: {reason}")
         self._update()
         return guard
 
     def lift_path(self, path: bytes) -> None:
+        self._exchanges.discard(path)
         self._paths.pop(path).lifted.set()
         self._update()
 
@@ -122,21 +131,6 @@ class Guards:
         self._trees.pop(intent).guard.lifted.set()
         self._update()
 
-    def note_moved(self, directory: bytes) -> None:
-        """*directory* was renamed: clients may for a while still take it for the parent of what they create."""
-        self.moves += 1
-        self._moved[directory] = trio.current_time() + MOVED_MEMORY_S
-        self._update()
-
-    def recently_moved(self, path: bytes) -> bool:
-        """Whether a directory that was above *path* was renamed lately."""
-        if self._moved:
-            now_s = trio.current_time()
-            for directory in [old for old, until_s in self._moved.items() if until_s < now_s]:
-                del self._moved[directory]
-            self._update()
-        return any(is_below(path, directory) for directory in self._moved)
-
     # --- seals
 
     def hold_seal(self, fid: int) -> None:
@@ -158,7 +152,7 @@ class Guards:
         self._cuts.pop(fid).lifted.set()
 
     def _update(self) -> None:
-        self.active = bool(self._paths or self._trees or self._moved)
+        self.active = bool(self._paths or self._trees)
 
 
 def busy(guard: Guard) -> OSError:

@@ -3,14 +3,19 @@
 import trio
 
 from gkfs.daemon.adopt import Adoption
+from gkfs.daemon.attributes import Attributes
 from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.leases import Leases
+from gkfs.daemon.links import Links
+from gkfs.daemon.moves import Moves
 from gkfs.daemon.namespace import Fids, Namespace
+from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.reclaim import Reclaimer
+from gkfs.daemon.records import Records
 from gkfs.daemon.rename import Renaming
 from gkfs.daemon.rmdir import Removal
 from gkfs.daemon.session import Sessions
@@ -21,20 +26,28 @@ from gkfs.daemon.truncate import Chunks, Truncation
 from gkfs.distributor import Distributor
 from gkfs.operations import (
     ADOPT,
+    ALLOCATED,
     CREATE,
     CUT_CHUNKS,
+    DETACH,
+    DROP_LINK,
     EXTEND,
     FORGET_INTENT,
+    HOLD,
+    LINK,
     LOOKUP,
+    PUT_INODE,
     PUT_RECORDS,
     READ_CHUNK,
     READDIR,
     RELEASE,
+    REMOVEXATTR,
     RENAME,
     RESERVE,
     RMDIR,
     SEAL,
     SETATTR,
+    SETXATTR,
     STAT,
     SYNC_CHUNKS,
     TOUCH,
@@ -42,6 +55,7 @@ from gkfs.operations import (
     TRUNCATE,
     UNLINK,
     UNSEAL,
+    WHERE,
     WRITE_CHUNK,
 )
 from gkfs.paths import ROOT
@@ -62,20 +76,26 @@ class Handlers:
     ) -> None:
         distributor = Distributor(identity.daemon_count)
         own_index = identity.daemon_index
+        restarted = identity.boot_epoch > 1
         self._nursery = nursery
         self._owns_root = distributor.path_owner(ROOT) == own_index
-        self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, sessions, nursery)
-        parents = Parents(store, guards, distributor, peers)
+        moves = Moves()
+        records = Records(store, guards)
+        leases = Leases(nursery, restarted=restarted)
+        parents = Parents(store, guards, moves, distributor, peers)
         fids = Fids(own_index, identity.boot_epoch)
-        leases = Leases(nursery, restarted=identity.boot_epoch > 1)
-        self._namespace = Namespace(store, guards, parents, self._reclaimer, fids, leases)
-        self._truncation = Truncation(store, guards, distributor, peers, self._reclaimer)
+        self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, nursery)
+        self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)
+        self._links = Links(store, records, guards, distributor, peers, self._opens, sessions, nursery)
+        self._namespace = Namespace(store, records, guards, moves, parents, self._opens, self._links, fids, leases)
+        self._attributes = Attributes(records, guards, leases)
+        self._truncation = Truncation(store, records, guards, distributor, peers, self._reclaimer)
         self._chunks = Chunks(storage)
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
-        self._trees = Trees(store, guards, distributor, peers)
-        self._adoption = Adoption(store, guards, parents, self._reclaimer, leases)
+        self._trees = Trees(store, guards, moves, distributor, peers)
+        self._adoption = Adoption(store, guards, moves, parents, self._opens, self._links, leases)
         self._renaming = Renaming(
-            store, guards, own_index, distributor, peers, parents, self._adoption, sessions, leases, nursery
+            store, guards, moves, own_index, distributor, peers, parents, self._adoption, sessions, leases, nursery
         )
 
     def register(self, dispatcher: Dispatcher) -> None:
@@ -86,15 +106,24 @@ class Handlers:
         serve(CREATE, self._namespace.create)
         serve(UNLINK, self._namespace.unlink)
         serve(READDIR, self._namespace.readdir)
-        serve(SETATTR, self._namespace.setattr)
-        serve(EXTEND, self._namespace.extend)
-        serve(RESERVE, self._namespace.reserve)
+        serve(WHERE, self._namespace.where)
+        serve(SETATTR, self._attributes.setattr)
+        serve(EXTEND, self._attributes.extend)
+        serve(RESERVE, self._attributes.reserve)
+        serve(TOUCH, self._attributes.touch)
+        serve(SETXATTR, self._attributes.setxattr)
+        serve(REMOVEXATTR, self._attributes.removexattr)
+        serve(HOLD, self._opens.hold)
+        serve(RELEASE, self._opens.release)
+        serve(DETACH, self._links.detach)
+        serve(PUT_INODE, self._links.put_inode)
+        serve(LINK, self._links.link)
+        serve(DROP_LINK, self._links.drop_link)
         serve(TRUNCATE, self._truncation.truncate)
-        serve(RELEASE, self._namespace.release)
-        serve(TOUCH, self._namespace.touch)
         serve(WRITE_CHUNK, self._chunks.write)
         serve(READ_CHUNK, self._chunks.read)
         serve(CUT_CHUNKS, self._chunks.cut)
+        serve(ALLOCATED, self._chunks.allocated)
         serve(SYNC_CHUNKS, self._chunks.sync)
         serve(RMDIR, self._removal.rmdir)
         serve(SEAL, self._removal.seal)
@@ -112,5 +141,7 @@ class Handlers:
         self._trees.resume()
         self._removal.resume()
         self._renaming.resume()
+        self._links.resume()
         self._reclaimer.resume()
-        self._nursery.start_soon(self._reclaimer.expire_orphans)
+        self._opens.resume()
+        self._nursery.start_soon(self._opens.expire)

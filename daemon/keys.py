@@ -79,6 +79,11 @@ def holder(fid: int, client_id: bytes) -> bytes:
     return _FID.pack(HOLDERS, fid) + client_id
 
 
+def holder_of_key(key: bytes) -> tuple[int, bytes]:
+    """(fid, client id) of a key of the table of holders."""
+    return _FID.unpack_from(key)[1], key[_FID.size :]
+
+
 def holders(fid: int) -> tuple[bytes, bytes]:
     """Keys [first, end) of the clients that have the file *fid* open."""
     return _FID.pack(HOLDERS, fid), _FID.pack(HOLDERS, fid) + b"\xff" * 17
@@ -89,7 +94,7 @@ def cut(fid: int) -> bytes:
 
 
 def fid_of_key(key: bytes) -> int:
-    """The fid in a key of the tables of orphans, seals and cuts."""
+    """The fid in a key of the tables of nameless files, seals and cuts."""
     fid: int = _FID.unpack(key)[1]
     return fid
 

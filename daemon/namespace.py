@@ -1,4 +1,4 @@
-"""The handlers of single records: what can be done where the record is, without any other daemon.
+"""The handlers of names: lookup, listing, creation and removal where the name's record is.
 
 All are synchronous and thus atomic, except for a creation below a directory that was renamed a moment ago. They
 check first and write then. Semantics are in `gkfs.messages`, which records look like in `gkfs.metadentry`.
@@ -9,41 +9,34 @@ import os
 import stat
 import time
 from collections.abc import Coroutine
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.leases import Leases
+from gkfs.daemon.links import Links
+from gkfs.daemon.moves import Moves
+from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
-from gkfs.daemon.reclaim import Reclaimer
+from gkfs.daemon.records import Records
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
-from gkfs.limits import FILE_SIZE_MAX_BYTES, MESSAGE_BODY_MAX_BYTES, READDIR_PAGE_ENTRIES, SYMLINK_TARGET_MAX_BYTES
+from gkfs.limits import MESSAGE_BODY_MAX_BYTES, READDIR_PAGE_ENTRIES, SYMLINK_TARGET_MAX_BYTES
 from gkfs.messages import (
-    SET_ATIME,
-    SET_GID,
-    SET_MODE,
-    SET_MTIME,
-    SET_UID,
     CreateReply,
     CreateRequest,
-    Empty,
-    ExtendRequest,
     LookupReply,
     LookupRequest,
     ReaddirReply,
     ReaddirRequest,
     RecordReply,
-    ReleaseRequest,
-    ReserveReply,
-    ReserveRequest,
-    SetattrRequest,
     StatRequest,
-    TouchRequest,
     UnlinkReply,
     UnlinkRequest,
+    WhereReply,
+    WhereRequest,
 )
 from gkfs.metadentry import ROOT_FID, Metadentry
 
@@ -51,15 +44,6 @@ _TYPES: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_
 _COUNTER_MAX: Final = (1 << 32) - 1
 _ENTRY_OVERHEAD_BYTES: Final = 16  # msgpack's, of one entry of a listing
 _PAGE_BYTES: Final = MESSAGE_BODY_MAX_BYTES - 1024
-_SET_ALL: Final = SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME
-
-
-class Found(NamedTuple):
-    """A record and the key under which it is stored: of its path, or of an orphan."""
-
-    key: bytes
-    record: bytes
-    client_id: bytes  # of an orphan: who keeps it open; follows the record in the store
 
 
 class Fids:
@@ -79,50 +63,28 @@ class Fids:
         return metadentry.make_fid(self.daemon_index, self.boot_epoch, self._counter)
 
 
-class Records:
-    """Finding and storing records, with the rules of addressing."""
-
-    def __init__(self, store: MetadataStore) -> None:
-        self._store = store
-
-    def find(self, path: bytes, fid: int) -> Found:
-        """The record of *path*, or the orphan *fid*. Raises OSError: ENOENT, ESTALE."""
-        key = paths.key(path)
-        record = self._store.get(key)
-        if record is not None and (not fid or metadentry.fid_of(record) == fid):
-            return Found(key, record, b"")
-        if not fid:
-            raise os_error(errno.ENOENT, paths.printable(path))
-        key = keys.orphan(fid)
-        stored = self._store.get(key)
-        if stored is None:
-            raise os_error(errno.ESTALE, f"{paths.printable(path)} is no longer file {fid:x}")
-        return Found(key, stored[:-16], stored[-16:])
-
-    def replace(self, found: Found, entry: Metadentry) -> bytes:
-        """Store *entry* in place of what was found; returns the record."""
-        record = metadentry.encode(entry)
-        self._store.put(found.key, record + found.client_id)
-        return record
-
-
 class Namespace:
     """The handlers."""
 
     def __init__(
         self,
         store: MetadataStore,
+        records: Records,
         guards: Guards,
+        moves: Moves,
         parents: Parents,
-        reclaimer: Reclaimer,
+        opens: Opens,
+        links: Links,
         fids: Fids,
         leases: Leases,
     ) -> None:
         self._store = store
-        self._records = Records(store)
+        self._records = records
         self._guards = guards
+        self._moves = moves
         self._parents = parents
-        self._reclaimer = reclaimer
+        self._opens = opens
+        self._links = links
         self._fids = fids
         self._leases = leases
 
@@ -140,18 +102,22 @@ class Namespace:
 
     def lookup(self, session: Session, request: LookupRequest) -> LookupReply:
         path = request.path
-        record = self._store.get(paths.key(path))
-        if record is None:
-            raise os_error(errno.ENOENT, paths.printable(path))
+        if self._guards.active:
+            self._guards.check_read(path)
+        record = self._records.at(path)
         may_lease = metadentry.is_directory_record(record) and not self._guards.is_held(path)
         return LookupReply(record, may_lease and self._leases.grant(path, session.client_id))
 
     def stat(self, session: Session, request: StatRequest) -> RecordReply:
-        key = paths.key(request.path)
-        record = self._store.get(key)
-        if record is not None and (not request.fid or metadentry.fid_of(record) == request.fid):
-            return RecordReply(record)
         return RecordReply(self._records.find(request.path, request.fid).record)
+
+    def where(self, session: Session, request: WhereRequest) -> WhereReply:
+        path, fid = request
+        if not paths.is_address(path):
+            record = self._store.get(paths.key(path))
+            if record is not None and metadentry.fid_of(record) == fid:
+                return WhereReply(paths.inode_address(fid) if metadentry.is_link_record(record) else path)
+        return WhereReply(self._moves.where(path, fid))
 
     def readdir(self, session: Session, request: ReaddirRequest) -> ReaddirReply:
         first, end = paths.children_range(request.path)
@@ -176,8 +142,8 @@ class Namespace:
     def create(self, session: Session, request: CreateRequest) -> CreateReply | Coroutine[Any, Any, CreateReply]:
         if self._guards.active:
             self._guards.check_change(request.path)
-            if self._parents.need_verification(request.path, request.parent_fid):
-                return self._create_verified(request)
+        if self._parents.need_verification(request.path, request.parent_fid):
+            return self._create_verified(request)
         return self._create(request)
 
     def _create(self, request: CreateRequest) -> CreateReply:
@@ -217,111 +183,16 @@ class Namespace:
 
     # --- removal
 
-    def unlink(self, session: Session, request: UnlinkRequest) -> UnlinkReply:
+    def unlink(self, session: Session, request: UnlinkRequest) -> UnlinkReply | Coroutine[Any, Any, UnlinkReply]:
         path = request.path
         if self._guards.active:
             self._guards.check_change(path)
-        key = paths.key(path)
-        record = self._store.get(key)
-        if record is None:
-            raise os_error(errno.ENOENT, paths.printable(path))
-        entry = metadentry.decode(record)
+        entry = metadentry.decode(self._records.at(path))
         if entry.is_directory:
             raise os_error(errno.EISDIR, paths.printable(path))
-        self._store.delete(key)
+        if entry.is_link:
+            return self._links.unlink(session.client_id, session.seq, request)
+        self._store.delete(paths.key(path))
         self._store.count_entry(entry.mode, -1)
-        return UnlinkReply(
-            entry.fid, self._reclaimer.discard(session.client_id, entry, request.open_fid, request.now_ns)
-        )
-
-    def release(self, session: Session, request: ReleaseRequest) -> Empty:
-        key = keys.orphan(request.fid)
-        stored = self._store.get(key)
-        if stored is not None:
-            self._store.delete(key)
-            self._reclaimer.add(metadentry.decode(stored[:-16]))
-        return Empty()
-
-    # --- changes
-
-    def setattr(self, session: Session, request: SetattrRequest) -> RecordReply:
-        if self._guards.active:
-            self._guards.check_change(request.path)
-        found = self._records.find(request.path, request.fid)
-        entry = metadentry.decode(found.record)
-        if entry.is_directory:
-            self._leases.check_change(request.path, session.client_id)
-        which = request.which
-        if which & ~_SET_ALL or not which:
-            raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: attributes {which:#x}")
-        mode, uid, gid = entry.mode, entry.uid, entry.gid
-        if which & (SET_UID | SET_GID):
-            uid = request.uid if which & SET_UID else uid
-            gid = request.gid if which & SET_GID else gid
-            mode = metadentry.without_set_id(mode)
-        if which & SET_MODE:
-            mode = stat.S_IFMT(mode) | stat.S_IMODE(request.mode)
-        entry = entry.changed(
-            mode=mode,
-            uid=uid,
-            gid=gid,
-            atime_ns=request.atime_ns if which & SET_ATIME else entry.atime_ns,
-            mtime_ns=request.mtime_ns if which & SET_MTIME else entry.mtime_ns,
-            ctime_ns=request.now_ns,
-        )
-        return RecordReply(self._records.replace(found, entry))
-
-    def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
-        found, entry = self._for_data(request.path, request.fid)
-        size, mtime_ns = request.size, request.mtime_ns
-        if size > FILE_SIZE_MAX_BYTES:
-            raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {size} bytes")
-        if size <= entry.size and mtime_ns <= entry.mtime_ns and mtime_ns <= entry.ctime_ns:
-            return RecordReply(found.record)
-        entry = entry.changed(
-            size=max(entry.size, size),
-            mtime_ns=max(entry.mtime_ns, mtime_ns),
-            ctime_ns=max(entry.ctime_ns, mtime_ns),
-        )
-        return RecordReply(self._records.replace(found, entry))
-
-    def reserve(self, session: Session, request: ReserveRequest) -> ReserveReply:
-        found, entry = self._for_data(request.path, request.fid)
-        if request.length < 0 or entry.size + request.length > FILE_SIZE_MAX_BYTES:
-            raise os_error(
-                errno.EFBIG, f"{paths.printable(request.path)}: {request.length} bytes more than {entry.size}"
-            )
-        offset = entry.size
-        entry = entry.changed(
-            size=offset + request.length,
-            mtime_ns=max(entry.mtime_ns, request.mtime_ns),
-            ctime_ns=max(entry.ctime_ns, request.mtime_ns),
-        )
-        return ReserveReply(offset, self._records.replace(found, entry))
-
-    def touch(self, session: Session, request: TouchRequest) -> Empty:
-        if self._guards.active:
-            self._guards.check_change(request.path)
-        found = self._records.find(request.path, request.fid)
-        entry = metadentry.decode(found.record)
-        mtime_ns = request.mtime_ns
-        if not request.subdirectories and mtime_ns <= entry.mtime_ns and mtime_ns <= entry.ctime_ns:
-            return Empty()
-        entry = entry.changed(
-            mtime_ns=max(entry.mtime_ns, mtime_ns),
-            ctime_ns=max(entry.ctime_ns, mtime_ns),
-            nlink=max(2, entry.nlink + request.subdirectories),
-        )
-        self._records.replace(found, entry)
-        return Empty()
-
-    def _for_data(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
-        """The record of a regular file whose size may change now."""
-        if self._guards.active:
-            self._guards.check_change(path)
-        found = self._records.find(path, fid)
-        entry = metadentry.decode(found.record)
-        if not entry.is_regular:
-            raise os_error(errno.EINVAL, f"{paths.printable(path)} is not a regular file")
-        self._guards.check_fid(entry.fid)
-        return found, entry
+        kept = self._opens.discard(session.client_id, entry, request.open_fid, request.now_ns)
+        return UnlinkReply(entry.fid, kept)

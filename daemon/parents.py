@@ -10,6 +10,7 @@ import errno
 from gkfs import paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
+from gkfs.daemon.moves import Moves
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
@@ -21,9 +22,12 @@ from gkfs.operations import STAT
 class Parents:
     """Checks of parents, for creation and rename."""
 
-    def __init__(self, store: MetadataStore, guards: Guards, distributor: Distributor, peers: Peers) -> None:
+    def __init__(
+        self, store: MetadataStore, guards: Guards, moves: Moves, distributor: Distributor, peers: Peers
+    ) -> None:
         self._store = store
         self._guards = guards
+        self._moves = moves
         self._distributor = distributor
         self._peers = peers
 
@@ -35,14 +39,14 @@ class Parents:
 
     def need_verification(self, path: bytes, parent_fid: int) -> bool:
         """Whether a directory above *path* was renamed lately, so that `verify` must be asked."""
-        return self._guards.active and bool(parent_fid) and self._guards.recently_moved(path)
+        return bool(parent_fid) and self._moves.was_moved(path)
 
     async def verify(self, path: bytes, parent_fid: int) -> None:
         """Raise OSError (ENOENT) unless the parent of *path* is the directory *parent_fid* when this returns."""
         parent = paths.split(path)[0]
         moves = -1
-        while moves != self._guards.moves:
-            moves = self._guards.moves
+        while moves != self._moves.directory_count:
+            moves = self._moves.directory_count
             try:
                 await self._peers.call(self._distributor.path_owner(parent), STAT, StatRequest(parent, parent_fid))
             except OSError as error:

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from gkfs import metadentry
-from gkfs.messages import AdoptRequest
+from gkfs.messages import RENAME_EXCHANGE
+from gkfs.peer_messages import AdoptRequest
 
 
 class Plan(NamedTuple):
@@ -25,6 +26,14 @@ class Plan(NamedTuple):
     def is_directory(self) -> bool:
         return metadentry.decode(self.record).is_directory
 
+    @property
+    def is_exchange(self) -> bool:
+        return bool(self.flags & RENAME_EXCHANGE)
+
+    @property
+    def fid(self) -> int:
+        return metadentry.fid_of(self.record)
+
     def adopt_request(self) -> AdoptRequest:
         """What the target's owner is asked to do."""
         return AdoptRequest(
@@ -36,4 +45,5 @@ class Plan(NamedTuple):
             self.open_fid,
             self.client_id,
             self.now_ns,
+            self.source,
         )

@@ -17,17 +17,15 @@ from typing import NamedTuple
 import msgpack
 import trio
 
-from gkfs import metadentry
 from gkfs.chunks import count
 from gkfs.daemon import keys
 from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Blocked, Guards
 from gkfs.daemon.peers import Peers, failures
-from gkfs.daemon.session import Sessions
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
-from gkfs.limits import CHUNK_SIZE_BYTES, ORPHAN_GRACE_S, SCAN_PAGE_RECORDS
+from gkfs.limits import CHUNK_SIZE_BYTES, SCAN_PAGE_RECORDS
 from gkfs.messages import CutChunksRequest
 from gkfs.metadentry import Metadentry
 from gkfs.operations import CUT_CHUNKS
@@ -65,7 +63,6 @@ class Reclaimer:
         guards: Guards,
         distributor: Distributor,
         peers: Peers,
-        sessions: Sessions,
         nursery: trio.Nursery,
     ) -> None:
         self._own_index = own_index
@@ -74,7 +71,6 @@ class Reclaimer:
         self._guards = guards
         self._distributor = distributor
         self._peers = peers
-        self._sessions = sessions
         self._nursery = nursery
         self._queues: dict[int, deque[int]] = {}  # by daemon: dead files it has to cut
         self._remaining: dict[int, set[int]] = {}  # by file: daemons that have not
@@ -89,15 +85,6 @@ class Reclaimer:
         cut = Cut(0, entry.placement, 0)
         self._store.put(keys.cut(entry.fid), msgpack.packb(cut))
         self._enqueue(entry.fid, cut)
-
-    def discard(self, client_id: bytes, entry: Metadentry, open_fid: int, now_ns: int) -> bool:
-        """What has just lost its name becomes an orphan of *client_id* (True) or goes altogether."""
-        if entry.fid == open_fid:
-            orphan = entry.changed(nlink=0, ctime_ns=now_ns)
-            self._store.put(keys.orphan(entry.fid), metadentry.encode(orphan) + client_id)
-            return True
-        self.add(entry)
-        return False
 
     def _enqueue(self, fid: int, cut: Cut) -> None:
         owners = cut.owners(fid, self._distributor)
@@ -218,31 +205,6 @@ class Reclaimer:
                 else:
                     self._enqueue(fid, cut)
             first = page[-1][0] + b"\0"
-
-    # --- orphans
-
-    async def expire_orphans(self) -> None:
-        """Let go of unlinked files whose client has been away for too long; runs for ever."""
-        while True:
-            await trio.sleep(ORPHAN_GRACE_S / 4)
-            try:
-                await self.expire_orphans_once()
-                self._sessions.expire()
-            except OSError as error:
-                _log.warning("orphans of clients that are gone: %s", error.strerror)
-
-    async def expire_orphans_once(self) -> None:
-        """One pass of `expire_orphans`, in pages."""
-        first, end = keys.table(keys.ORPHANS)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
-            now_s = trio.current_time()
-            for key, stored in page:
-                if self._sessions.absent_s(stored[-16:], now_s) > ORPHAN_GRACE_S:
-                    self._store.delete(key)
-                    self.add(metadentry.decode(stored[:-16]))
-            self._store.commit()
-            first = page[-1][0] + b"\0"
-            await trio.lowlevel.checkpoint()
 
 
 def truncation(entry: Metadentry, size: int, known_size: int) -> Cut | None:

@@ -31,6 +31,7 @@ from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
 from gkfs.daemon.leases import Leases
+from gkfs.daemon.moves import Moves
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.plan import Plan
@@ -39,21 +40,18 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import LOCK_WAIT_S, TREE_TIMEOUT_S
-from gkfs.messages import (
-    RENAME_NOREPLACE,
+from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, RenameReply, RenameRequest, StatRequest
+from gkfs.operations import ADOPT, FORGET_INTENT, RENAME, STAT, TREE, UNSEAL, Operation, Q, R
+from gkfs.peer_messages import (
     TREE_COPY,
     TREE_DROP,
     TREE_LOCK,
     TREE_UNDO,
     AdoptReply,
     ForgetIntentRequest,
-    RenameReply,
-    RenameRequest,
-    StatRequest,
     TreeRequest,
     UnsealRequest,
 )
-from gkfs.operations import ADOPT, FORGET_INTENT, RENAME, STAT, TREE, UNSEAL, Operation, Q, R
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +73,7 @@ class Renaming:
         self,
         store: MetadataStore,
         guards: Guards,
+        moves: Moves,
         own_index: int,
         distributor: Distributor,
         peers: Peers,
@@ -87,6 +86,7 @@ class Renaming:
         self._store = store
         self._leases = leases
         self._guards = guards
+        self._moves = moves
         self._own_index = own_index
         self._distributor = distributor
         self._all = range(distributor.daemon_count)
@@ -105,16 +105,20 @@ class Renaming:
         if not plan.is_directory and self._owner(plan) == self._own_index:
             if self._guards.active:
                 self._guards.check_change(plan.target)
-            if not self._parents.need_verification(plan.target, plan.parent_fid):
+            verified = not self._parents.need_verification(plan.target, plan.parent_fid)
+            if verified and not self._adoption.replaces_link(plan.target):
                 return self._rename_here(plan)
-        self._guards.hold_path(plan.source, "is being renamed")
+        self._hold(plan)
         return self._run(session, request, plan)
+
+    def _hold(self, plan: Plan) -> None:
+        self._guards.hold_path(plan.source, "is being renamed", exchange=plan.is_exchange)
 
     def _plan(self, session: Session, seq: int, request: RenameRequest) -> Plan:
         """What is to be done. Raises OSError or Blocked."""
         source, target = request.source, request.target
         names = f"{paths.printable(source)} -> {paths.printable(target)}"
-        if request.flags & ~RENAME_NOREPLACE:
+        if request.flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise os_error(errno.EINVAL, f"{names}: flags {request.flags:#x}")
         if paths.ROOT in (source, target):
             raise os_error(errno.EBUSY, f"{names}: the root stays where it is")
@@ -123,10 +127,14 @@ class Renaming:
         if self._guards.active:
             self._guards.check_change(source)
         entry = metadentry.decode(self._source_record(source))
+        if entry.is_directory and request.flags & RENAME_EXCHANGE:
+            raise os_error(errno.EINVAL, f"{names}: directories cannot be exchanged")
         if entry.is_directory and paths.is_below(source, target):
             raise os_error(errno.ENOTEMPTY, names)
         if entry.is_directory:
             self._leases.check_change(source, session.client_id)
+        if not entry.is_link:
+            entry = entry.changed(ctime_ns=request.now_ns)
         return Plan(
             intents.new_name(),
             source,
@@ -136,7 +144,7 @@ class Renaming:
             request.open_fid,
             session.client_id,
             request.now_ns,
-            metadentry.encode(entry.changed(ctime_ns=request.now_ns)),
+            metadentry.encode(entry),
             seq,
         )
 
@@ -152,12 +160,20 @@ class Renaming:
     def _rename_here(self, plan: Plan) -> RenameReply:
         # no await between here and the commit of the batch: both names change as one
         reply = self._adoption.replace(plan.adopt_request())
-        self._delete_source(plan)
-        return RenameReply(plan.record, *reply)
+        self._leave_source(plan, reply)
+        return _reply(plan, reply)
 
-    def _delete_source(self, plan: Plan) -> None:
-        self._store.delete(paths.key(plan.source))
-        self._store.count_entry(metadentry.decode(plan.record).mode, -1)
+    def _leave_source(self, plan: Plan, reply: AdoptReply) -> None:
+        """The other half of what was adopted; two names of one file both stay."""
+        if reply.replaced_fid == plan.fid:
+            return
+        if plan.is_exchange:
+            self._store.put(paths.key(plan.source), reply.record)
+        else:
+            self._store.delete(paths.key(plan.source))
+            self._store.count_entry(metadentry.decode(plan.record).mode, -1)
+        if not plan.is_directory:
+            self._moves.note_file(plan.fid, plan.target)
 
     # --- with other daemons; the source's path is held
 
@@ -173,7 +189,7 @@ class Renaming:
                     raise
             await trio.sleep(_RETRY_MIN_S + random.random() * _RETRY_SPREAD_S)
             plan = self._plan(session, plan.seq, request)
-            self._guards.hold_path(plan.source, "is being renamed")
+            self._hold(plan)
 
     async def _rename_file(self, plan: Plan) -> RenameReply:
         self._note_or_lift(plan, _ADOPTING)
@@ -187,7 +203,7 @@ class Renaming:
             self._give_up(plan)
             raise
         self._finish_file(plan, reply)
-        return RenameReply(plan.record, *reply)
+        return _reply(plan, reply)
 
     async def _rename_tree(self, plan: Plan) -> RenameReply:
         self._note_or_lift(plan, _LOCKING)
@@ -213,7 +229,7 @@ class Renaming:
             self._later(plan, self._finish_adoption)
             raise
         await self._now_or_later(plan, self._drop)
-        return RenameReply(plan.record, *reply)
+        return _reply(plan, reply)
 
     async def _check_target(self, plan: Plan) -> None:
         """Fail early where ADOPT would; it checks again."""
@@ -285,7 +301,7 @@ class Renaming:
 
     def _finish_file(self, plan: Plan, reply: AdoptReply) -> None:
         try:
-            self._delete_adopted(plan, reply, _DONE)
+            self._leave_adopted(plan, reply, _DONE)
         except OSError:
             self._later(plan, self._finish_adoption)
             raise
@@ -294,13 +310,13 @@ class Renaming:
 
     def _delete_tree_source(self, plan: Plan, reply: AdoptReply) -> None:
         if self._store.get(paths.key(plan.source)) is not None:  # else this is repeated, since the drop failed
-            self._delete_adopted(plan, reply, _DROPPING)
+            self._leave_adopted(plan, reply, _DROPPING)
 
-    def _delete_adopted(self, plan: Plan, reply: AdoptReply, state: str) -> None:
+    def _leave_adopted(self, plan: Plan, reply: AdoptReply, state: str) -> None:
         """What is adopted goes here, with the state that says so, and with the reply to the client."""
         # no await between here and the commit: these are one
-        self._delete_source(plan)
-        self._sessions.answer(plan.client_id, plan.seq, RENAME, RenameReply(plan.record, *reply))
+        self._leave_source(plan, reply)
+        self._sessions.answer(plan.client_id, plan.seq, RENAME, _reply(plan, reply))
         try:
             self._note(plan, state)
         except OSError:
@@ -359,9 +375,13 @@ class Renaming:
             if intent.state == _DONE:
                 self._later(plan, self._forget_adoption)
                 continue
-            self._guards.hold_path(plan.source, "its rename is being finished")
+            self._hold(plan)
             end = {_ADOPTING: self._finish_adoption, _DROPPING: self._drop}.get(intent.state, self._undo)
             self._later(plan, end)
+
+
+def _reply(plan: Plan, reply: AdoptReply) -> RenameReply:
+    return RenameReply(plan.record, reply.replaced_fid, reply.kept)
 
 
 class _AdoptionUnknown(TimeoutError):

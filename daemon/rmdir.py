@@ -32,9 +32,10 @@ from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
 from gkfs.limits import SCAN_PAGE_RECORDS
-from gkfs.messages import Empty, RmdirRequest, SealRequest, UnsealRequest
+from gkfs.messages import Empty, RmdirRequest
 from gkfs.metadentry import Metadentry
 from gkfs.operations import RMDIR, SEAL, UNSEAL
+from gkfs.peer_messages import SealRequest, UnsealRequest
 
 _log = logging.getLogger(__name__)
 

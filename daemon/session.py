@@ -78,6 +78,7 @@ class Sessions:
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
         self._sessions: dict[bytes, Session] = {}
+        self._clients: set[bytes] = set()  # mounts that are connected
         self._load()
 
     def open(self, client_id: bytes, role: str) -> Session:
@@ -107,11 +108,6 @@ class Sessions:
             session.last_seen_s = trio.current_time()
         return session
 
-    def absent_s(self, client_id: bytes, now_s: float) -> float:
-        """For how long *client_id* has had no connection; since the start, for one never seen."""
-        session = self._known(client_id)
-        return 0.0 if session.connection is not None else now_s - session.last_seen_s
-
     def expire(self) -> None:
         """Drop the sessions of clients that have been away for too long. Commits."""
         now_s = trio.current_time()
@@ -119,6 +115,21 @@ class Sessions:
             if session.connection is None and now_s - session.last_seen_s > SESSION_MEMORY_S:
                 self._drop(session)
         self._store.commit()
+
+    def joined(self, session: Session) -> None:
+        """*session* has a connection."""
+        if session.role == "client":
+            self._clients.add(session.client_id)
+
+    def left(self, session: Session) -> None:
+        """*session* has no connection any more."""
+        session.connection = None
+        session.last_seen_s = trio.current_time()
+        self._clients.discard(session.client_id)
+
+    def has_other_client(self, client_id: bytes) -> bool:
+        """Whether a mount other than *client_id* is connected."""
+        return len(self._clients) > (client_id in self._clients)
 
     def connected(self) -> int:
         """How many sessions have a connection."""

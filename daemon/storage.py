@@ -37,6 +37,7 @@ from gkfs.limits import (
     SPACE_CHECK_BYTES,
     SPACE_RESERVE_BYTES,
     SPACE_RESERVE_SHARE,
+    STAT_CHUNKS,
     UNSYNCED_FILES_MAX,
 )
 from gkfs.messages import Buffer
@@ -148,6 +149,18 @@ class ChunkStorage:
                 raise
             finally:
                 self._release(file)
+
+    async def allocated(self, fid: int) -> int:
+        """Bytes of the local disk that the chunks of *fid* take here, without holes. Raises OSError."""
+        total = 0
+        start, end = keys.chunk_range(fid, 0)
+        while page := self._store.scan(start, end, STAT_CHUNKS):
+            for key, _ in page:
+                with contextlib.suppress(FileNotFoundError):
+                    total += os.stat(self._path(*keys.chunk_of_key(key))).st_blocks * 512
+            start = page[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
+        return total
 
     # --- cutting
 

@@ -23,22 +23,27 @@ import trio
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards, TreeLock
+from gkfs.daemon.moves import Moves
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, SCAN_PAGE_RECORDS, TREE_BATCH_BYTES
-from gkfs.messages import TREE_COPY, TREE_DROP, TREE_LOCK, TREE_UNDO, Empty, PutRecordsRequest, TreeRequest
+from gkfs.messages import Empty
 from gkfs.operations import PUT_RECORDS
+from gkfs.peer_messages import TREE_COPY, TREE_DROP, TREE_LOCK, TREE_UNDO, PutRecordsRequest, TreeRequest
 
 
 class Trees:
     """The handlers of TREE and PUT_RECORDS."""
 
-    def __init__(self, store: MetadataStore, guards: Guards, distributor: Distributor, peers: Peers) -> None:
+    def __init__(
+        self, store: MetadataStore, guards: Guards, moves: Moves, distributor: Distributor, peers: Peers
+    ) -> None:
         self._store = store
         self._guards = guards
+        self._moves = moves
         self._distributor = distributor
         self._peers = peers
 
@@ -129,7 +134,7 @@ class Trees:
 
     async def _end(self, intent: bytes, lock: TreeLock, step: str) -> Empty:
         if step == TREE_DROP:
-            self._guards.note_moved(lock.source)
+            self._moves.note_directory(lock.source, lock.target)
         for first, end in _below(lock.source if step == TREE_DROP else lock.target):
             while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
                 for key, record in page:

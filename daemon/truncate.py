@@ -14,9 +14,9 @@ import msgpack
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
-from gkfs.daemon.namespace import Records
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.reclaim import Cut, Reclaimer, truncation
+from gkfs.daemon.records import Records
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
@@ -24,6 +24,8 @@ from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
 from gkfs.messages import (
+    AllocatedReply,
+    AllocatedRequest,
     Buffer,
     CutChunksRequest,
     Empty,
@@ -35,6 +37,7 @@ from gkfs.messages import (
     WriteChunkReply,
     WriteChunkRequest,
 )
+from gkfs.metadentry import FLAG_SPARSE
 from gkfs.operations import CUT_CHUNKS
 
 
@@ -42,10 +45,16 @@ class Truncation:
     """The handler of TRUNCATE."""
 
     def __init__(
-        self, store: MetadataStore, guards: Guards, distributor: Distributor, peers: Peers, reclaimer: Reclaimer
+        self,
+        store: MetadataStore,
+        records: Records,
+        guards: Guards,
+        distributor: Distributor,
+        peers: Peers,
+        reclaimer: Reclaimer,
     ) -> None:
         self._store = store
-        self._records = Records(store)
+        self._records = records
         self._guards = guards
         self._distributor = distributor
         self._peers = peers
@@ -65,7 +74,10 @@ class Truncation:
             raise os_error(errno.EFBIG, f"{name}: {request.size} bytes")
         self._guards.check_fid(entry.fid)
         cut = truncation(entry, request.size, request.known_size)
-        entry = entry.changed(size=request.size, mtime_ns=request.now_ns, ctime_ns=request.now_ns)
+        flags = entry.flags | FLAG_SPARSE if request.size > entry.size else entry.flags
+        if request.size == 0:
+            flags &= ~FLAG_SPARSE
+        entry = entry.changed(size=request.size, mtime_ns=request.now_ns, ctime_ns=request.now_ns, flags=flags)
         if cut is None:
             return RecordReply(self._records.replace(found, entry))
         # Noted and held before any other request can be executed.
@@ -114,6 +126,12 @@ class Chunks:
             raise os_error(errno.EINVAL, f"file {request.fid:x}: cannot cut to {request.size} bytes")
         work = self._storage.cut(request.fid, request.size)
         return Empty() if work is None else _empty_reply(work)
+
+    def allocated(self, session: Session, request: AllocatedRequest) -> Coroutine[Any, Any, AllocatedReply]:
+        return self._allocated(request.fid)
+
+    async def _allocated(self, fid: int) -> AllocatedReply:
+        return AllocatedReply(await self._storage.allocated(fid))
 
     def sync(self, session: Session, request: SyncChunksRequest) -> Coroutine[Any, Any, Empty]:
         return _empty_reply(self._storage.sync(request.fid))

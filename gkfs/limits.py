@@ -6,6 +6,12 @@ from typing import Final
 NAME_MAX_BYTES: Final = 255
 PATH_MAX_BYTES: Final = 4096
 SYMLINK_TARGET_MAX_BYTES: Final = 4095
+MOVES_FOLLOWED: Final = 16  # renames by other nodes that one call runs after
+LINKS_MAX: Final = (1 << 31) - 1  # names of one file
+# Of one file, names and values: they travel with its record. One value of the largest size Linux takes fits.
+XATTRS_MAX_BYTES: Final = 96 << 10
+XATTR_NAME_MAX_BYTES: Final = 255
+XATTR_VALUE_MAX_BYTES: Final = 64 << 10
 # In a flat namespace a name below a long path could exceed what a key should hold; the kernel limits
 # a path argument to 4096 bytes, but relative calls can go deeper. Twice PATH_MAX is refused.
 KEY_PATH_MAX_BYTES: Final = 2 * PATH_MAX_BYTES
@@ -44,6 +50,9 @@ STOP_TIMEOUT_S: Final = 20.0
 DIRECTORY_LEASE_S: Final = 0.2  # changing a directory that others just used waits at most this long
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
 DIRECTORY_TOUCH_DELAY_S: Final = 0.01  # parents' times reach other nodes within this
+HOLD_RENEW_S: Final = 1.0  # a client says this often which files it has open
+NAMELESS_GRACE_S: Final = 4.0  # a file without name stays so long, for who opened it but has not said so yet
+HOLD_FILES: Final = 500  # in one message
 SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
 
 # --- daemon
@@ -63,6 +72,7 @@ METADATA_REOPEN_BYTES: Final = 2 << 20  # free space that RocksDB needs to open
 SPACE_RESERVE_BYTES: Final = 64 << 20  # kept from data, so that a full disk still takes the records of removals
 SPACE_RESERVE_SHARE: Final = 16  # but not more than a 16th of a small disk
 SPACE_CHECK_BYTES: Final = 16 << 20  # written between two looks at the free space, well below the reserve
+STAT_CHUNKS: Final = 256  # chunk files looked at before others may run: half a millisecond
 INLINE_CUT_CHUNKS: Final = 4  # more chunk files are removed in a thread
 UNSYNCED_FILES_MAX: Final = 1 << 16  # files whose unsynced chunks are known one by one
 QUEUED_REPLIES_MAX_BYTES: Final = 64 << 20  # of one connection; then no more requests are read from it
@@ -71,7 +81,8 @@ SEND_STALL_S: Final = 60.0  # a peer that takes none of its replies for so long 
 BUSY_SPELL_S: Final = 0.005  # a connection that always has input lets others run this often
 SESSIONS_MAX: Final = 2 * CONNECTIONS_MAX
 SESSION_MEMORY_S: Final = 600.0  # replies are kept for a client without connection
-ORPHAN_GRACE_S: Final = 60.0  # unlinked files of a client without connection are kept
+HOLDER_GONE_S: Final = 60.0  # a client that has said nothing for so long has nothing open any more
+HINTS_MAX: Final = 1 << 16  # files renamed lately whose new path is remembered, for who has them open
 MOVED_MEMORY_S: Final = 120.0  # creations below a renamed directory's old path are checked: twice a request's life
 TREE_TIMEOUT_S: Final = 45.0  # one step of a directory rename at one daemon: below REQUEST_TIMEOUT_S
 RETRY_FIRST_S: Final = 0.05  # work that must be finished, when a daemon does not answer

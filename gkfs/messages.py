@@ -3,10 +3,11 @@
 On the wire the fields are one msgpack array. Where the table sets `bulk_request` or `bulk_reply` the last field is
 file data: it travels beside the body and is never copied into it.
 
-Addressing: a request about one record names its *path* and the *fid* it expects there; fid 0 takes whatever
-the path holds. When the path holds another file or none, the daemon looks for an unlinked-but-open file of
-that fid, and then answers ESTALE (ENOENT for fid 0). *now_ns* is the client's clock, so that times compare
-on the writing node. A `record` is a stored metadata record (`gkfs.metadentry`).
+Addressing: a request about one record names its *path*, or its inode address, and the *fid* it expects there;
+fid 0 takes whatever the path holds. When it holds another file, a link, or nothing, the daemon looks for a
+nameless open file of that fid, and then answers ESTALE (ENOENT for fid 0); WHERE tells more. *now_ns* is the
+client's clock, so that times compare on the writing node. A `record` is a stored metadata record
+(`gkfs.metadentry`).
 """
 
 from typing import Final, NamedTuple
@@ -160,6 +161,7 @@ class ExtendRequest(NamedTuple):
     fid: int
     size: int
     mtime_ns: int
+    sparse: bool  # it may have left a hole
 
 
 class ReserveRequest(NamedTuple):
@@ -190,10 +192,11 @@ class TruncateRequest(NamedTuple):
 
 
 RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2  # of entries that are not directories
 
 
 class RenameRequest(NamedTuple):
-    """Sent to the owner of *source*, which coordinates. *flags*: RENAME_NOREPLACE or 0."""
+    """Sent to the owner of *source*, which coordinates. *flags*: one of RENAME_*, or 0."""
 
     source: bytes
     target: bytes
@@ -205,14 +208,67 @@ class RenameRequest(NamedTuple):
 
 class RenameReply(NamedTuple):
     record: bytes  # of the renamed entry
-    replaced_fid: int  # 0: *target* did not exist
+    replaced_fid: int  # 0: *target* did not exist; the fid of *record*: both were names of one file, and stay
     kept: bool
 
 
-class ReleaseRequest(NamedTuple):
-    """The last handle of an unlinked file is closed: its record and chunks go."""
+class LinkRequest(NamedTuple):
+    """Give a file one more name. Sent to the owner of its inode address, where DETACH has put its record."""
 
     fid: int
+    path: bytes
+    parent_fid: int  # as in CreateRequest
+    now_ns: int
+
+
+class DetachRequest(NamedTuple):
+    """Move a file's record to its inode address, and put a link under its name; done already is fine."""
+
+    path: bytes
+    fid: int
+
+
+class WhereRequest(NamedTuple):
+    """Where the record of *fid* went that was at *path*."""
+
+    path: bytes
+    fid: int
+
+
+class WhereReply(NamedTuple):
+    path: bytes  # or inode address; b"": not known
+
+
+class HoldRequest(NamedTuple):
+    """This client has these files open. Repeated every `HOLD_RENEW_S`: it ends by itself."""
+
+    paths: list[bytes]
+    fids: list[int]  # one for each path
+
+
+class HoldReply(NamedTuple):
+    lost: list[int]  # those fids whose records are elsewhere or gone
+
+
+class ReleaseRequest(NamedTuple):
+    """The last handle of this client to a file is closed; a nameless one goes when nobody else has it open."""
+
+    fid: int
+
+
+class SetxattrRequest(NamedTuple):
+    path: bytes
+    fid: int
+    name: bytes
+    value: bytes
+    now_ns: int
+
+
+class RemovexattrRequest(NamedTuple):
+    path: bytes
+    fid: int
+    name: bytes
+    now_ns: int
 
 
 class TouchRequest(NamedTuple):
@@ -264,65 +320,11 @@ class SyncChunksRequest(NamedTuple):
     fid: int
 
 
-# --- daemon to daemon ------------------------------------------------------------------------------------
-
-
-class SealRequest(NamedTuple):
-    """Forbid creation in a directory about to be removed, if it is empty here; ENOTEMPTY otherwise."""
-
-    path: bytes
-    fid: int
-
-
-class UnsealRequest(NamedTuple):
-    """What was decided of a sealed directory: *removed* keeps the seal for ever, else creation goes on."""
+class AllocatedRequest(NamedTuple):
+    """How much space the chunks of *fid* take here."""
 
     fid: int
-    removed: bool
 
 
-class AdoptRequest(NamedTuple):
-    """Second half of a rename, at the owner of the target. Repeating one *intent* changes nothing more."""
-
-    intent: bytes  # 16 bytes, names the rename for ever
-    path: bytes
-    record: bytes
-    parent_fid: int
-    flags: int
-    open_fid: int
-    client_id: bytes  # keeps the replaced file open, if anyone does
-    now_ns: int
-
-
-class AdoptReply(NamedTuple):
-    replaced_fid: int
-    kept: bool
-
-
-class ForgetIntentRequest(NamedTuple):
-    """The rename is finished at its source: its record of done work may go."""
-
-    intent: bytes
-
-
-class TreeRequest(NamedTuple):
-    """A directory rename at every daemon; requests below *source* wait from lock until drop or unlock."""
-
-    intent: bytes
-    source: bytes
-    target: bytes
-    step: str  # one of the TREE_* steps
-
-
-TREE_LOCK: Final = "lock"
-TREE_COPY: Final = "copy"  # every record below source is put under its new path at that path's owner
-TREE_DROP: Final = "drop"  # records below source go, the lock is lifted
-TREE_UNDO: Final = "undo"  # records copied below target go, the lock is lifted
-
-
-class PutRecordsRequest(NamedTuple):
-    """Records of a directory rename under their new paths."""
-
-    intent: bytes
-    paths: list[bytes]
-    records: list[bytes]
+class AllocatedReply(NamedTuple):
+    allocated_bytes: int  # without holes

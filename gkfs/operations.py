@@ -5,44 +5,58 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, get_type_hints
 
 from gkfs.messages import (
-    AdoptReply,
-    AdoptRequest,
+    AllocatedReply,
+    AllocatedRequest,
     CreateReply,
     CreateRequest,
     CutChunksRequest,
+    DetachRequest,
     Empty,
     ExtendRequest,
-    ForgetIntentRequest,
     HelloReply,
     HelloRequest,
+    HoldReply,
+    HoldRequest,
+    LinkRequest,
     LookupReply,
     LookupRequest,
-    PutRecordsRequest,
     ReadChunkReply,
     ReadChunkRequest,
     ReaddirReply,
     ReaddirRequest,
     RecordReply,
     ReleaseRequest,
+    RemovexattrRequest,
     RenameReply,
     RenameRequest,
     ReserveReply,
     ReserveRequest,
     RmdirRequest,
-    SealRequest,
     SetattrRequest,
+    SetxattrRequest,
     StatRequest,
     StatusReply,
     SyncChunksRequest,
     SyncMetadataRequest,
     TouchRequest,
-    TreeRequest,
     TruncateRequest,
     UnlinkReply,
     UnlinkRequest,
-    UnsealRequest,
+    WhereReply,
+    WhereRequest,
     WriteChunkReply,
     WriteChunkRequest,
+)
+from gkfs.peer_messages import (
+    AdoptReply,
+    AdoptRequest,
+    DropLinkRequest,
+    ForgetIntentRequest,
+    PutInodeRequest,
+    PutRecordsRequest,
+    SealRequest,
+    TreeRequest,
+    UnsealRequest,
 )
 
 Q = TypeVar("Q", bound=tuple)  # type: ignore[type-arg]
@@ -61,6 +75,7 @@ class Operation(Generic[Q, R]):
     idempotent: bool = False
     bulk_request: bool = False
     bulk_reply: bool = False
+    by_inode: bool = False  # its path may be an inode address
 
     def field_types(self) -> tuple[type | None, ...]:
         """The type of each request field in the body, for checking what came from the wire."""
@@ -70,6 +85,9 @@ class Operation(Generic[Q, R]):
 
 
 _RECORD = frozenset({errno.ENOENT, errno.ESTALE})
+_DATA = _RECORD | {errno.EFBIG}
+_DETACH = _RECORD | {errno.EPERM, errno.EBUSY}
+_XATTR = _RECORD | {errno.ENODATA}
 _NAME = frozenset({errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.EBUSY})
 _REMOVE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EBUSY, errno.ESTALE})
 _TREE = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG})
@@ -79,24 +97,31 @@ STATUS = Operation(2, "status", Empty, StatusReply, idempotent=True)
 SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
 
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
-STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True)
+STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
 CREATE = Operation(11, "create", CreateRequest, CreateReply, _NAME)
 UNLINK = Operation(12, "unlink", UnlinkRequest, UnlinkReply, _REMOVE)
 RMDIR = Operation(13, "rmdir", RmdirRequest, Empty, _REMOVE)
 READDIR = Operation(14, "readdir", ReaddirRequest, ReaddirReply, idempotent=True)
-SETATTR = Operation(15, "setattr", SetattrRequest, RecordReply, _RECORD, idempotent=True)
-EXTEND = Operation(16, "extend", ExtendRequest, RecordReply, _RECORD, idempotent=True)
-RESERVE = Operation(17, "reserve", ReserveRequest, ReserveReply, _RECORD | {errno.EFBIG})
-TRUNCATE = Operation(18, "truncate", TruncateRequest, RecordReply, _RECORD | {errno.EFBIG}, idempotent=True)
+SETATTR = Operation(15, "setattr", SetattrRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
+EXTEND = Operation(16, "extend", ExtendRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
+RESERVE = Operation(17, "reserve", ReserveRequest, ReserveReply, _DATA, by_inode=True)
+TRUNCATE = Operation(18, "truncate", TruncateRequest, RecordReply, _DATA, idempotent=True, by_inode=True)
 RENAME = Operation(19, "rename", RenameRequest, RenameReply, _REMOVE | _NAME)
 RELEASE = Operation(20, "release", ReleaseRequest, Empty, idempotent=True)
 TOUCH = Operation(21, "touch", TouchRequest, Empty, _RECORD)
+LINK = Operation(23, "link", LinkRequest, RecordReply, _NAME | {errno.EMLINK})
+DETACH = Operation(24, "detach", DetachRequest, Empty, _DETACH, idempotent=True, by_inode=True)
+WHERE = Operation(25, "where", WhereRequest, WhereReply, idempotent=True, by_inode=True)
+HOLD = Operation(26, "hold", HoldRequest, HoldReply, idempotent=True)
+SETXATTR = Operation(27, "setxattr", SetxattrRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
+REMOVEXATTR = Operation(28, "removexattr", RemovexattrRequest, RecordReply, _XATTR, by_inode=True)
 SYNC_METADATA = Operation(22, "sync_metadata", SyncMetadataRequest, Empty, idempotent=True)
 
 WRITE_CHUNK = Operation(30, "write_chunk", WriteChunkRequest, WriteChunkReply, idempotent=True, bulk_request=True)
 READ_CHUNK = Operation(31, "read_chunk", ReadChunkRequest, ReadChunkReply, idempotent=True, bulk_reply=True)
 CUT_CHUNKS = Operation(32, "cut_chunks", CutChunksRequest, Empty, idempotent=True)
 SYNC_CHUNKS = Operation(33, "sync_chunks", SyncChunksRequest, Empty, idempotent=True)
+ALLOCATED = Operation(34, "allocated", AllocatedRequest, AllocatedReply, idempotent=True)
 
 SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), idempotent=True)
 UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True)
@@ -104,6 +129,8 @@ ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME)
 FORGET_INTENT = Operation(43, "forget_intent", ForgetIntentRequest, Empty, idempotent=True)
 TREE = Operation(44, "tree", TreeRequest, Empty, _TREE, idempotent=True)
 PUT_RECORDS = Operation(45, "put_records", PutRecordsRequest, Empty, frozenset({errno.EBUSY}), idempotent=True)
+PUT_INODE = Operation(46, "put_inode", PutInodeRequest, Empty, idempotent=True)
+DROP_LINK = Operation(47, "drop_link", DropLinkRequest, Empty, idempotent=True)
 
 TABLE: Final[dict[int, Operation[tuple, tuple]]] = {  # type: ignore[type-arg]
     row.code: row for row in list(globals().values()) if isinstance(row, Operation)

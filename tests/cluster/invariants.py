@@ -1,5 +1,6 @@
 """What must hold for the stores of all daemons of a stopped file system: the checks of an fsck."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def check_stores(folder: Path, count: int, counted: dict[int, StatusReply]) -> N
             assert distributor.path_owner(path) == daemon, f"{path!r} is on daemon {daemon}"
             entries[path] = entry
         for _, stored in table(store, *keys.table(keys.ORPHANS)):
-            orphan = metadentry.decode(stored[:-16])
+            orphan = metadentry.decode(stored)
+            orphans[orphan.fid] = orphan
+        for key, record in table(store, *keys.table(keys.INODES)):
+            assert distributor.path_owner(key) == daemon
+            orphan = metadentry.decode(record)
             orphans[orphan.fid] = orphan
         indexed = {keys.chunk_of_key(key) for key, _ in table(store, *keys.table(keys.CHUNKS))}
         files = dict(_chunk_files(root / "chunks"))
@@ -57,6 +62,8 @@ def check_stores(folder: Path, count: int, counted: dict[int, StatusReply]) -> N
         assert (store.files, store.directories) == (status.files, status.directories), f"daemon {daemon}"
         assert status.used_bytes == sum(files.values()), f"daemon {daemon}"
         store.close()
+    _check_links(entries, orphans)
+    entries = {path: entry for path, entry in entries.items() if not entry.is_link}
     _check_tree(entries)
     _check_chunks(distributor, {**{entry.fid: entry for entry in entries.values()}, **orphans}, chunks)
 
@@ -73,6 +80,11 @@ def _chunk_files(folder: Path) -> Iterator[tuple[tuple[int, int], int]]:
     for path in folder.glob("*/*"):
         fid, chunk = path.name.split(".")
         yield (int(fid, 16), int(chunk, 16)), path.stat().st_size
+
+
+def _check_links(entries: dict[bytes, Metadentry], orphans: dict[int, Metadentry]) -> None:
+    counts = Counter(entry.fid for entry in entries.values() if entry.is_link)
+    assert counts == {fid: entry.nlink for fid, entry in orphans.items() if entry.nlink}
 
 
 def _check_tree(entries: dict[bytes, Metadentry]) -> None:

@@ -9,11 +9,18 @@ import pytest
 import trio
 
 from gkfs import metadentry
-from gkfs.daemon import reclaim
+from gkfs.daemon import opens
 from gkfs.limits import CHUNK_SIZE_BYTES, FILE_SIZE_MAX_BYTES
-from gkfs.messages import ExtendRequest, ReleaseRequest, SyncChunksRequest, TruncateRequest, WriteChunkRequest
+from gkfs.messages import (
+    ExtendRequest,
+    HoldRequest,
+    ReleaseRequest,
+    SyncChunksRequest,
+    TruncateRequest,
+    WriteChunkRequest,
+)
 from gkfs.metadentry import Metadentry
-from gkfs.operations import EXTEND, RELEASE, SYNC_CHUNKS, TRUNCATE, WRITE_CHUNK
+from gkfs.operations import EXTEND, HOLD, RELEASE, SYNC_CHUNKS, TRUNCATE, WRITE_CHUNK
 from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
 
 
@@ -127,10 +134,11 @@ async def test_unlinked_file_open_elsewhere_goes(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_orphans_of_a_vanished_client_go_others_stay(
+def test_nameless_files_of_a_vanished_client_go_others_stay(
     restart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reclaim, "ORPHAN_GRACE_S", 0.4)
+    monkeypatch.setattr(opens, "HOLDER_GONE_S", 0.4)
+    monkeypatch.setattr(opens, "NAMELESS_GRACE_S", 0.2)
 
     @in_cluster(2)
     async def test(cluster: Cluster) -> None:
@@ -148,7 +156,12 @@ def test_orphans_of_a_vanished_client_go_others_stay(
         if restart:
             await cluster.stop()
             await cluster.start()
-        await eventually(lambda: is_empty(cluster))
+
+        async def others_are_gone() -> bool:
+            await client.call(client.owner(b"/kept"), HOLD, HoldRequest([b"/kept"], [kept.fid]))
+            return await is_empty(cluster)
+
+        await eventually(others_are_gone)
         assert (await client.stat(b"/kept", kept.fid)).nlink == 0
         with fails(errno.ESTALE):
             await client.stat(b"/gone", entry.fid)
@@ -186,7 +199,7 @@ async def test_truncation_that_cannot_finish_holds_the_size_until_it_does(cluste
     await cluster.crash(0)
     await cluster.start(0)
     with fails(errno.ETIMEDOUT):  # waits for the cut
-        await client.call(0, EXTEND, ExtendRequest(path, entry.fid, 5, 0), timeout_s=0.2)
+        await client.call(0, EXTEND, ExtendRequest(path, entry.fid, 5, 0, False), timeout_s=0.2)
     await cluster.start(1)
     assert (await client.stat(path)).size == 0
     await client.write(path, entry, 1, b"y" * 10)

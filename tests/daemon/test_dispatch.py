@@ -14,10 +14,11 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
-from gkfs.messages import Empty, ExtendRequest, RecordReply, SealRequest, StatRequest
+from gkfs.messages import Empty, ExtendRequest, RecordReply, StatRequest
 from gkfs.operations import EXTEND, SEAL, STAT
+from gkfs.peer_messages import SealRequest
 
-EXTENSION = ExtendRequest(b"/a", 0, 1, 1)
+EXTENSION = ExtendRequest(b"/a", 0, 1, 1, False)
 
 
 class Recorder:

@@ -1,0 +1,83 @@
+"""Which files are open here, and telling the daemons so, see `gkfs.daemon.opens`.
+
+A daemon keeps a file that loses its last name as long as somebody has it open. It is told once in `HOLD_RENEW_S`
+which files these are: for a file that is opened and closed in between nothing is sent.
+"""
+
+import logging
+
+from gkfs.channel import Call
+from gkfs.client.context import Context
+from gkfs.client.inodes import Inode
+from gkfs.limits import HOLD_FILES, MOVES_FOLLOWED
+from gkfs.messages import HoldReply, HoldRequest, ReleaseRequest
+from gkfs.operations import HOLD, RELEASE
+
+log = logging.getLogger(__name__)
+
+
+class Holds:
+    """The open files of one mount."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._open: set[Inode] = set()
+
+    def opened(self, inode: Inode) -> None:
+        """One more handle; from now on an unlink through this mount keeps the file."""
+        inode.opens += 1
+        self._open.add(inode)
+
+    def closed(self, inode: Inode) -> bool:
+        """One handle less; whether it was the last one."""
+        inode.opens -= 1
+        if not inode.opens:
+            self._open.discard(inode)
+        return not inode.opens
+
+    async def release(self, inode: Inode) -> None:
+        """The last handle is closed: the daemon need not keep the file, if it was asked to."""
+        if not (inode.held or inode.kept):
+            return
+        held, kept, inode.held, inode.kept = inode.held, inode.kept, False, False
+        call = self._context.call_owner(self._context.inodes.path(inode), RELEASE, ReleaseRequest(inode.fid))
+        if kept:
+            await call
+        elif held:
+            call.on_done = lambda: None  # if it fails, the daemon finds out by itself
+
+    async def renew(self) -> None:
+        """Tell the daemons what is open."""
+        by_owner: dict[int, list[tuple[bytes, Inode]]] = {}
+        for inode in self._open:
+            if not inode.gone:
+                inode.held = True
+                path = self._context.inodes.path(inode)
+                by_owner.setdefault(self._context.distributor.path_owner(path), []).append((path, inode))
+        calls = [
+            (files[start : start + HOLD_FILES], self._hold(owner, files[start : start + HOLD_FILES]))
+            for owner, files in by_owner.items()
+            for start in range(0, len(files), HOLD_FILES)
+        ]
+        for files, call in calls:
+            try:
+                lost = set((await call).lost)
+                for path, inode in files:
+                    if inode.fid in lost and inode.opens:
+                        await self._find(path, inode)
+            except OSError as error:
+                log.info("open files: %s", error)
+
+    def _hold(self, owner: int, files: list[tuple[bytes, Inode]]) -> Call[HoldReply]:
+        request = HoldRequest([path for path, _ in files], [inode.fid for _, inode in files])
+        return self._context.pool.call(owner, HOLD, request)
+
+    async def _find(self, path: bytes, inode: Inode) -> None:
+        """A file is no longer where it was: say so to whoever has it now, for as long as it can be followed."""
+        for _ in range(MOVES_FOLLOWED):
+            if not await self._context.follow(inode, path):
+                return
+            path = self._context.inodes.path(inode)
+            reply = await self._hold(self._context.distributor.path_owner(path), [(path, inode)])
+            if not reply.lost:
+                return

@@ -1,0 +1,157 @@
+"""The handlers that change one record and no name: attributes, sizes, times, extended attributes.
+
+All are synchronous and thus atomic. They check first and write then.
+"""
+
+import errno
+import stat
+from typing import Final
+
+from gkfs import metadentry, paths
+from gkfs.daemon.guards import Guards
+from gkfs.daemon.leases import Leases
+from gkfs.daemon.records import Found, Records
+from gkfs.daemon.session import Session
+from gkfs.errors import os_error
+from gkfs.limits import FILE_SIZE_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX_BYTES
+from gkfs.messages import (
+    SET_ATIME,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_UID,
+    Empty,
+    ExtendRequest,
+    RecordReply,
+    RemovexattrRequest,
+    ReserveReply,
+    ReserveRequest,
+    SetattrRequest,
+    SetxattrRequest,
+    TouchRequest,
+)
+from gkfs.metadentry import FLAG_SPARSE, Metadentry, Xattrs
+
+_XATTR_OVERHEAD_BYTES: Final = 8  # of each, in the record
+_SET_ALL: Final = SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME
+
+
+class Attributes:
+    """The handlers."""
+
+    def __init__(self, records: Records, guards: Guards, leases: Leases) -> None:
+        self._records = records
+        self._guards = guards
+        self._leases = leases
+
+    def setattr(self, session: Session, request: SetattrRequest) -> RecordReply:
+        found, entry = self._for_change(request.path, request.fid)
+        if entry.is_directory:
+            self._leases.check_change(request.path, session.client_id)
+        which = request.which
+        if which & ~_SET_ALL:
+            raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: attributes {which:#x}")
+        mode, uid, gid = entry.mode, entry.uid, entry.gid
+        if which & (SET_UID | SET_GID):
+            uid = request.uid if which & SET_UID else uid
+            gid = request.gid if which & SET_GID else gid
+            mode = metadentry.without_set_id(mode)
+        if which & SET_MODE:
+            mode = stat.S_IFMT(mode) | stat.S_IMODE(request.mode)
+        entry = entry.changed(
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            atime_ns=request.atime_ns if which & SET_ATIME else entry.atime_ns,
+            mtime_ns=request.mtime_ns if which & SET_MTIME else entry.mtime_ns,
+            ctime_ns=request.now_ns,
+        )
+        return RecordReply(self._records.replace(found, entry))
+
+    def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
+        found, entry = self._for_data(request.path, request.fid)
+        size, mtime_ns = request.size, request.mtime_ns
+        if size > FILE_SIZE_MAX_BYTES:
+            raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {size} bytes")
+        flags = entry.flags | FLAG_SPARSE if request.sparse else entry.flags
+        if size <= entry.size and mtime_ns <= min(entry.mtime_ns, entry.ctime_ns) and flags == entry.flags:
+            return RecordReply(found.record)
+        entry = entry.changed(
+            size=max(entry.size, size),
+            mtime_ns=max(entry.mtime_ns, mtime_ns),
+            ctime_ns=max(entry.ctime_ns, mtime_ns),
+            flags=flags,
+        )
+        return RecordReply(self._records.replace(found, entry))
+
+    def reserve(self, session: Session, request: ReserveRequest) -> ReserveReply:
+        found, entry = self._for_data(request.path, request.fid)
+        if request.length < 0 or entry.size + request.length > FILE_SIZE_MAX_BYTES:
+            raise os_error(
+                errno.EFBIG, f"{paths.printable(request.path)}: {request.length} bytes more than {entry.size}"
+            )
+        offset = entry.size
+        entry = entry.changed(
+            size=offset + request.length,
+            mtime_ns=max(entry.mtime_ns, request.mtime_ns),
+            ctime_ns=max(entry.ctime_ns, request.mtime_ns),
+        )
+        return ReserveReply(offset, self._records.replace(found, entry))
+
+    def touch(self, session: Session, request: TouchRequest) -> Empty:
+        found, entry = self._for_change(request.path, request.fid)
+        mtime_ns = request.mtime_ns
+        if not request.subdirectories and mtime_ns <= entry.mtime_ns and mtime_ns <= entry.ctime_ns:
+            return Empty()
+        entry = entry.changed(
+            mtime_ns=max(entry.mtime_ns, mtime_ns),
+            ctime_ns=max(entry.ctime_ns, mtime_ns),
+            nlink=max(2, entry.nlink + request.subdirectories),
+        )
+        self._records.replace(found, entry)
+        return Empty()
+
+    # --- extended attributes
+
+    def setxattr(self, session: Session, request: SetxattrRequest) -> RecordReply:
+        found, entry = self._for_change(request.path, request.fid)
+        name, value = request.name, request.value
+        if not 0 < len(name) <= XATTR_NAME_MAX_BYTES or len(value) > XATTR_VALUE_MAX_BYTES or b"\0" in name:
+            raise os_error(errno.EINVAL, f"attribute {name[:40]!r}, {len(name)} bytes, of {len(value)} bytes")
+        xattrs = (*_without(entry.xattrs, name), (name, value))
+        size_bytes = sum(len(name) + len(value) + _XATTR_OVERHEAD_BYTES for name, value in xattrs)
+        if size_bytes > XATTRS_MAX_BYTES:
+            raise os_error(
+                errno.ENOSPC,
+                f"{paths.printable(request.path)}: {size_bytes} bytes of extended attributes, "
+                f"at most {XATTRS_MAX_BYTES} allowed",
+            )
+        return RecordReply(self._records.replace(found, entry.changed(xattrs=xattrs, ctime_ns=request.now_ns)))
+
+    def removexattr(self, session: Session, request: RemovexattrRequest) -> RecordReply:
+        found, entry = self._for_change(request.path, request.fid)
+        xattrs = _without(entry.xattrs, request.name)
+        if len(xattrs) == len(entry.xattrs):
+            raise os_error(errno.ENODATA, f"{paths.printable(request.path)}: {request.name!r}")
+        return RecordReply(self._records.replace(found, entry.changed(xattrs=xattrs, ctime_ns=request.now_ns)))
+
+    # --- shared steps
+
+    def _for_change(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
+        """A record that may change now."""
+        if self._guards.active:
+            self._guards.check_change(path)
+        found = self._records.find(path, fid)
+        return found, metadentry.decode(found.record)
+
+    def _for_data(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
+        """The record of a regular file whose size may change now."""
+        found, entry = self._for_change(path, fid)
+        if not entry.is_regular:
+            raise os_error(errno.EINVAL, f"{paths.printable(path)} is not a regular file")
+        self._guards.check_fid(entry.fid)
+        return found, entry
+
+
+def _without(xattrs: Xattrs, name: bytes) -> Xattrs:
+    return tuple(pair for pair in xattrs if pair[0] != name)

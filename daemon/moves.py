@@ -1,0 +1,49 @@
+"""What was renamed lately, for clients that still know it under its old path. In memory, and only a help.
+
+Directories: creations below the old path must be checked, and whatever was below it is now below the new one.
+Files: who has one open asks where it went. A daemon that starts again knows nothing: handles of such files fail
+with ESTALE.
+"""
+
+import trio
+
+from gkfs.limits import HINTS_MAX, MOVED_MEMORY_S
+from gkfs.paths import is_below, rebase
+
+
+class Moves:
+    """The latest renames that this daemon took part in."""
+
+    def __init__(self) -> None:
+        self.directory_count = 0  # directories renamed since the start
+        self._directories: dict[bytes, tuple[bytes, float]] = {}  # old path -> new path, until when it is known
+        self._files: dict[int, bytes] = {}  # fid -> new path, oldest first
+
+    def note_directory(self, old: bytes, new: bytes) -> None:
+        """The directory *old* is now *new*."""
+        self.directory_count += 1
+        self._directories[old] = (new, trio.current_time() + MOVED_MEMORY_S)
+
+    def note_file(self, fid: int, new: bytes) -> None:
+        """A file that was here is now *new*, which may belong to another daemon."""
+        self._files.pop(fid, None)
+        self._files[fid] = new
+        if len(self._files) > HINTS_MAX:
+            del self._files[next(iter(self._files))]
+
+    def was_moved(self, path: bytes) -> bool:
+        """Whether a directory that was above *path* was renamed lately."""
+        return bool(self._directories) and any(is_below(path, old) for old in self._known())
+
+    def where(self, path: bytes, fid: int) -> bytes:
+        """Where *fid* went that was at *path*; b"" when that is not known."""
+        for old, (new, _) in self._known().items():
+            if path == old or is_below(path, old):
+                return rebase(path, old, new)
+        return self._files.get(fid, b"")
+
+    def _known(self) -> dict[bytes, tuple[bytes, float]]:
+        now_s = trio.current_time()
+        for old in [old for old, (_, until_s) in self._directories.items() if until_s < now_s]:
+            del self._directories[old]
+        return self._directories
