@@ -52,7 +52,7 @@ def test_bytes_that_are_no_record_are_a_value_error_or_a_record(record: bytes) -
 
 @given(entries.filter(lambda entry: entry.target), st.integers(1, 40))
 def test_a_record_cut_short_is_a_value_error(entry: Metadentry, cut: int) -> None:
-    record = metadentry.encode(entry)
+    record = metadentry.encode(entry._replace(xattrs=()))
     with pytest.raises(ValueError, match="record"):
         metadentry.decode(record[: len(record) - min(cut, len(entry.target))])
 
