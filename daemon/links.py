@@ -153,6 +153,11 @@ class Links:
     # --- link, at the owner of the inode address
 
     def link(self, session: Session, request: LinkRequest) -> Coroutine[Any, Any, RecordReply]:
+        address = paths.inode_address(request.fid)
+        if self._guards.active:
+            self._guards.check_change(address)
+        # Who repeats the request after a restart waits until its first execution is finished.
+        self._guards.hold_path(address, "is getting one more name")
         return self._link(session.client_id, session.seq, request)
 
     async def _link(self, client_id: bytes, seq: int, request: LinkRequest) -> RecordReply:
@@ -160,8 +165,11 @@ class Links:
         while True:
             try:
                 return await self._try_link(client_id, seq, request)
+            except _EndFollowsError:
+                raise
             except OSError as error:
                 if error.errno != errno.EBUSY or trio.current_time() > deadline_s:
+                    self._guards.lift_path(paths.inode_address(request.fid))
                     raise
             await trio.sleep(RETRY_FIRST_S * (1 + random.random()))
 
@@ -181,13 +189,23 @@ class Links:
         self._note(intent)
         try:
             await self._adopt_link(intent)
-        except TimeoutError:
-            self._later(intent, self._finish_link)
-            raise
+        except TimeoutError as error:
+            raise self._end_link_later(intent, error) from None
         except OSError:
-            self._undo_link(intent)
+            try:
+                self._undo_link(intent)
+            except OSError as error:
+                raise self._end_link_later(intent, error) from None
             raise
-        return self._linked(intent)
+        try:
+            return self._linked(intent)
+        except OSError as error:
+            raise self._end_link_later(intent, error) from None
+
+    def _end_link_later(self, intent: Intent, error: OSError) -> OSError:
+        """Go on in the background; what to raise instead of *error*."""
+        self._later(intent, self._finish_link)
+        return _EndFollowsError(error.errno, error.strerror)
 
     async def _adopt_link(self, intent: Intent) -> None:
         client_id, _, _, path, parent_fid, now_ns, link = intent.fields
@@ -205,6 +223,7 @@ class Links:
                 return False
             _log.info("a link to file %x does not happen: %s", intent.fields[2], error.strerror)
             self._undo_link(intent)
+            self._guards.lift_path(paths.inode_address(intent.fields[2]))
             return True
         self._linked(intent)
         return True
@@ -219,8 +238,8 @@ class Links:
             self._note(intent._replace(state=_DONE))
         except OSError:
             self._sessions.unanswer(client_id, seq)
-            self._later(intent, self._finish_link)
             raise
+        self._guards.lift_path(paths.inode_address(fid))
         self._later(intent, partial(self._forget_at, self._distributor.path_owner(path)))
         return reply
 
@@ -229,11 +248,7 @@ class Links:
         client_id, _, fid, _, _, now_ns, _ = intent.fields
         # no await between here and the commit
         self._count_down(fid, client_id, 0, now_ns)
-        try:
-            self._forget(intent)
-        except OSError:
-            self._later(intent, self._finish_link)
-            raise
+        self._forget(intent)
 
     # --- unlink, at the owner of a name
 
@@ -339,13 +354,20 @@ class Links:
             self._guards.hold_path(intent.fields[0], "is getting a second name")
             self._later(intent, self._finish_detach)
         for intent in intents.load(self._store, _LINK):
-            owner = self._distributor.path_owner(intent.fields[3])
-            end = self._finish_link if intent.state == _BEGUN else partial(self._forget_at, owner)
-            self._later(intent, end)
+            fid, path = intent.fields[2:4]
+            if intent.state == _BEGUN:
+                self._guards.hold_path(paths.inode_address(fid), "is getting one more name")
+                self._later(intent, self._finish_link)
+            else:
+                self._later(intent, partial(self._forget_at, self._distributor.path_owner(path)))
         for intent in intents.load(self._store, _DROP):
             owner = self._inode_owner(intent.fields[0])
             end = self._finish_drop if intent.state == _BEGUN else partial(self._forget_at, owner)
             self._later(intent, end)
+
+
+class _EndFollowsError(OSError):
+    """What happened to the new name is decided in the background."""
 
 
 def _lifted() -> Guard:

@@ -25,8 +25,11 @@ from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.messages import (
     CreateRequest,
+    DetachRequest,
     Empty,
     ExtendRequest,
+    LinkRequest,
+    LookupRequest,
     ReadChunkRequest,
     ReaddirRequest,
     RenameReply,
@@ -41,7 +44,10 @@ from gkfs.messages import (
 from gkfs.metadentry import Metadentry
 from gkfs.operations import (
     CREATE,
+    DETACH,
     EXTEND,
+    LINK,
+    LOOKUP,
     READ_CHUNK,
     READDIR,
     RENAME,
@@ -54,6 +60,7 @@ from gkfs.operations import (
     Q,
     R,
 )
+from gkfs.paths import inode_address
 from tests.cluster.invariants import check_stores, unfinished
 
 FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
@@ -119,8 +126,9 @@ class Client:
     async def mkdir(self, path: bytes, parent_fid: int = 0) -> Metadentry:
         return await self.create(path, S_IFDIR | 0o755, parent_fid)
 
-    async def unlink(self, path: bytes, open_fid: int = 0) -> UnlinkReply:
-        return await self.call(self.owner(path), UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
+    async def unlink(self, path: bytes, open_fid: int = 0, timeout_s: float = CALL_TIMEOUT_S) -> UnlinkReply:
+        request = UnlinkRequest(path, open_fid, time.time_ns())
+        return await self.call(self.owner(path), UNLINK, request, timeout_s)
 
     async def rmdir(self, path: bytes, timeout_s: float = CALL_TIMEOUT_S) -> None:
         await self.call(self.owner(path), RMDIR, RmdirRequest(path, time.time_ns()), timeout_s)
@@ -137,6 +145,23 @@ class Client:
     ) -> RenameReply:
         request = RenameRequest(source, target, parent_fid, flags, open_fid, time.time_ns())
         return await self.call(self.owner(source), RENAME, request, timeout_s)
+
+    async def detach(self, path: bytes, fid: int, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        await self.call(self.owner(path), DETACH, DetachRequest(path, fid), timeout_s)
+
+    async def link(
+        self, source: bytes, path: bytes, parent_fid: int = 0, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Metadentry:
+        """Both steps of a link(2); *source* may have several names already."""
+        fid = metadentry.fid_of((await self.call(self.owner(source), LOOKUP, LookupRequest(source))).record)
+        await self.detach(source, fid, timeout_s)
+        request = LinkRequest(fid, path, parent_fid, time.time_ns())
+        reply = await self.call(self.owner(inode_address(fid)), LINK, request, timeout_s)
+        return metadentry.decode(reply.record)
+
+    async def inode(self, fid: int) -> Metadentry:
+        """The record of a file with several names."""
+        return await self.stat(inode_address(fid), fid)
 
     async def listing(self, path: bytes, page: int = 1000) -> list[bytes]:
         names: list[bytes] = []

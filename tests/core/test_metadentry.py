@@ -28,6 +28,9 @@ entries = st.builds(
     fid=u64,
     version=u64,
     target=st.binary(max_size=4095),
+    xattrs=st.dictionaries(st.binary(min_size=1, max_size=255), st.binary(max_size=300), max_size=4).map(
+        lambda found: tuple(found.items())
+    ),
 )
 
 
