@@ -86,7 +86,7 @@ class FileData:
         """Write all of *data* at *offset*, or at the end of the file for an append handle."""
         inode = handle.inode
         now_ns = time.time_ns()
-        if handle.append:  # which also makes the new size and time known
+        if handle.append:
             offset = await self._reserve(inode, len(data), now_ns)
         if offset + len(data) > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"write at {offset}: files end at {FILE_SIZE_MAX_BYTES} bytes")
@@ -102,10 +102,10 @@ class FileData:
             calls.append(self._context.pool.call(owner, WRITE_CHUNK, request))
         for call in calls:
             await call
-        if not handle.append:
-            if offset > inode.size:
-                inode.dirty_sparse = True
-            self._wrote(inode, offset + len(data), now_ns)
+        if offset > inode.size:
+            inode.dirty_sparse = True
+        # The size of an append is known before its data is there. Publishing makes those look again who saw zeros.
+        self._wrote(inode, 0 if handle.append else offset + len(data), now_ns)
         return len(data)
 
     async def publish(self, inode: Inode) -> None:
@@ -200,7 +200,8 @@ class FileData:
         return self._context.distributor.chunk_owner(inode.fid, chunk, inode.entry.placement)
 
     async def _reserve(self, inode: Inode, length: int, now_ns: int) -> int:
-        await self.publish(inode)  # an append goes behind what this node wrote through other handles
+        if inode.dirty_size:  # an append goes behind what this node wrote through other handles
+            await self.publish(inode)
         reply = await self._context.about(
             inode, RESERVE, lambda path: ReserveRequest(path, inode.fid, length, now_ns)
         )

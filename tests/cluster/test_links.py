@@ -11,7 +11,6 @@ import pytest
 
 from gkfs import metadentry
 from gkfs.messages import RENAME_EXCHANGE
-from gkfs.paths import inode_address
 from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
 from tests.cluster.crashes import GIVE_UP_S, crash_and_repeat, crash_at_each_step, other_owner
 

@@ -3,13 +3,17 @@
 On the local disk too, which shows that the expectation is Linux's own.
 """
 
+import base64
 import fcntl
 import os
+import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,31 +21,43 @@ from tests.mount.calls import opened
 from tests.mount.conftest import Place
 from tests.mount.programs import at_once, python
 
+_WRITERS: Final = 8
+
+
+def records(writer: int, count: int) -> Iterator[bytes]:
+    """What *writer* appends: lines of 20 to 200 bytes that say whose they are, how long, and their checksum."""
+    source = random.Random(writer)
+    for number in range(count):
+        length = source.randint(20, 200)
+        head = b"%d %d %d " % (writer, number, length)
+        body = head + base64.b64encode(source.randbytes(150))[: length - len(head) - 9]
+        yield b"%s%08x\n" % (body, zlib.crc32(body))
+
 
 def append_records(path: Path, writer: int, count: int) -> None:
     with opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file:
-        for number in range(count):
-            body = f"{writer}:{number}:".encode() + bytes([97 + writer]) * (number * 37 % 900)
-            assert os.write(file, body + b"\n") == len(body) + 1
+        for record in records(writer, count):
+            assert os.write(file, record) == len(record)
 
 
-def assert_records_whole(data: bytes, writers: int, count: int) -> None:
+def assert_records_whole(data: bytes, count: int) -> None:
     """Every record is there once, unharmed, and those of one writer are in order."""
-    seen: dict[int, int] = dict.fromkeys(range(writers), 0)
-    for line in data.splitlines():
-        writer, number, filling = line.split(b":")
-        assert int(number) == seen[int(writer)], f"record {line[:40]!r} after {seen[int(writer)]}"
-        seen[int(writer)] += 1
-        assert filling == bytes([97 + int(writer)]) * (int(number) * 37 % 900)
-    assert seen == dict.fromkeys(range(writers), count)
+    expected = [records(writer, count) for writer in range(_WRITERS)]
+    for line in data.splitlines(keepends=True):
+        body, checksum = line[:-9], line[-9:]
+        assert checksum == b"%08x\n" % zlib.crc32(body), f"harmed: {line!r}"
+        due = next(expected[int(body.split()[0])], b"")
+        assert line == due, f"{line!r} where {due!r} is due"
+    missing = {writer: record for writer, rest in enumerate(expected) if (record := next(rest, None)) is not None}
+    assert not missing, f"records from these on are missing: {missing}"
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_appends_of_several_processes_are_whole(nodes: int, anywhere: Place) -> None:
+@pytest.mark.parametrize(("nodes", "count"), [(1, 1000), (2, 10_000)])
+def test_appends_of_several_processes_are_whole(nodes: int, count: int, anywhere: Place) -> None:
     views = [anywhere.here, anywhere.there][:nodes]
-    at_once(append_records, [(views[writer % nodes] / "log", writer, 150) for writer in range(4)])
+    at_once(append_records, [(views[writer % nodes] / "log", writer, count) for writer in range(_WRITERS)])
     for view in (anywhere.here, anywhere.there):
-        assert_records_whole((view / "log").read_bytes(), 4, 150)
+        assert_records_whole((view / "log").read_bytes(), count)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
