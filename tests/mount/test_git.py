@@ -91,6 +91,7 @@ def _commits() -> Iterator[str]:
             yield f"M 100644 inline d{number % 9}/e{number % 4}/{number}.txt\ndata {len(lines)}\n{lines}\n"
 
 
+@pytest.mark.parametrize("anywhere", ["disk", 4], ids=["disk", "4-daemons"], indirect=True)
 def test_git_keeps_a_long_history(long_history: Path, anywhere: Place) -> None:
     clone = anywhere.here / "clone"
     git(anywhere.here, "clone", f"file://{long_history}", "clone")

@@ -93,7 +93,7 @@ def test_postgresql_recovers_from_kill_and_keeps_its_tables(server: Server, data
     assert_consistent(server, runs)
 
     bench = server.bench_until_killed(clients=4)
-    time.sleep(1.5)
+    time.sleep(1)
     server.kill()
     runs.append(broken_off(4, bench))
     server.start()
@@ -133,7 +133,7 @@ def test_postgresql_recovers_on_another_node(nodes: FileSystem, folder: Path) ->
         server.data = here / "cluster"
         server.start()
         bench = server.bench_until_killed(clients=4)
-        time.sleep(1.5)
+        time.sleep(1)
         client = nodes.client_pid(here)
         os.kill(client, signal.SIGKILL)
         wait_until(lambda: not is_alive(client), "the client is dead")

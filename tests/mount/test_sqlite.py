@@ -181,7 +181,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("journal", ["delete", "persist", "wal"])
+@pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_sqlite_undoes_half_a_transaction_on_another_node(journal: str, anywhere: Place) -> None:
     need("sqlite3")
     python(_CREATE, f"{_ACCOUNTS}", journal, cwd=anywhere.here)
