@@ -19,7 +19,7 @@ packages_run=(ca-certificates fuse3 gcc libc6-dev libfuse3-dev pkg-config python
     python3-venv)
 # The real programs that the tests and the quickstart run on a mount.
 packages_build=(bzip2 coreutils diffutils findutils gzip make procps tar util-linux xz-utils)
-packages_test=("${packages_build[@]}" acl attr fio g++ git rsync sqlite3)
+packages_test=("${packages_build[@]}" acl attr fio g++ git postgresql rsync sqlite3)
 
 die() { # STATUS MESSAGE...
     printf '%s: %s\n' "${0##*/}" "${*:2}" >&2
@@ -68,8 +68,18 @@ missing_packages() { # PACKAGE...
     comm -23 <(printf '%s\n' "$@" | sort -u) <(sed -n 's/^installed //p' <<<"$installed" | sort -u)
 }
 
+# Debian's postgresql makes and starts a database when it is installed. Only its programs are
+# needed: where it was never installed, it is told so. A file that is there already is kept.
+no_database_of_its_own() {
+    local file=/etc/postgresql-common/createcluster.conf
+    [[ ! -e $file ]] || return 0
+    as_root mkdir -p "${file%/*}" &&
+        as_root tee "$file" >/dev/null <<<'create_main_cluster = false'
+}
+
 apt_install() { # PACKAGE...
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+    if [[ " $* " == *' postgresql '* ]]; then no_database_of_its_own || return; fi
     as_root "${apt[@]}" update &&
         as_root "${apt[@]}" install -y --no-install-recommends "$@"
 }

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from tests.mount import sample_tree
 from tests.mount.calls import MIB, errno_of, noise
 from tests.mount.file_system import FileSystem, is_alive, wait_until
 
@@ -195,6 +196,14 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     problems = shared.check(request.param)
     if problems:
         pytest.fail("\n".join(dict.fromkeys(problems)))
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of all kinds of entries on the local disk, not to be changed."""
+    root = tmp_path_factory.mktemp("sample") / "tree"
+    sample_tree.make(root)
+    return root
 
 
 @pytest.fixture(autouse=True)

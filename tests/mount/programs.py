@@ -27,8 +27,9 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     status: int = 0,
+    user: int | None = None,
 ) -> str:
-    """Run *command*, which must end with *status*; what it wrote to its output."""
+    """Run *command*, as *user* if given, which must end with *status*; what it wrote to its output."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -38,6 +39,9 @@ def run(
         capture_output=True,
         timeout=PROGRAM_LIMIT_S,
         check=False,
+        user=user,
+        group=user,
+        extra_groups=[] if user is not None else None,
     )
     output, errors = (os.fsdecode(part) for part in (done.stdout, done.stderr))
     assert done.returncode == status, (

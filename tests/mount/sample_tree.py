@@ -25,13 +25,20 @@ ODD_NAMES: Final = (
 )
 
 
-def make(root: Path) -> None:
-    """Fill the new directory *root*; the same every time, but for the text of the Python library."""
+def make(root: Path, *, links: bool = False, attributes: bool = False) -> None:
+    """Fill the new directory *root*; the same every time, but for the text of the Python library.
+
+    With *links* it has hard links, with *attributes* extended attributes, those of root's among them.
+    """
     root.mkdir()
     _sources(root / "sources")
     _contents(root / "contents")
     _kinds(root / "kinds")
     _names(root / "names")
+    if links:
+        _links(root / "links", root)
+    if attributes:
+        _attributes(root / "attributes", root)
     _times(root)
 
 
@@ -83,6 +90,51 @@ def _names(folder: Path) -> None:
         deep = deep / f"level-{depth}"
     deep.mkdir(parents=True)
     (deep / "bottom").write_text("deep")
+
+
+def _links(folder: Path, root: Path) -> None:
+    """Groups of names for one file: in one directory, across directories, of everything that can have several."""
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    (folder / "pair-1").write_bytes(b"pair" * 5000)
+    os.link(folder / "pair-1", folder / "pair-2")
+    for number in range(12):
+        os.link(root / "contents" / "3500000-bytes", folder / "deep" / f"many-{number}")
+    os.link(root / "contents" / "hole", folder / "hole")
+    os.link(root / "contents" / "0-bytes", folder / "deep" / "deeper" / "empty")
+    for mode in ("4755", "2755"):
+        os.link(root / "kinds" / f"file-{mode}", folder / f"set-id-{mode}")
+    os.link(root / "kinds" / "fifo", folder / "fifo")
+    os.link(root / "kinds" / "null", folder / "device")
+    os.link(root / "kinds" / "relative", folder / "symbolic", follow_symlinks=False)
+    odd = os.fsencode(root / "names")
+    for position, name in enumerate(ODD_NAMES):
+        os.link(os.path.join(odd, name), os.path.join(os.fsencode(folder), b"%d " % position + name))
+
+
+def _attributes(folder: Path, root: Path) -> None:
+    """On every kind of entry; one block of 4 KiB must hold those of one file, else ext4 refuses them."""
+    folder.mkdir()
+    for name, value in (
+        ("empty", b""),
+        ("text", b"of a user"),
+        ("binary", bytes(range(256))),
+        ("long", b"v" * 3000),
+    ):
+        (folder / name).write_text(name)
+        os.setxattr(folder / name, f"user.{name}", value)
+    (folder / "many").touch()
+    for number in range(40):
+        os.setxattr(folder / "many", f"user.number-{number}", b"%d" % number)
+    (folder / "names").touch()
+    for name in ("Grüße", "with space", "dotted.name.of.some.depth", "n" * 250):
+        os.setxattr(folder / "names", f"user.{name}", name.encode())
+    (folder / "directory").mkdir()
+    os.setxattr(folder / "directory", "user.on", b"a directory")
+    for path in (root, folder / "text", folder / "directory", root / "kinds" / "file-4755"):
+        os.setxattr(path, "user.both", b"user")
+        os.setxattr(path, "trusted.both", b"root")
+    for kind in ("fifo", "null", "absolute"):  # users' attributes are for files and directories only
+        os.setxattr(root / "kinds" / kind, "trusted.kind", kind.encode(), follow_symlinks=False)
 
 
 def _times(root: Path) -> None:
