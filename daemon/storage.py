@@ -213,6 +213,11 @@ class ChunkStorage:
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, os.stat(self._folder).st_dev
 
+    def add_found(self, fid: int, chunk: int) -> None:
+        """Count a file that had no entry in the index and gets one now."""
+        with contextlib.suppress(FileNotFoundError):
+            self.used_bytes += os.stat(self._path(fid, chunk)).st_size
+
     def close(self) -> None:
         """Close all files; no thread may be working."""
         for file in self._open.values():
@@ -222,7 +227,7 @@ class ChunkStorage:
     # --- open files
 
     def _path(self, fid: int, chunk: int) -> str:
-        return f"{self._folder}/{(fid + chunk) & 0xFF:02x}/{fid:016x}.{chunk:08x}"
+        return f"{self._folder}/{file_name(fid, chunk)}"
 
     def _open_chunk(self, fid: int, chunk: int, *, create: bool) -> _ChunkFile | None:
         name = (fid, chunk)
@@ -325,6 +330,11 @@ class ChunkStorage:
                 with contextlib.suppress(FileNotFoundError):
                     self.used_bytes += os.stat(self._path(*keys.chunk_of_key(key))).st_size
             first = page[-1][0] + b"\0"
+
+
+def file_name(fid: int, chunk: int) -> str:
+    """The name of a chunk's file below the folder of the chunks."""
+    return f"{(fid + chunk) & 0xFF:02x}/{fid:016x}.{chunk:08x}"
 
 
 def _exists(fid: int, chunk: int, offset: int) -> bool:

@@ -117,9 +117,7 @@ def encode(entry: Metadentry) -> bytes:
     if entry.target:
         record += _PART.pack(_TAG_SYMLINK_TARGET, len(entry.target)) + entry.target
     for name, value in entry.xattrs:
-        record += b"".join(
-            (_PART.pack(_TAG_XATTR, 1 + len(name) + len(value)), bytes([len(name)]), name, value)
-        )
+        record += b"".join((_PART.pack(_TAG_XATTR, 1 + len(name) + len(value)), bytes([len(name)]), name, value))
     return record
 
 
@@ -147,7 +145,7 @@ def _parts(record: bytes) -> tuple[bytes, Xattrs]:
         part = record[position : position + length]
         if tag == _TAG_SYMLINK_TARGET and len(part) == length:
             target = part
-        elif tag == _TAG_XATTR and len(part) == length > part[0]:
+        elif tag == _TAG_XATTR and 0 < len(part) == length > part[0]:
             xattrs.append((part[1 : 1 + part[0]], part[1 + part[0] :]))
         else:
             raise ValueError(f"metadata record has a part of tag {tag} and {length} bytes at {position}")
