@@ -115,7 +115,7 @@ class ChunkChecks:
                 text = "chunks/" + name.decode(errors="backslashreplace")
                 self.faults.append(Fault(Kind.FOREIGN, text, daemon, facts))
                 continue
-            is_known = self._files.find(fid) is not None
+            is_known = self._files.has(fid)
             repairs: tuple[Repair, ...] = (Change(daemon, keys.chunk(fid, chunk), None, b""),)
             if not is_known:
                 repairs = (*repairs, CutFile(daemon, fid)) if may_remove else ()
@@ -128,7 +128,9 @@ class ChunkChecks:
     def finish(self, *, may_remove: bool, grow: Callable[[int, int], Fault]) -> list[Fault]:
         """All faults found; *grow* makes the one of a file with data up to an offset beyond its size."""
         for (fid, daemon), garbage in self._garbage.items():
-            repairs = (CutFile(daemon, fid),) if may_remove else ()
-            facts = f"{garbage.chunks} chunks, {garbage.size_bytes} bytes, of no record"
+            is_known = self._files.has(fid)  # as something without data, by now
+            repairs = (CutFile(daemon, fid),) if may_remove and not is_known else ()
+            record = "a record of another type" if is_known else "no record"
+            facts = f"{garbage.chunks} chunks, {garbage.size_bytes} bytes, of {record}"
             self.faults.append(Fault(Kind.GARBAGE, file_name(fid), daemon, facts, fid, repairs))
         return self.faults + [grow(fid, end) for fid, end in self.ends.items()]

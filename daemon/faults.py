@@ -99,6 +99,8 @@ def key_name(key: bytes) -> str:
     """How a key is called in messages: the path whose key it is, or its bytes."""
     if key == paths.key(paths.ROOT) or (key[:1] == paths.ROOT and b"\0" in key):
         return paths.printable(paths.path_of_key(key))
+    if paths.is_address(key):
+        return paths.printable(key)
     return f"key {key.hex()}"
 
 

@@ -143,13 +143,13 @@ class Inspection:
         return entry
 
     def _take_name(self, daemon: int, key: bytes, value: bytes) -> None:
+        is_directory = len(value) > 5 and metadentry.is_directory_record(value)
+        self._names[daemon][is_directory] += 1
         reason = bad_key(key)
         if reason:
             self._garbled(daemon, key, reason)
             return
         entry = self._decode(daemon, key, value)
-        is_directory = len(value) > 5 and metadentry.is_directory_record(value)
-        self._names[daemon][is_directory] += 1
         path = paths.path_of_key(key)
         if path != paths.ROOT:
             parent = paths.split(path)[0]
@@ -297,8 +297,8 @@ class Inspection:
 
     def _check_fids(self) -> None:
         for fid in self._twice:
-            kept = self._kept.of(fid)
-            places = sorted(f"{key_name(key)} on daemon {daemon}" for daemon, key, _ in kept)
+            kept = sorted(self._kept.of(fid))
+            places = [f"{key_name(key)} on daemon {daemon}" for daemon, key, _ in kept]
             self._fault(Kind.DUPLICATE, file_name(fid), kept[0][0] if kept else 0, " and ".join(places), fid)
 
     def _check_links(self) -> None:

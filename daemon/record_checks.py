@@ -49,7 +49,8 @@ def bad_record(path: bytes, entry: Metadentry, daemon_count: int) -> Iterator[tu
         yield Kind.PLACEMENT, f"all chunks on daemon {entry.placement - 1} of {daemon_count}"
     if entry.rdev and kind not in _DEVICES:
         yield Kind.DEVICE, f"device number {entry.rdev:#x}, mode {entry.mode:o}"
-    yield from _bad_size(kind, entry)
+    if kind in _TYPES:
+        yield from _bad_size(kind, entry)
 
 
 def _bad_size(kind: int, entry: Metadentry) -> Iterator[tuple[Kind, str]]:
