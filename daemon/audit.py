@@ -31,7 +31,6 @@ from gkfs.messages import (
 )
 from gkfs.operations import AUDIT_FILES, AUDIT_STORE, MEND
 
-_TABLES: Final = (keys.INODES, keys.HOLDERS, keys.CHUNKS)
 _ENTRY_OVERHEAD_BYTES: Final = 16  # msgpack's, of a key, its value and size
 
 
@@ -113,14 +112,12 @@ class Audit:
 
     def _check(self, key: bytes, expected: bytes | None, value: bytes | None) -> None:
         """Raise OSError unless this change may be made; Blocked while something else changes the same."""
-        may_be = _is_path(key) or key[:1] in _TABLES
-        if not may_be or (key[:1] == keys.CHUNKS and (expected is not None or value is None)):
+        if not _may_change(key, expected, value):
             raise os_error(errno.EINVAL, f"mend: key {key.hex()} is not to be changed so")
         if _is_path(key) and self._guards.active:
             self._guards.check_change(paths.path_of_key(key))
-        record = value or expected
-        if record and key[:1] not in (keys.CHUNKS, keys.HOLDERS):
-            self._guards.check_fid(metadentry.fid_of(record))
+        if _is_record(key):
+            self._guards.check_fid(metadentry.fid_of(value or expected or b""))
         if self._store.get(key) != expected:
             raise os_error(errno.ESTALE, f"mend: key {key.hex()} has changed meanwhile")
 
@@ -169,6 +166,22 @@ def sizes(folder: Path, names: list[str]) -> list[int]:
 
 def _is_folder(name: str) -> bool:
     return len(name) == 2 and all(digit in "0123456789abcdef" for digit in name)
+
+
+def _may_change(key: bytes, expected: bytes | None, value: bytes | None) -> bool:
+    if key[:1] == keys.CHUNKS:
+        return len(key) == len(keys.chunk(0, 0)) and expected is None and value == b""
+    if not _is_record(key):
+        return key[:1] == keys.HOLDERS and value is None
+    records = [record for record in (expected, value) if record is not None]
+    try:
+        return bool([metadentry.decode(record) for record in records])
+    except ValueError:
+        return False
+
+
+def _is_record(key: bytes) -> bool:
+    return _is_path(key) or paths.is_address(key)
 
 
 def _is_path(key: bytes) -> bool:

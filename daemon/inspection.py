@@ -327,7 +327,7 @@ class Inspection:
         for daemon, key, fid in self._holders:
             if fid not in self._orphans:
                 where = f"{file_name(fid)}, client {key[9:].hex()}"
-                repairs = (Change(daemon, key, b"", None),)
+                repairs = (Change(daemon, key, b"", None),) if self._may_remove else ()
                 self._fault(
                     Kind.HOLDER, where, daemon, "has it open, but it is not one without name", fid, repairs
                 )
