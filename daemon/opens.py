@@ -96,7 +96,7 @@ class Opens:
 
     def _may_be_open(self, client_id: bytes, now_s: float) -> bool:
         """Whether somebody but *client_id*, who has it not, may have opened the file without saying so yet."""
-        if self._restarted and now_s - self._started_s < HOLDER_GONE_S:
+        if self._restarted and now_s - self._started_s < 2 * NAMELESS_GRACE_S:
             return True  # what was said before is forgotten
         return self._sessions.has_other_client(client_id)
 

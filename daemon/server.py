@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from gkfs import hostfile, transport
+from gkfs.daemon.audit import Audit
 from gkfs.daemon.connection import Connection, Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
@@ -189,6 +190,7 @@ class _Server:
         self._dispatcher.serve(SYNC_METADATA, control.sync_metadata)
         handlers = Handlers(self._identity, self._store, self._storage, guards, peers, self._sessions, nursery)
         handlers.register(self._dispatcher)
+        Audit(self._store, self._storage, guards, self._rootdir.chunks).register(self._dispatcher)
         self._dispatcher.check_complete()
         handlers.resume()
 

@@ -13,9 +13,7 @@ and new writes wait for the cut, so that no byte removed by it comes back.
 
 import contextlib
 import errno
-import fcntl
 import os
-import struct
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +21,7 @@ from typing import Any, Final
 import trio
 
 from gkfs.daemon import keys
+from gkfs.daemon.chunk_files import cut_file, cut_files, file_name, make_folders, write_all
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
@@ -42,12 +41,7 @@ from gkfs.limits import (
 )
 from gkfs.messages import Buffer
 
-_FOLDERS: Final = 256
 _FID_MAX: Final = (1 << 64) - 1
-# ext4 (FS_IOC_GETFLAGS and SETFLAGS of linux/fs.h): folders below are unrelated and get block groups of their own.
-_GET_FLAGS: Final = 0x80086601
-_SET_FLAGS: Final = 0x40086602
-_TOP_DIRECTORY: Final = 0x00020000
 
 
 class _ChunkFile:
@@ -80,7 +74,7 @@ class ChunkStorage:
         self._unchecked_bytes = SPACE_CHECK_BYTES  # written since the free space was looked at
         self._reserve_bytes = 0  # kept from data
         self.used_bytes = 0
-        _make_folders(folder)
+        make_folders(folder)
         self._reserve_bytes = min(SPACE_RESERVE_BYTES, self.space()[1] // SPACE_RESERVE_SHARE)
         self._count_bytes()
 
@@ -101,7 +95,7 @@ class ChunkStorage:
         self._note_unsynced(fid, chunk)
         if len(data) <= INLINE_IO_MAX_BYTES:
             try:
-                _write_all(file.fd, data, offset)
+                write_all(file.fd, data, offset)
             finally:
                 self._note_size(file, offset, len(data))
             return len(data)
@@ -178,7 +172,7 @@ class ChunkStorage:
                 # no await between here and the last removal: no write can come in between
                 for key, _ in found:
                     self._drop_open(fid, keys.chunk_of_key(key)[1])
-                    self.used_bytes -= _cut_file(self._path(*keys.chunk_of_key(key)), _kept(key, size))
+                    self.used_bytes -= cut_file(self._path(*keys.chunk_of_key(key)), _kept(key, size))
                     self._forget(key, size)
                 return None
         self._cuts[fid] = Guard(f"chunks of file {fid:x} are being cut")
@@ -202,7 +196,7 @@ class ChunkStorage:
         work = [(self._path(*keys.chunk_of_key(key)), _kept(key, size)) for key in page]
         for key in page:
             self._drop_open(*keys.chunk_of_key(key))
-        freed = await trio.to_thread.run_sync(_cut_files, work, limiter=self._threads)
+        freed = await trio.to_thread.run_sync(cut_files, work, limiter=self._threads)
         self.used_bytes -= freed
         for key in page:
             self._drop_open(*keys.chunk_of_key(key))  # a reader may have opened it again, with its old size
@@ -226,6 +220,11 @@ class ChunkStorage:
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, os.stat(self._folder).st_dev
 
+    def add_found(self, fid: int, chunk: int) -> None:
+        """Count a file that had no entry in the index and gets one now."""
+        with contextlib.suppress(FileNotFoundError):
+            self.used_bytes += os.stat(self._path(fid, chunk)).st_size
+
     def close(self) -> None:
         """Close all files; no thread may be working."""
         for file in self._open.values():
@@ -235,7 +234,7 @@ class ChunkStorage:
     # --- open files
 
     def _path(self, fid: int, chunk: int) -> str:
-        return f"{self._folder}/{(fid + chunk) & 0xFF:02x}/{fid:016x}.{chunk:08x}"
+        return f"{self._folder}/{file_name(fid, chunk)}"
 
     def _open_chunk(self, fid: int, chunk: int, *, create: bool) -> _ChunkFile | None:
         name = (fid, chunk)
@@ -270,7 +269,7 @@ class ChunkStorage:
     async def _write_in_thread(self, file: _ChunkFile, fid: int, offset: int, data: Buffer) -> int:
         # Not abandoned on cancellation: the thread works on the descriptor and the buffer.
         try:
-            await trio.to_thread.run_sync(_write_all, file.fd, data, offset, limiter=self._threads)
+            await trio.to_thread.run_sync(write_all, file.fd, data, offset, limiter=self._threads)
         finally:
             self._note_size(file, offset, len(data))
             self._release(file)
@@ -348,50 +347,3 @@ def _kept(key: bytes, size: int) -> int:
     """How many bytes of a chunk remain in a file cut to *size*."""
     chunk = keys.chunk_of_key(key)[1]
     return max(0, min(CHUNK_SIZE_BYTES, size - chunk * CHUNK_SIZE_BYTES))
-
-
-def _cut_files(work: list[tuple[str, int]]) -> int:
-    return sum(_cut_file(path, kept) for path, kept in work)
-
-
-def _cut_file(path: str, kept: int) -> int:
-    """Remove the chunk file, or what is beyond its first *kept* bytes; returns how many bytes that freed."""
-    try:
-        size = os.stat(path).st_size
-        if kept == 0:
-            os.unlink(path)
-            return size
-        if size > kept:
-            os.truncate(path, kept)
-            return size - kept
-    except FileNotFoundError:
-        pass
-    return 0
-
-
-def _write_all(fd: int, data: Buffer, offset: int) -> None:
-    written = os.pwrite(fd, data, offset)
-    if written < len(data):  # a disk about to be full: the rest says why
-        view = memoryview(data)
-        while written < len(view):
-            written += os.pwrite(fd, view[written:], offset + written)
-
-
-def _make_folders(folder: Path) -> None:
-    if (folder / f"{_FOLDERS - 1:02x}").is_dir():
-        return
-    folder.mkdir(exist_ok=True)
-    _spread_folders(folder)
-    for number in range(_FOLDERS):
-        (folder / f"{number:02x}").mkdir(exist_ok=True)
-
-
-def _spread_folders(folder: Path) -> None:
-    # Without it ext4 creates files many times slower where others were just deleted; other file systems refuse.
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):
-            (flags,) = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(8)))
-            fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_DIRECTORY))
-    finally:
-        os.close(fd)

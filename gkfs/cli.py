@@ -14,6 +14,7 @@ from gkfs import __version__
 from gkfs.commands import records
 from gkfs.commands.configuration import configuration
 from gkfs.commands.daemon import daemon
+from gkfs.commands.fsck import fsck
 from gkfs.commands.mount import mount
 from gkfs.commands.options import AbsolutePath, place_of
 from gkfs.commands.run import run
@@ -45,7 +46,8 @@ Exit status:
   2  wrong usage or key      8  the address to listen on cannot be had
   3  rootdir                 9  /dev/fuse or fusermount3 is missing
   4  mountdir             128+N  ended by signal N
-  5  hostfile
+  5  hostfile                10  fsck: there were faults, all are repaired
+                          11  fsck: there are faults
 `gkfs run` ends as its command does; 125 gkfs failed, 126 not executable, 127 not found.
 """
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -60,7 +62,7 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for _verb in (run, start, mount, umount, stop, status, daemon, configuration):
+for _verb in (run, start, mount, umount, stop, status, fsck, daemon, configuration):
     cli.add_command(_verb)
 
 

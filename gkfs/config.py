@@ -72,7 +72,7 @@ SETTINGS: Final = (
         "hostfile",
         Kind.PATH,
         "H",
-        ("start", "mount", "stop", "status", "daemon"),
+        ("start", "mount", "stop", "status", "fsck", "daemon"),
         "File that names the daemons; the same on all nodes.",
     ),
     Setting("daemons", Kind.INTEGER, "n", ("run", "start", "daemon"), "Number of daemons of the file system."),
@@ -89,8 +89,9 @@ SETTINGS: Final = (
     Setting("lazy", Kind.FLAG, "l", ("umount",), "Detach a busy mount now, end it when its files are closed."),
     Setting("force", Kind.FLAG, "", ("umount",), "Detach it and end its client; programs on it get errors."),
     Setting("purge", Kind.FLAG, "", ("stop",), "Remove the data of this machine's daemons, too."),
+    Setting("repair", Kind.FLAG, "", ("fsck",), "Mend what can be mended without losing anything."),
     Setting("wait", Kind.SECONDS, "w", ("mount", "status"), "Wait so long for all daemons to be there."),
-    Setting("json", Kind.FLAG, "", ("start", "stop", "status", "config"), "Print JSON, for programs."),
+    Setting("json", Kind.FLAG, "", ("start", "stop", "status", "fsck", "config"), "Print JSON, for programs."),
 )
 VERBS: Final = tuple(sorted({verb for setting in SETTINGS for verb in setting.verbs}))
 

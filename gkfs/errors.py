@@ -22,6 +22,8 @@ class ExitStatus(IntEnum):
     VERSION = 7  # client and daemon speak different protocol versions
     ADDRESS = 8  # the address or port to listen on cannot be had
     FUSE = 9  # /dev/fuse or fusermount3 missing or not permitted
+    MENDED = 10  # `gkfs fsck`: there were faults, all are repaired
+    FAULTS = 11  # `gkfs fsck`: there are faults
     RUN_FAILED = 125  # `gkfs run`: gkfs itself failed, the command did not run
     RUN_NOT_EXECUTABLE = 126
     RUN_NOT_FOUND = 127

@@ -7,6 +7,10 @@ from typing import Final, Generic, TypeVar, get_type_hints
 from gkfs.messages import (
     AllocatedReply,
     AllocatedRequest,
+    AuditFilesReply,
+    AuditFilesRequest,
+    AuditStoreReply,
+    AuditStoreRequest,
     CreateReply,
     CreateRequest,
     CutChunksRequest,
@@ -20,6 +24,7 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
+    MendRequest,
     ReadChunkReply,
     ReadChunkRequest,
     ReaddirReply,
@@ -95,6 +100,9 @@ _TREE = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG})
 HELLO = Operation(1, "hello", HelloRequest, HelloReply, idempotent=True)
 STATUS = Operation(2, "status", Empty, StatusReply, idempotent=True)
 SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
+AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, idempotent=True)
+AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True)
+MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}))
 
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
 STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import trio
 
@@ -20,7 +20,7 @@ from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress, Hostfile
 from gkfs.limits import CONNECT_TIMEOUT_S, CONTROL_PARALLEL, CONTROL_TIMEOUT_S, POLL_INTERVAL_S
 from gkfs.messages import Empty, StatusReply
-from gkfs.operations import SHUTDOWN, STATUS, Operation, R
+from gkfs.operations import SHUTDOWN, STATUS, Operation, Q, R
 from gkfs.transport import open_connection, tcp_address, unix_path
 
 T = TypeVar("T")
@@ -74,28 +74,62 @@ def _for_each(addresses: Iterable[DaemonAddress], act: Callable[[DaemonAddress],
     return dict(sorted(outcomes.items()))
 
 
-async def _ask(address: DaemonAddress, fsid: str, operation: Operation[Empty, R]) -> R:
-    connection, _ = await open_connection(address, fsid, os.urandom(16), "control")
-    with connection:
-        channel = Channel(str(address))
-        channel.connection_made()
-        call = channel.submit(operation, Empty(), time.monotonic() + CONTROL_TIMEOUT_S)
+class Conversation:
+    """A connection to one daemon, for one question after the other."""
+
+    def __init__(self, address: DaemonAddress, connection: socket.socket) -> None:
+        self._address = address
+        self._connection = connection
+        self._channel = Channel(str(address))
+        self._channel.connection_made()
+
+    @classmethod
+    async def begin(cls, address: DaemonAddress, fsid: str) -> Self:
+        """Connect. Raises GkfsError."""
+        connection, _ = await open_connection(address, fsid, os.urandom(16), "control")
+        return cls(address, connection)
+
+    def close(self) -> None:
+        """End it."""
+        self._connection.close()
+
+    async def ask(self, operation: Operation[Q, R], request: Q, timeout_s: float = CONTROL_TIMEOUT_S) -> R:
+        """The reply. Raises GkfsError when there is none, OSError when it is one."""
+        address, channel = self._address, self._channel
+        call = channel.submit(operation, request, time.monotonic() + timeout_s)
         try:
-            with trio.move_on_after(CONTROL_TIMEOUT_S) as scope:
-                connection.send(b"".join(channel.take_output()))  # short, on an empty socket: it is taken whole
+            with trio.move_on_after(timeout_s) as scope:
+                await self._send(b"".join(channel.take_output()))
                 while not call.done:
-                    await trio.lowlevel.wait_readable(connection.fileno())
-                    count = connection.recv_into(channel.buffer())
+                    await trio.lowlevel.wait_readable(self._connection.fileno())
+                    count = self._connection.recv_into(channel.buffer())
                     if count == 0:
                         raise _unreachable(address, f"closed the connection instead of answering {operation.name}")
                     channel.received(count)
-            if scope.cancelled_caught:
-                raise _unreachable(address, f"did not answer {operation.name} within {CONTROL_TIMEOUT_S:.0f} s")
-            return call.result()
         except ProtocolError as error:
             raise GkfsError(f"{address} does not speak gkfs: {error}", ExitStatus.VERSION) from None
         except OSError as error:
             raise _unreachable(address, error.strerror or str(error)) from None
+        if scope.cancelled_caught:
+            raise _unreachable(address, f"did not answer {operation.name} within {timeout_s:.0f} s")
+        return call.result()
+
+    async def _send(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[self._connection.send(data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._connection.fileno())
+
+
+async def _ask(address: DaemonAddress, fsid: str, operation: Operation[Empty, R]) -> R:
+    conversation = await Conversation.begin(address, fsid)
+    try:
+        return await conversation.ask(operation, Empty())
+    except OSError as error:
+        raise _unreachable(address, error.strerror or str(error)) from None
+    finally:
+        conversation.close()
 
 
 async def _stop_one(address: DaemonAddress, fsid: str, deadline_s: float) -> bool:

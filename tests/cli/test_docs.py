@@ -10,6 +10,7 @@ import pytest
 from gkfs import config
 from gkfs.cli import cli
 from gkfs.config import SETTINGS, Setting
+from gkfs.daemon.faults import Kind
 from gkfs.errors import ExitStatus
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
@@ -32,6 +33,11 @@ def test_every_verb_and_exit_status_has_a_row() -> None:
     assert {f"`gkfs {name}`" for name in cli.commands} <= rows().keys()
     statuses = {number for first in rows() for number in re.findall(r"^\d+|(?<=, )\d+", first)}
     assert {str(int(status)) for status in ExitStatus} <= statuses
+
+
+def test_every_kind_of_fault_has_a_row() -> None:
+    named = {name for first in rows() for name in re.findall(r"`([a-z]+)`", first)}
+    assert {str(kind) for kind in Kind} <= named
 
 
 def test_verbs_have_the_options_of_the_table_and_no_others() -> None:

@@ -138,7 +138,6 @@ def test_nameless_files_of_a_vanished_client_go_others_stay(
     restart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opens, "HOLDER_GONE_S", 0.4)
-    monkeypatch.setattr(opens, "NAMELESS_GRACE_S", 0.2)
 
     @in_cluster(2)
     async def test(cluster: Cluster) -> None:

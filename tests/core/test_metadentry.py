@@ -55,9 +55,16 @@ def test_bytes_that_are_no_record_are_a_value_error_or_a_record(record: bytes) -
 
 @given(entries.filter(lambda entry: entry.target), st.integers(1, 40))
 def test_a_record_cut_short_is_a_value_error(entry: Metadentry, cut: int) -> None:
+    # Without attributes: their parts come last, and a record may be whole without the last of them.
     record = metadentry.encode(entry._replace(xattrs=()))
     with pytest.raises(ValueError, match="record"):
         metadentry.decode(record[: len(record) - min(cut, len(entry.target))])
+
+
+def test_an_empty_part_is_a_value_error() -> None:
+    record = metadentry.encode(Metadentry.new(mode=stat.S_IFREG, uid=0, gid=0, fid=7, now_ns=1))
+    with pytest.raises(ValueError, match="tag 2"):
+        metadentry.decode(record + b"\x02\0\0\0\0")
 
 
 def test_the_documented_example_holds() -> None:

@@ -17,6 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from gkfs import hostfile
+from gkfs.commands import survey
+from gkfs.errors import GkfsError
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 GKFS: Final = (sys.executable, "-m", "gkfs")
 # The limits of the command line itself are 30 s and less; whoever takes this long hangs.
@@ -36,6 +40,7 @@ class FileSystem:
         self.hostfile = folder / "hosts"
         self.mounts: list[Path] = []
         self.expected_trouble: list[str] = []  # patterns of log lines that the test provokes
+        self.expected_faults: list[str] = []  # patterns of what fsck finds, likewise
         self.runtime = folder / "run"  # gkfs keeps records of mounts there
         self._mark = uuid.uuid4().hex
         self._mount_number = 0
@@ -161,13 +166,35 @@ class FileSystem:
         return sorted([*self.folder.glob("*.log"), *self.runtime.glob("**/*.log"), *self.rootdir.glob("*/*.log")])
 
     def problems(self) -> list[str]:
-        """What is wrong while the file system should be up: dead processes, troubles in the logs."""
+        """What is wrong while the file system should be up: dead processes, troubles in the logs, faults."""
         found = [f"daemon of pid {pid} has died" for pid in self._running if not is_alive(pid)]
         clients = self.processes().values()
         for mountdir in self.mounts:
             if not any(str(mountdir) in arguments for arguments in clients):
                 found.append(f"the client of {mountdir.name} has died")
-        return found + self._log_problems()
+        return found + self._log_problems() + self._faults()
+
+    def _faults(self) -> list[str]:
+        """What `gkfs fsck` finds, without the cost of the command."""
+        if not self._are_all_up():
+            return []
+        try:
+            faults = map(str, survey.check(hostfile.read(self.hostfile)).faults)
+        except GkfsError as error:
+            return [f"cannot be checked: {error}"]
+        return [fault for fault in faults if not any(re.search(known, fault) for known in self.expected_faults)]
+
+    def _are_all_up(self) -> bool:
+        return len(self._running) == self.daemons and all(map(is_alive, self._running))
+
+    def _fsck(self) -> list[str]:
+        """What the command itself has to say, once nothing is mounted any more."""
+        if self.expected_faults or not self._are_all_up():
+            return []
+        done = self.gkfs("fsck", "-H", self.hostfile, check=False)
+        return (
+            [] if done.returncode == 0 else [f"gkfs fsck ends with {done.returncode}: {done.stdout}{done.stderr}"]
+        )
 
     def _log_problems(self) -> list[str]:
         found = []
@@ -188,6 +215,7 @@ class FileSystem:
         """Unmount and stop everything in whatever state it is; what went wrong and what was left behind."""
         found = self.problems()
         found += [f"cannot unmount: {error}" for error in _failures(self.umount, list(self.mounts))]
+        found += self._fsck()
         if self._running:
             found += [f"cannot stop: {error}" for error in _failures(lambda _: self.stop(), [None])]
         found += self._leftovers()

@@ -1,0 +1,71 @@
+"""The files and folders of chunk storage: names, and steps that a thread may do."""
+
+import contextlib
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from gkfs.messages import Buffer
+
+_FOLDERS: Final = 256
+# ext4 (FS_IOC_GETFLAGS and SETFLAGS of linux/fs.h): folders below are unrelated and get block groups of their own.
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_TOP_DIRECTORY: Final = 0x00020000
+
+
+def file_name(fid: int, chunk: int) -> str:
+    """The name of a chunk's file below the folder of the chunks."""
+    return f"{(fid + chunk) & 0xFF:02x}/{fid:016x}.{chunk:08x}"
+
+
+def cut_files(work: list[tuple[str, int]]) -> int:
+    """`cut_file` for each (path, bytes kept); returns how many bytes that freed. Raises OSError."""
+    return sum(cut_file(path, kept) for path, kept in work)
+
+
+def cut_file(path: str, kept: int) -> int:
+    """Remove the chunk file, or what is beyond its first *kept* bytes; returns how many bytes that freed."""
+    try:
+        size = os.stat(path).st_size
+        if kept == 0:
+            os.unlink(path)
+            return size
+        if size > kept:
+            os.truncate(path, kept)
+            return size - kept
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def write_all(fd: int, data: Buffer, offset: int) -> None:
+    """Write all of *data* at *offset*. Raises OSError."""
+    written = os.pwrite(fd, data, offset)
+    if written < len(data):  # a disk about to be full: the rest says why
+        view = memoryview(data)
+        while written < len(view):
+            written += os.pwrite(fd, view[written:], offset + written)
+
+
+def make_folders(folder: Path) -> None:
+    """Make *folder* and the folders in it that spread the chunks. Raises OSError."""
+    if (folder / f"{_FOLDERS - 1:02x}").is_dir():
+        return
+    folder.mkdir(exist_ok=True)
+    _spread_folders(folder)
+    for number in range(_FOLDERS):
+        (folder / f"{number:02x}").mkdir(exist_ok=True)
+
+
+def _spread_folders(folder: Path) -> None:
+    # Without it ext4 creates files many times slower where others were just deleted; other file systems refuse.
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            (flags,) = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(8)))
+            fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_DIRECTORY))
+    finally:
+        os.close(fd)
