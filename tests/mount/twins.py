@@ -127,7 +127,7 @@ class Twins:
             self._compare_with(view)
 
     def _compare_with(self, view: Path) -> None:
-        mounted, local = _facts(view), _facts(self._roots[1])
+        mounted, local = _facts(view / _INNER), _facts(self._roots[1] / _INNER)
         inodes = {
             path: (facts.pop("inode"), mounted[path].pop("inode"))
             for path, facts in local.items()
