@@ -162,6 +162,11 @@ class Twins:
             if kind == stat.S_IFIFO:  # not read through one node what was written through another
                 return name == "read_file" or arguments[1] & os.O_ACCMODE == os.O_RDONLY
             return name != "open" or kind != stat.S_IFDIR or len(self._views) == 1
+        if name in _WRITING and len(self._views) > 1:
+            # A node takes set-id bits away that it knew of when it opened the file, not what others set since.
+            number = arguments[0].number
+            descriptor, opener = self._descriptors[number][1], self._openers[number][1]
+            return opener == ROOT or not os.fstat(descriptor).st_mode & (stat.S_ISUID | stat.S_ISGID)
         if name == "renameat2" and arguments[2] == EXCHANGE:
             return stat.S_IFDIR not in [self._kind(path, follow=False) for path in arguments[:2]]
         return True
