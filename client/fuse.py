@@ -162,9 +162,7 @@ class GkfsOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self._inodes[inode]
         if fields.update_size:
-            if ctx.uid != 0:
-                await self.data.drop_set_id(node)
-            await self.data.truncate(node, attr.st_size)
+            await self._truncate(node, attr.st_size, ctx)
         which = (
             (SET_MODE if fields.update_mode else 0)
             | (SET_UID if fields.update_uid else 0)
@@ -243,7 +241,7 @@ class GkfsOperations(pyfuse3.Operations):
                 # Another node made something else under this name since the kernel looked: look again.
                 raise OSError(errno.ESTALE, "no longer a file")
             if flags & os.O_TRUNC and not created:
-                await self.data.truncate(inode, 0)
+                await self._truncate(inode, 0, ctx)
         except OSError:
             self._inodes.forget(inode.fid, 1)
             await self._closed(inode)
@@ -259,7 +257,7 @@ class GkfsOperations(pyfuse3.Operations):
                 raise OSError(errno.ESTALE, f"file {inode:#x} was removed")
             await self._names.stat(node)  # close-to-open: what others closed before is seen from here on
             if flags & os.O_TRUNC:
-                await self.data.truncate(node, 0)
+                await self._truncate(node, 0, ctx)
         except OSError:
             await self._closed(node)
             raise
@@ -333,6 +331,11 @@ class GkfsOperations(pyfuse3.Operations):
 
     def _attributes(self, inode: Inode) -> EntryAttributes:
         return attributes(inode.entry, inode, self._options.attr_timeout_s)
+
+    async def _truncate(self, inode: Inode, size: int, ctx: RequestContext) -> None:
+        if ctx.uid != 0:
+            await self.data.drop_set_id(inode)
+        await self.data.truncate(inode, size)
 
     async def _closed(self, inode: Inode) -> None:
         if self.holds.closed(inode):

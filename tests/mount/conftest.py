@@ -81,14 +81,14 @@ def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
     timer.join()
 
 
-def open_file_system(folder: Path, daemons: int, mounts: int) -> FileSystem:
-    """Start and mount a file system in *folder*; when that fails, nothing of it is left."""
+def open_file_system(folder: Path, daemons: int, mounts: int, *options: str) -> FileSystem:
+    """Start and mount a file system in *folder*, with *options*; when that fails, nothing of it is left."""
     file_system = FileSystem(folder, daemons)
     _alive.add(file_system)
     try:
         file_system.start()
         for _ in range(mounts):
-            file_system.mount()
+            file_system.mount(*options)
     except BaseException:
         close_file_system(file_system)
         raise
@@ -117,7 +117,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 class Shared:
-    """File systems with two mounts, one per number of daemons."""
+    """File systems with two mounts, for all users, one per number of daemons."""
 
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         self._factory = factory
@@ -127,7 +127,7 @@ class Shared:
         """The running file system of that many daemons."""
         if daemons not in self._running:
             self._running[daemons] = open_file_system(
-                self._factory.mktemp(f"gkfs-{daemons}-daemons"), daemons, mounts=2
+                self._factory.mktemp(f"gkfs-{daemons}-daemons"), daemons, 2, "--allow-other"
             )
         return self._running[daemons]
 

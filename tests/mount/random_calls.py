@@ -1,237 +1,272 @@
-"""Random calls on one file, the same for the same seed.
+"""Examples for the tests with random calls: what is drawn, the calls by path, and how examples are run."""
 
-A difference from what the file should be is repeated with fewer and fewer calls, and ends in a short script, which
-runs with `from tests.mount.random_io import File` and two mounts (or twice the same directory):
-
-    file = File(here, there)
-"""
-
-import random
-import time
+import itertools
+import os
+import stat
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
-from tests.mount.calls import MIB
-from tests.mount.random_io import (
-    BUFFERED,
-    DIRECT,
-    FILE_MAX_BYTES,
-    MAPPERS,
-    PAGE_BYTES,
-    READERS,
-    SECOND,
-    WRITE_ONLY,
-    File,
-    Wrong,
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
+
+from tests.mount.conftest import Both
+from tests.mount.sample_tree import LONGEST_NAME
+from tests.mount.twin_calls import (
+    EXCHANGE,
+    NOW_NS,
+    OMIT_NS,
+    ROOT,
+    SOMEBODY,
+    SOMEBODY_ELSE,
+    USUAL_UMASK,
+    Filling,
+    User,
 )
+from tests.mount.twins import Difference, Twins, reduced
 
-_CHECK_EVERY: Final = 500
-_SHORTEN_LIMIT_S: Final = 30
-_SHOWN_CALLS: Final = 30
-
-
-class Call(NamedTuple):
-    """A method of File with its arguments."""
-
-    name: str
-    arguments: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        return f"file.{self.name}({', '.join(map(repr, self.arguments))})"
+EXAMPLES: Final = int(os.environ.get("RANDOM_OPERATIONS_EXAMPLES", "0"))
+_MIB: Final = 1 << 20
+_NOREPLACE: Final = 1
 
 
-class Calls:
-    """Endless calls that fit the file as it is."""
+class Existing(NamedTuple):
+    """Path of something that exists, chosen by number, and what follows it."""
 
-    def __init__(self, source: random.Random, file: File, *, direct: bool, moves: bool) -> None:
-        self._source = source
-        self._file = file
-        self._excluded = () if direct else (DIRECT,)
-        kinds: list[tuple[int, Callable[[], Call]]] = [
-            (260, self._pwrite),
-            (260, self._pread),
-            (90, lambda: Call("append", self._some_data(self._length()))),
-            (45, lambda: Call("load", (self._one_of(MAPPERS), *self._range()))),
-            (30, lambda: Call("store", (self._one_of(MAPPERS), *self._piece(), self._rarely()))),
-            (8, lambda: Call("map", (self._below(2), self._one_of(MAPPERS), *self._wide_range()))),
-            (3, lambda: Call("unmap", (self._below(2),))),
-            (40, lambda: Call("view_load", (self._below(2), *self._range()))),
-            (40, lambda: Call("view_store", (self._below(2), *self._piece(), self._rarely()))),
-            (25, lambda: Call("ftruncate", (self._one_of(range(5)), self._new_size()))),
-            (10, lambda: Call("truncate", (self._new_size(),))),
-            (10, lambda: Call("punch", (self._one_of(range(5)), self._near(self._size())))),
-            (40, lambda: Call("reopen", (self._one_of(range(5)),))),
-            (1, lambda: Call("reopen", (self._one_of(range(5)), True))),
-            (12, lambda: Call("fsync", (self._one_of(range(5)),))),
-            (2 if moves else 0, lambda: Call("move", ())),
-        ]
-        self._weights = [weight for weight, _ in kinds]
-        self._kinds = [make for _, make in kinds]
-
-    def next(self) -> Call:
-        """One more."""
-        return self._source.choices(self._kinds, self._weights)[0]()
-
-    def _size(self) -> int:
-        return len(self._file.content)
-
-    def _below(self, end: int) -> int:
-        return self._source.randrange(end)
-
-    def _rarely(self) -> bool:
-        return self._source.random() < 0.3
-
-    def _one_of(self, handles: "range | tuple[int, ...]") -> int:
-        return self._source.choice([handle for handle in handles if handle not in self._excluded])
-
-    def _length(self) -> int:
-        kind = self._source.random()
-        if kind < 0.6:
-            return self._source.randint(1, 100)
-        if kind < 0.8:
-            return max(1, PAGE_BYTES * self._source.randint(1, 4) + self._source.randint(-3, 3))
-        if kind < 0.995:
-            return self._source.randint(1, 70_000)
-        return self._source.choice([MIB, 2 * MIB - 20]) + self._source.randint(-20, 20)
-
-    def _offset(self, end: int) -> int:
-        kind = self._source.random()
-        if kind < 0.4:
-            return self._source.randint(0, end)
-        if kind < 0.6:
-            return max(0, end - self._source.randint(0, 20_000))
-        border = PAGE_BYTES if kind < 0.8 else MIB
-        return max(0, border * self._source.randint(0, end // border) - self._source.randint(-3, 300))
-
-    def _near(self, end: int) -> int:
-        return min(self._offset(end), end)
-
-    def _range(self) -> tuple[int, int]:
-        """Something to read: maybe beyond the end."""
-        return self._offset(self._size()), self._length()
-
-    def _wide_range(self) -> tuple[int, int]:
-        return self._offset(self._size()), self._source.randint(1, MIB)
-
-    def _some_data(self, length: int) -> tuple[int, int]:
-        return self._below(MIB), length
-
-    def _piece(self) -> tuple[int, int, int]:
-        """Something to write, and where: offset, start and length of the data; the file may become longer."""
-        length = self._length()
-        end = self._size() + (self._below(100_000) if self._source.random() < 0.05 else 0)
-        return min(self._offset(end), FILE_MAX_BYTES - length), *self._some_data(length)
-
-    def _pwrite(self) -> Call:
-        return Call("pwrite", (self._one_of((BUFFERED, SECOND, WRITE_ONLY, DIRECT)), *self._piece()))
-
-    def _pread(self) -> Call:
-        return Call("pread", (self._one_of(READERS), *self._range()))
-
-    def _new_size(self) -> int:
-        if self._source.random() < 0.1:
-            return self._offset(FILE_MAX_BYTES)
-        return min(FILE_MAX_BYTES, max(0, self._size() + self._source.randint(-100_000, 110_000)))
-
-
-def do(file: File, call: Call) -> None:
-    """Make the call, and look at the size after it."""
-    getattr(file, call.name)(*call.arguments)
-    file.size(file.some_handle())
-
-
-def exercise(
-    here: Path,
-    there: Path,
-    seed: int,
-    operations: int,
-    *,
-    direct: bool = True,
-    moves: bool = False,
-    begun: Callable[[int], None] = lambda number: None,
-) -> None:
-    """Make that many calls at random, on a new file, compared with what they should lead to.
-
-    *direct*: with O_DIRECT. *moves*: sometimes to the other node. *begun* is told the number of each call.
-    """
-    file = File(here, there)
-    calls = Calls(random.Random(seed), file, direct=direct, moves=moves)
-    made: list[Call] = []
-    filled, number = 0, 0
-    try:
-        for number in range(operations):
-            begun(number)
-            if number % _CHECK_EVERY == _CHECK_EVERY - 1:
-                made.append(Call("check", (number % (2 * _CHECK_EVERY) == _CHECK_EVERY - 1,)))
-            else:
-                made.append(calls.next())
-            do(file, made[-1])
-            if made[-1].name == "check" and made[-1].arguments[0]:
-                made.clear()  # all closed: a fault from now on needs nothing from before
-                filled = len(file.content)
-        for close in (False, True):
-            made.append(Call("check", (close,)))
-            do(file, made[-1])
-        file.remove()
-    except (Wrong, OSError, ValueError) as error:  # ValueError: a mapping beyond what fstat says
-        with suppress(OSError):
-            file.close()
-        found = Found(seed, number, filled, made, error)
-        raise shortened(found, here, there) from error
-
-
-# --- from a difference to a short script -------------------------------------------------------------------
-
-
-class Found(NamedTuple):
-    """A difference, and the calls that led to it on a file of *filled* bytes."""
-
-    seed: int
     number: int
-    filled: int
-    calls: list[Call]
-    error: Exception
+    suffix: str
 
 
-def shortened(found: Found, here: Path, there: Path) -> Wrong:
-    """What to report: with as few calls as still lead to a difference, if repeating them leads to one at all."""
-    deadline_s = time.monotonic() + _SHORTEN_LIMIT_S
-    facts = f"seed {found.seed}, operation {found.number}: {found.error!r}"
-    again = _repeat(found.filled, found.calls, here, there)
-    if again is None:
-        shown = "\n".join(map(str, found.calls[-_SHOWN_CALLS:]))
-        return Wrong(
-            f"{facts}\n\nnot again when the {len(found.calls)} calls since the last check were repeated on a file "
-            f"of {found.filled} bytes; the last of them:\n\n{shown}"
-        )
-    filled, calls, error = found.filled, found.calls, again
-    step = len(calls)
-    while step and time.monotonic() < deadline_s:
-        start = 0
-        while start < len(calls) and time.monotonic() < deadline_s:
-            fewer = calls[:start] + calls[start + step :]
-            if (again := _repeat(filled, fewer, here, there)) is not None:
-                calls, error = fewer, again
-            else:
-                start += step
-        step //= 2
-    if filled and (again := _repeat(0, calls, here, there)) is not None:
-        filled, error = 0, again
-    script = "\n".join([f"file = File(here, there, filled={filled})", *map(str, calls)])
-    return Wrong(f"{facts}\n\nwith fewer calls: {error!r}\n\n{script}")
+class Entry(NamedTuple):
+    """A name, in an existing directory chosen by number."""
+
+    directory: int
+    name: str
 
 
-def _repeat(filled: int, calls: list[Call], here: Path, there: Path) -> Exception | None:
-    """The error that the calls lead to on a new file, if they do."""
-    file = File(here, there, "again", filled)
+Choice = str | Existing | Entry
+_choices = st.integers(0, 30)
+_names = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+_existing = st.builds(Existing, _choices, st.just(""))
+_suffixed = st.builds(Existing, _choices, st.sampled_from(["/", "/.", "/..", "//a", "/../a"]))
+_entries = st.builds(Entry, _choices, _names)
+_odd = st.sampled_from(
+    [LONGEST_NAME, LONGEST_NAME + "n", "odd \udcff\n:\\", ".", "..", "./" * 2048 + "a", "new/", "a/b/c/d/e"]
+)
+# Of what is there, most often, and of what may be made.
+paths: SearchStrategy[Choice] = st.integers(0, 29).flatmap(
+    lambda kind: _existing if kind < 23 else _entries if kind < 27 else _suffixed if kind < 29 else _odd
+)
+places: SearchStrategy[Choice] = st.integers(0, 29).flatmap(
+    lambda kind: _entries if kind < 21 else _existing if kind < 27 else _suffixed if kind < 28 else _odd
+)
+_targets = st.sampled_from([b"a", b"b", b"a/b", b"c/a", b"d", b".", b"missing", b"a/"])
+modes = st.sampled_from([0o644, 0o600, 0o755, 0o777, 0o666, 0o400, 0o1777, 0o2755, 0o2777, 0o6755, 0])
+_kinds = st.sampled_from([stat.S_IFIFO, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFREG])
+_null = os.makedev(1, 3)
+flags = st.tuples(
+    st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR]),
+    st.sampled_from([0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL]),
+    st.sampled_from([0, 0, 0, os.O_TRUNC, os.O_APPEND, os.O_NOFOLLOW, os.O_DIRECTORY]),
+).map(sum)
+# About pages, about chunks, and in between.
+offsets = st.sampled_from([0, 0, 1, 100, 4095, 4096, 5000, 65_536, _MIB - 1, _MIB, _MIB + 5, 2 * _MIB + 3])
+_sizes = st.one_of(offsets, offsets, offsets, st.just(-1))
+lengths = st.sampled_from([0, 1, 7, 100, 4096, 5000, 65_537, _MIB, _MIB + 9])
+data = st.builds(Filling, st.integers(97, 122), lengths)
+times_ns = st.integers(0, 1_400_000_000 * 10**9)
+_special_times_ns = st.sampled_from([NOW_NS, OMIT_NS, 10**18])
+owners = st.sampled_from([-1, -1, 0, 1000, 2000, 1_000_000])
+users = st.sampled_from([ROOT, ROOT, ROOT, SOMEBODY, SOMEBODY_ELSE])
+umasks = st.sampled_from([USUAL_UMASK, USUAL_UMASK, 0, 0o077])
+nodes = st.integers(0, 1)
+# All that are valid, with the largest values, fit in the 4 KiB that ext4 has for a file.
+xattr_names = st.sampled_from(
+    [b"user.a", b"user.a", b"trusted.a", b"user." + b"n" * 250, b"user." + b"n" * 251, b"plain", b"user."]
+)
+xattr_values = st.builds(Filling, st.integers(97, 122), st.sampled_from([0, 5, 1024]))
+xattr_flags = st.sampled_from([0, 0, os.XATTR_CREATE, os.XATTR_REPLACE])
+_numbers = itertools.count()
+
+
+def new_twins(both: Both, *others: Path) -> Twins:
+    """Two new directories to make the same calls in.
+
+    They have the same paths in every example, so that every name is on the same daemon again in a repetition.
+    """
+    for side in both:
+        if (side / "tree").exists():  # an earlier example ended in a tree that cannot be removed
+            (side / "tree").rename(side / f"broken-{next(_numbers)}")
+    return Twins(both.mounted / "tree", both.local / "tree", *(other / "tree" for other in others))
+
+
+class PathCalls(RuleBasedStateMachine):
+    """One example: a sequence of calls in two new directories, here those that are given paths."""
+
+    fresh: ClassVar[Callable[[], Twins]]
+    found: ClassVar[list[Difference]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twins = type(self).fresh()
+
+    def teardown(self) -> None:
+        try:
+            if self.twins.difference is None:
+                self.twins.compare()
+        finally:
+            self.twins.remove()
+            if self.twins.difference is not None:
+                self.found.append(self.twins.difference)
+
+    def path(self, choice: Choice) -> str:
+        """What *choice* means in the tree as it is now."""
+        match choice:
+            case Existing():
+                existing = self.twins.existing()
+                return (existing[choice.number % len(existing)] if existing else "a") + choice.suffix
+            case Entry():
+                folders = [*self.twins.existing(directories=True), "."]
+                return os.path.normpath(os.path.join(folders[choice.directory % len(folders)], choice.name))
+        return choice
+
+    # --- names
+
+    @rule(path=places, mode=modes, node=nodes, user=users, umask=umasks)
+    def mkdir(self, path: Choice, mode: int, node: int, user: User, umask: int) -> None:
+        self.twins.call("mkdir", self.path(path), mode, node=node, user=user, umask=umask)
+
+    @rule(path=places, kind=_kinds, mode=modes, node=nodes, user=users, umask=umasks)
+    def mknod(self, path: Choice, kind: int, mode: int, node: int, user: User, umask: int) -> None:
+        device = _null if kind == stat.S_IFCHR else 0
+        self.twins.call("mknod", self.path(path), kind | mode, device, node=node, user=user, umask=umask)
+
+    @rule(content=_targets, path=places, node=nodes, user=users)
+    def symlink(self, content: bytes, path: Choice, node: int, user: User) -> None:
+        self.twins.call("symlink", content, self.path(path), node=node, user=user)
+
+    @rule(path=paths, node=nodes, user=users, call=st.sampled_from(["unlink", "unlink", "rmdir"]))
+    def remove(self, path: Choice, node: int, user: User, call: str) -> None:
+        self.twins.call(call, self.path(path), node=node, user=user)
+
+    @rule(old=paths, new=places, node=nodes, user=users)
+    def rename(self, old: Choice, new: Choice, node: int, user: User) -> None:
+        source, target = self.path(old), self.path(new)
+        self.twins.call("rename", source, target, node=node, user=user)
+        self._look_at(source, target, 1 - node)
+
+    @rule(
+        old=paths,
+        new=st.one_of(paths, places),
+        how=st.sampled_from([_NOREPLACE, EXCHANGE]),
+        node=nodes,
+        user=users,
+    )
+    def renameat2(self, old: Choice, new: Choice, how: int, node: int, user: User) -> None:
+        source, target = self.path(old), self.path(new)
+        self.twins.call("renameat2", source, target, how, node=node, user=user)
+        self._look_at(source, target, 1 - node)
+
+    @rule(old=paths, new=places, follow=st.booleans(), node=nodes, user=users)
+    def link(self, old: Choice, new: Choice, follow: bool, node: int, user: User) -> None:
+        source, target = self.path(old), self.path(new)
+        self.twins.call("linkat", source, target, follow, node=node, user=user)
+        self._look_at(source, target, 1 - node)
+
+    def _look_at(self, source: str, target: str, node: int) -> None:
+        for path in (source, target):
+            self.twins.call("lstat", path, node=node)
+
+    @rule(path=paths, node=nodes, user=users)
+    def look(self, path: Choice, node: int, user: User) -> None:
+        where = self.path(path)
+        for call in ("listdir", "stat", "lstat", "readlink", "statvfs"):
+            self.twins.call(call, where, node=node, user=user)
+
+    # --- attributes
+
+    @rule(path=paths, mode=st.integers(0, 7), node=nodes, user=users)
+    def access(self, path: Choice, mode: int, node: int, user: User) -> None:
+        self.twins.call("access", self.path(path), mode, node=node, user=user)
+
+    @rule(path=paths, mode=modes, node=nodes, user=users)
+    def chmod(self, path: Choice, mode: int, node: int, user: User) -> None:
+        self.twins.call("chmod", self.path(path), mode, node=node, user=user)
+
+    @rule(path=paths, uid=owners, gid=owners, follow=st.booleans(), node=nodes, user=users)
+    def chown(self, path: Choice, uid: int, gid: int, follow: bool, node: int, user: User) -> None:
+        self.twins.call("chown", self.path(path), uid, gid, node=node, user=user, follow_symlinks=follow)
+
+    @rule(path=paths, times=st.tuples(times_ns, times_ns), follow=st.booleans(), node=nodes, user=users)
+    def utime(self, path: Choice, times: tuple[int, int], follow: bool, node: int, user: User) -> None:
+        self.twins.call("utimensat", self.path(path), *times, follow, node=node, user=user)
+
+    @rule(path=paths, atime_ns=_special_times_ns, mtime_ns=_special_times_ns, node=nodes, user=users)
+    def utime_now_or_not(self, path: Choice, atime_ns: int, mtime_ns: int, node: int, user: User) -> None:
+        self.twins.call("utimensat", self.path(path), atime_ns, mtime_ns, True, node=node, user=user)
+
+    @rule(path=paths, name=xattr_names, value=xattr_values, how=xattr_flags, node=nodes, user=users)
+    def setxattr(self, path: Choice, name: bytes, value: Filling, how: int, node: int, user: User) -> None:
+        self.twins.call("setxattr", self.path(path), name, value, how, node=node, user=user)
+
+    @rule(path=paths, name=xattr_names, follow=st.booleans(), node=nodes, user=users, data=st.data())
+    def xattr(self, path: Choice, name: bytes, follow: bool, node: int, user: User, data: Any) -> None:
+        where = self.path(path)
+        call = data.draw(st.sampled_from(["getxattr", "removexattr", "listxattr", "setxattr"]))
+        arguments = {"listxattr": (), "setxattr": (name, Filling(97, 3), 0)}.get(call, (name,))
+        self.twins.call(call, where, *arguments, node=node, user=user, follow_symlinks=follow)
+        self.twins.call("listxattr", where, node=1 - node, user=user, follow_symlinks=follow)
+
+    # --- contents
+
+    @rule(path=paths, size=_sizes, node=nodes, user=users)
+    def truncate(self, path: Choice, size: int, node: int, user: User) -> None:
+        self.twins.call("truncate", self.path(path), size, node=node, user=user)
+
+    @rule(path=st.one_of(paths, places), flags=flags, data=data, node=nodes, user=users, umask=umasks)
+    def write_file(self, path: Choice, flags: int, data: Filling, node: int, user: User, umask: int) -> None:
+        self.twins.call("write_file", self.path(path), flags, data, node=node, user=user, umask=umask)
+
+    @rule(path=paths, node=nodes, user=users)
+    def read_file(self, path: Choice, node: int, user: User) -> None:
+        self.twins.call("read_file", self.path(path), node=node, user=user)
+
+
+def start(twins: Twins) -> list[Any]:
+    """Something to work on: directories, and open files of several owners."""
+    for folder, mode in (("a", 0o755), ("b", 0o1777), ("a/b", 0o777), ("a/b/c", 0o2777), ("c", 0o700)):
+        twins.call("mkdir", folder, mode, umask=0)
+    twins.call("chown", "c", 1000, 1000)
+    twins.call("chown", "a/b/c", 0, 2000)
+    files: list[Any] = []
+    for path, user in (("a/c", ROOT), ("a/b/d", SOMEBODY), ("a/b/c/a", SOMEBODY_ELSE), ("d", SOMEBODY)):
+        files.append(twins.call("open", path, os.O_CREAT | os.O_RDWR, 0o664, user=user, node=len(files)))
+        twins.call("write_and_sync", files[-1], Filling(120, 5000 * len(files)))
+    return files
+
+
+def run_examples(machine: type[PathCalls], examples: int, fresh: Callable[[], Twins]) -> None:
+    """Run them on twins that *fresh* makes; a difference is reduced by repeating its calls."""
+    machine.fresh = staticmethod(fresh)
+    machine.found.clear()
     try:
-        for call in [*calls, Call("check", (True,))]:
-            do(file, call)
-    except (Wrong, OSError, ValueError) as error:
-        return error
-    finally:
-        with suppress(OSError):
-            file.remove()
-    return None
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=EXAMPLES or examples,
+                derandomize=not EXAMPLES,
+                print_blob=bool(EXAMPLES),
+                phases=[Phase.generate],  # a difference is reduced below, which is faster
+                stateful_step_count=50,
+                deadline=None,
+                database=None,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except Exception:
+        if not machine.found:
+            raise
+        raise reduced(machine.found[0], fresh) from None

@@ -3,6 +3,7 @@
 On the local disk too, which shows that the expectation is Linux's own.
 """
 
+import errno
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.calls import MIB, fails, noise, opened
 from tests.mount.conftest import Place
 
 
@@ -101,3 +103,45 @@ def test_a_socket_connects(anywhere: Place, monkeypatch: pytest.MonkeyPatch) -> 
         server.listen()
         client.connect("socket")
         assert stat.S_ISSOCK(os.stat(anywhere.there / "socket").st_mode)
+
+
+def test_holes_take_no_blocks(place: Place) -> None:
+    """Not on the local disk, which allocates when it likes to."""
+    path = place.here / "sparse"
+    with opened(path, os.O_RDWR | os.O_CREAT) as file:
+        os.ftruncate(file, 10 * MIB)
+        assert os.fstat(file).st_blocks == 0
+        for offset in (0, 10 * MIB):
+            os.pwrite(file, noise(4096), offset)
+        os.fsync(file)
+    for view in (place.here, place.there):
+        found = (view / "sparse").stat()
+        assert (found.st_size, found.st_blocks) == (10 * MIB + 4096, 16)
+
+
+def test_a_dense_file_takes_its_size_in_blocks(place: Place) -> None:
+    (place.here / "dense").write_bytes(noise(3 * MIB + 5))
+    found = (place.there / "dense").stat()
+    assert found.st_size <= found.st_blocks * 512 <= found.st_size + MIB
+
+
+def test_a_dense_file_is_data_up_to_its_end(anywhere: Place) -> None:
+    (anywhere.here / "dense").write_bytes(noise(2 * MIB))
+    with opened(anywhere.there / "dense", os.O_RDONLY) as file:
+        for offset in (0, 4096, 2 * MIB - 1):
+            assert os.lseek(file, offset, os.SEEK_DATA) == offset
+            assert os.lseek(file, offset, os.SEEK_HOLE) == 2 * MIB
+        for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            for offset in (2 * MIB, 3 * MIB):
+                with fails(errno.ENXIO):
+                    os.lseek(file, offset, whence)
+
+
+def test_a_mount_shows_holes_as_data(place: Place) -> None:
+    """What copying programs then read is zeros."""
+    with opened(place.here / "sparse", os.O_RDWR | os.O_CREAT) as file:
+        os.ftruncate(file, 10 * MIB)
+        assert os.lseek(file, 5 * MIB, os.SEEK_DATA) == 5 * MIB
+        assert os.lseek(file, 5 * MIB, os.SEEK_HOLE) == 10 * MIB
+        with fails(errno.ENXIO):
+            os.lseek(file, 10 * MIB, os.SEEK_DATA)

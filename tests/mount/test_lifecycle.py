@@ -272,13 +272,15 @@ refused(lambda: os.chown("sticky", 4321, 4321))
 with open("sticky/mine", "w") as file: file.write("mine")
 assert (os.stat("sticky/mine").st_uid, os.stat("sticky/mine").st_gid) == (4321, 4321)
 with open("program", "ab") as file: file.write(b"#")
-assert oct(os.stat("program").st_mode)[-4:] == "0777", oct(os.stat("program").st_mode)
+open("truncated", "wb").close()
+for name in ("program", "truncated"):
+    assert oct(os.stat(name).st_mode)[-4:] == "0777", (name, oct(os.stat(name).st_mode))
 os.unlink("sticky/mine")
 """
 
 
 def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> None:
-    """Permissions are the kernel's; a write by somebody without privilege takes set-id bits away."""
+    """Permissions are the kernel's; a write or O_TRUNC by somebody without privilege takes set-id bits away."""
     file_system = cluster(2, mounts=0)
     for folder in [file_system.folder, *file_system.folder.parents][:-1]:
         if str(folder).startswith("/tmp/") and not folder.stat().st_mode & 0o001:
@@ -288,7 +290,7 @@ def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> 
     for name, mode in (("closed", 0o755), ("sticky", 0o1777)):
         (mountdir / name).mkdir()
         (mountdir / name).chmod(mode)
-    for name, mode in (("private", 0o600), ("sticky/roots", 0o666), ("program", 0o6777)):
+    for name, mode in (("private", 0o600), ("sticky/roots", 0o666), ("program", 0o6777), ("truncated", 0o6777)):
         (mountdir / name).write_text("roots")
         (mountdir / name).chmod(mode)
     done = subprocess.run(["/usr/bin/python3", "-c", _AS_SOMEBODY, mountdir], capture_output=True, text=True)

@@ -18,8 +18,8 @@ import pytest
 
 from tests.mount.calls import MIB
 from tests.mount.conftest import Place
+from tests.mount.file_calls import exercise
 from tests.mount.programs import at_once
-from tests.mount.random_calls import exercise
 from tests.mount.random_io import Wrong
 
 _OPERATIONS: Final = int(os.environ.get("RANDOM_IO_OPERATIONS", "0"))
