@@ -191,9 +191,9 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        if not name.startswith(_XATTRS_KEPT):
-            # The kernel asks for security.capability before every write.
-            raise FUSEError(errno.ENODATA if name.startswith(b"security.") else errno.EOPNOTSUPP)
+        if name.startswith(b"security."):  # the kernel asks for its capability before every write
+            raise FUSEError(errno.ENODATA)
+        _check_kept(name)
         entry = await self._names.stat(self._inodes[inode])
         for known, value in entry.xattrs:
             if known == name:
@@ -209,14 +209,12 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if not name.startswith(_XATTRS_KEPT):
-            raise FUSEError(errno.EOPNOTSUPP)
+        _check_kept(name)
         await self._names.set_xattr(self._inodes[inode], name, value)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        if not name.startswith(_XATTRS_KEPT):
-            raise FUSEError(errno.EOPNOTSUPP)
+        _check_kept(name)
         await self._names.remove_xattr(self._inodes[inode], name)
 
     @handler
@@ -351,3 +349,11 @@ class GkfsOperations(pyfuse3.Operations):
         inode.cached_version = inode.entry.version
         handle = FileHandle(inode, flags, direct=direct, privileged=ctx.uid == 0)
         return FileInfo(fh=self._files.add(handle), direct_io=direct, keep_cache=keep_cache)
+
+
+def _check_kept(name: bytes) -> None:
+    """Raise FUSEError for extended attributes that are not stored, as a local disk does."""
+    if not name.startswith(_XATTRS_KEPT):
+        raise FUSEError(errno.EOPNOTSUPP)
+    if name in _XATTRS_KEPT:
+        raise FUSEError(errno.EINVAL)
