@@ -27,7 +27,7 @@ from tests.mount.random_io import (
     Wrong,
 )
 
-_CHECK_EVERY: Final = 500
+_CHECK_EVERY: Final = 1000
 _SHORTEN_LIMIT_S: Final = 30
 _SHOWN_CALLS: Final = 30
 
@@ -53,18 +53,18 @@ class Calls:
             (260, self._pwrite),
             (260, self._pread),
             (90, lambda: Call("append", self._some_data(self._length()))),
-            (45, lambda: Call("load", (self._one_of(MAPPERS), *self._range()))),
-            (30, lambda: Call("store", (self._one_of(MAPPERS), *self._piece(), self._rarely()))),
+            (30, lambda: Call("load", (self._one_of(MAPPERS), *self._range()))),
+            (20, lambda: Call("store", (self._one_of(MAPPERS), *self._piece(), self._rarely()))),
             (8, lambda: Call("map", (self._below(2), self._one_of(MAPPERS), *self._wide_range()))),
             (3, lambda: Call("unmap", (self._below(2),))),
             (40, lambda: Call("view_load", (self._below(2), *self._range()))),
             (40, lambda: Call("view_store", (self._below(2), *self._piece(), self._rarely()))),
             (25, lambda: Call("ftruncate", (self._one_of(range(5)), self._new_size()))),
             (10, lambda: Call("truncate", (self._new_size(),))),
-            (10, lambda: Call("punch", (self._one_of(range(5)), self._near(self._size())))),
+            (6, lambda: Call("punch", (self._one_of(range(5)), self._near(self._size())))),
             (40, lambda: Call("reopen", (self._one_of(range(5)),))),
             (1, lambda: Call("reopen", (self._one_of(range(5)), True))),
-            (12, lambda: Call("fsync", (self._one_of(range(5)),))),
+            (8, lambda: Call("fsync", (self._one_of(range(5)),))),
             (2 if moves else 0, lambda: Call("move", ())),
         ]
         self._weights = [weight for weight, _ in kinds]
@@ -81,7 +81,7 @@ class Calls:
         return self._source.randrange(end)
 
     def _rarely(self) -> bool:
-        return self._source.random() < 0.3
+        return self._source.random() < 0.15
 
     def _one_of(self, handles: "range | tuple[int, ...]") -> int:
         return self._source.choice([handle for handle in handles if handle not in self._excluded])
@@ -93,7 +93,7 @@ class Calls:
         if kind < 0.8:
             return max(1, PAGE_BYTES * self._source.randint(1, 4) + self._source.randint(-3, 3))
         if kind < 0.995:
-            return self._source.randint(1, 70_000)
+            return self._source.randint(1, 40_000)
         return self._source.choice([MIB, 2 * MIB - 20]) + self._source.randint(-20, 20)
 
     def _offset(self, end: int) -> int:

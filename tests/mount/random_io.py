@@ -91,22 +91,18 @@ class File:
 
     def view_load(self, view: int, offset: int, length: int) -> None:
         """Read by a mapping that stays."""
-        if view in self._views:
-            mapped, base = self._views[view]
-            first, end = max(offset, base), self._cut(min(offset + length, base + len(mapped)))
-            if first < end:
-                self._compare(f"mapping {view}", first, end - first, mapped[first - base : end - base])
+        mapped, base, first, end = self._chosen(view, offset, length)
+        if mapped is not None and first < end:
+            self._compare(f"mapping {view}", first, end - first, mapped[first - base : end - base])
 
     def view_store(self, view: int, offset: int, start: int, length: int, msync: bool) -> None:
         """Write by a mapping that stays, with or without msync."""
-        if view in self._views:
-            mapped, base = self._views[view]
-            first, end = max(offset, base), self._cut(min(offset + length, base + len(mapped)))
-            if first < end:
-                mapped[first - base : end - base] = data(start, end - first)
-                self._put(first, data(start, end - first))
-                if msync:
-                    mapped.flush()
+        mapped, base, first, end = self._chosen(view, offset, length)
+        if mapped is not None and first < end:
+            mapped[first - base : end - base] = data(start, end - first)
+            self._put(first, data(start, end - first))
+            if msync:
+                mapped.flush()
 
     def ftruncate(self, handle: int, size: int) -> None:
         """Set the size through a handle."""
@@ -182,6 +178,16 @@ class File:
     def _mapped(self, handle: int, offset: int, end: int, protection: int = _READ_AND_WRITE) -> mmap.mmap:
         base = offset - offset % PAGE_BYTES
         return mmap.mmap(self._fd(handle), end - base, mmap.MAP_SHARED, protection, offset=base)
+
+    def _chosen(self, view: int, offset: int, length: int) -> tuple[mmap.mmap | None, int, int, int]:
+        """A mapping, where it begins, and a range that *offset* chooses, as far as mapping and file go."""
+        if view not in self._views:
+            self.map(view, BUFFERED, offset, MIB)
+        if view not in self._views:
+            return None, 0, 0, 0  # the offset is beyond the file
+        mapped, base = self._views[view]
+        first = base + offset % len(mapped)
+        return mapped, base, first, self._cut(min(first + length, base + len(mapped)))
 
     def _cut(self, end: int) -> int:
         return min(end, len(self.content))
