@@ -1,0 +1,58 @@
+"""`gkfs fsck` on mounted file systems: what is open is no fault; what a killed client leaves is mended."""
+
+import errno
+import os
+import signal
+
+from tests.mount.calls import MIB, errno_of, noise, opened
+from tests.mount.conftest import Cluster, Place
+from tests.mount.file_system import FileSystem, is_alive, wait_until
+
+
+def test_what_is_mounted_and_open_is_no_fault(cluster: Cluster) -> None:
+    file_system = cluster(3, mounts=2)
+    here, there = file_system.mounts
+    (here / "folder" / "inner").mkdir(parents=True)
+    (there / "folder" / "link").symlink_to("file")
+    with opened(here / "folder" / "file", os.O_RDWR | os.O_CREAT) as file:
+        os.write(file, noise(3 * MIB))  # its size is not published yet
+        file_system.gkfs("fsck", "-H", file_system.hostfile)
+        os.rename(there / "folder", there / "renamed")
+        file_system.gkfs("fsck", "-H", file_system.hostfile)
+
+
+def test_data_of_a_killed_client_is_found_again(cluster: Cluster) -> None:
+    """It is killed before it has published how long the file is: the data is there, but nobody could read it."""
+    file_system = cluster(2)
+    mountdir = file_system.mounts[0]
+    client = file_system.client_pid(mountdir)
+    file = os.open(mountdir / "file", os.O_WRONLY | os.O_CREAT)
+    os.write(file, noise(3 * MIB))
+    os.kill(client, signal.SIGKILL)
+    wait_until(lambda: not is_alive(client), "the client is dead")
+    errno_of(lambda: os.close(file))
+    file_system.gkfs("umount", mountdir)
+    file_system.mounts.remove(mountdir)
+    found = file_system.gkfs("fsck", "-H", file_system.hostfile, check=False)
+    assert (found.returncode, found.stderr) == (11, "gkfs: 1 fault in the file system\n")
+    assert found.stdout.startswith("beyond: file ")
+    assert f": /file: data up to byte {3 * MIB}, size " in found.stdout
+    repaired = file_system.gkfs("fsck", "-H", file_system.hostfile, "--repair", check=False)
+    assert (repaired.returncode, repaired.stderr) == (10, "gkfs: 1 fault repaired\n")
+    assert (file_system.mount() / "file").read_bytes() == noise(3 * MIB)
+
+
+def test_a_file_removed_elsewhere_while_it_is_written(place: Place, file_system: FileSystem) -> None:
+    """The writer may go on or get errors; the name is free, and a new file shows nothing of the old.
+
+    What it writes after the removal belongs to no file: it may be there until fsck removes it.
+    """
+    with opened(place.there / "file", os.O_RDWR | os.O_CREAT) as file:
+        os.write(file, noise(MIB))
+        (place.here / "file").unlink()
+        for late in (lambda: os.pwrite(file, b"late", 10), lambda: os.fsync(file)):
+            assert errno_of(late) in (0, errno.ESTALE, errno.ENOENT, errno.EIO)
+        (place.here / "file").write_bytes(b"new")
+    done = file_system.gkfs("fsck", "-H", file_system.hostfile, "--repair", check=False)
+    assert done.returncode in (0, 10), done
+    assert (place.there / "file").read_bytes() == b"new"
