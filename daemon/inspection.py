@@ -320,7 +320,7 @@ class Inspection:
                 self._fault(Kind.UNLINKED, file_name(fid), inode.daemon, "has a record and no name", fid, repairs)
 
     def _check_dangling(self, fid: int, count: int) -> None:
-        kept = self._kept.of(fid)
+        kept = [found for found in self._kept.of(fid) if metadentry.is_link_record(found[2])]
         may_remove = self._may_remove and not self._files.has(fid)
         repairs = tuple(Change(daemon, key, value, None) for daemon, key, value in kept) if may_remove else ()
         names = ", ".join(sorted(key_name(key) for _, key, _ in kept[:3]))
