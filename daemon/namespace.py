@@ -310,7 +310,7 @@ class Namespace:
         entry = entry.changed(
             mtime_ns=max(entry.mtime_ns, mtime_ns),
             ctime_ns=max(entry.ctime_ns, mtime_ns),
-            nlink=max(2, entry.nlink + request.subdirectories),
+            nlink=metadentry.counted(entry.nlink, request.subdirectories),
         )
         self._records.replace(found, entry)
         return Empty()

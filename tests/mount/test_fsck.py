@@ -56,3 +56,11 @@ def test_a_file_removed_elsewhere_while_it_is_written(place: Place, file_system:
     done = file_system.gkfs("fsck", "-H", file_system.hostfile, "--repair", check=False)
     assert done.returncode in (0, 10), done
     assert (place.there / "file").read_bytes() == b"new"
+
+
+def test_link_counts_are_right_whatever_node_tells_first(place: Place) -> None:
+    """One node makes directories, the other removes them at once: what it tells may come before."""
+    for number in range(200):
+        (place.here / f"{number}").mkdir()
+        (place.there / f"{number}").rmdir()
+    wait_until(lambda: place.here.stat().st_nlink == place.there.stat().st_nlink == 2, "there are 2 links")
