@@ -8,7 +8,7 @@ from pyfuse3 import EntryAttributes
 
 from gkfs.client.inodes import Inode
 from gkfs.limits import CHUNK_SIZE_BYTES, DIRECTORY_ATTR_TIMEOUT_S
-from gkfs.metadentry import Metadentry, allocated_sectors
+from gkfs.metadentry import Metadentry, allocated_sectors, shown_links
 
 
 def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> EntryAttributes:
@@ -31,7 +31,7 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     if inode is not None and entry.is_directory:
         result.attr_timeout = max(timeout_s, min(inode.lease_left_s(), DIRECTORY_ATTR_TIMEOUT_S))
     result.st_mode = entry.mode
-    result.st_nlink = entry.nlink
+    result.st_nlink = shown_links(entry)
     result.st_uid = entry.uid
     result.st_gid = entry.gid
     result.st_rdev = entry.rdev

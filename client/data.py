@@ -91,6 +91,7 @@ class FileData:
         if offset + len(data) > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"write at {offset}: files end at {FILE_SIZE_MAX_BYTES} bytes")
         if not handle.privileged:
+            inode.dirty_unprivileged = True  # another node may have set them since this one looked
             await self.drop_set_id(inode)
         view = memoryview(data)
         calls = []
@@ -112,11 +113,12 @@ class FileData:
         """Tell the owner what was written here. A file removed elsewhere meanwhile is noted, not an error."""
         if not inode.dirty or inode.gone:
             return
-        size, mtime_ns, sparse = inode.dirty_size, inode.dirty_mtime_ns, inode.dirty_sparse
+        size, mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
+        sparse, unprivileged = inode.dirty_sparse, inode.dirty_unprivileged
         before = inode.entry.version
         try:
             reply = await self._context.about(
-                inode, EXTEND, lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse)
+                inode, EXTEND, lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse, unprivileged)
             )
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
@@ -193,7 +195,8 @@ class FileData:
         self._dirty.add(inode)
 
     def _clean(self, inode: Inode) -> None:
-        inode.dirty, inode.dirty_size, inode.dirty_mtime_ns, inode.dirty_sparse = False, 0, 0, False
+        inode.dirty, inode.dirty_size, inode.dirty_mtime_ns = False, 0, 0
+        inode.dirty_sparse = inode.dirty_unprivileged = False
         self._dirty.discard(inode)
 
     def _owner(self, inode: Inode, chunk: int) -> int:

@@ -170,7 +170,7 @@ class GkfsOperations(pyfuse3.Operations):
             | (SET_ATIME if fields.update_atime else 0)
             | (SET_MTIME if fields.update_mtime else 0)
         )
-        if which:
+        if which or not fields.update_size:  # chown(-1, -1) only sets ctime
             request = SetattrRequest(
                 b"",
                 node.fid,

@@ -34,6 +34,7 @@ class Inode:
         "dirty_mtime_ns",
         "dirty_size",
         "dirty_sparse",
+        "dirty_unprivileged",
         "fid",
         "gone",
         "held",
@@ -66,6 +67,7 @@ class Inode:
         self.dirty_size = 0
         self.dirty_mtime_ns = 0
         self.dirty_sparse = False
+        self.dirty_unprivileged = False
         self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
@@ -209,9 +211,9 @@ class InodeTable:
             inode.address = path
             self._epoch += 1
 
-    def freeze(self, inode: Inode) -> None:
-        """The name of *inode* is gone, but its daemon keeps the record for this mount under the old path."""
-        inode.address = self.path(inode)
+    def freeze(self, inode: Inode, path: bytes) -> None:
+        """The name of *inode*, *path*, is gone, but its daemon keeps the record for this mount."""
+        inode.address = path
         self.unname(inode)
 
     def unname(self, inode: Inode, name: tuple[int, bytes] | None = None) -> None:

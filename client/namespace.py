@@ -23,6 +23,7 @@ from gkfs.messages import (
     DetachRequest,
     LinkRequest,
     LookupRequest,
+    ReleaseRequest,
     RemovexattrRequest,
     RenameRequest,
     RmdirRequest,
@@ -37,6 +38,7 @@ from gkfs.operations import (
     DETACH,
     LINK,
     LOOKUP,
+    RELEASE,
     REMOVEXATTR,
     RENAME,
     RMDIR,
@@ -205,7 +207,7 @@ class Namespace:
         inode = self._inodes.named(parent, name)
         open_fid = inode.fid if inode is not None and inode.opens else 0
         reply = await self._context.call_owner(path, UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
-        self._removed((parent.fid, name), reply.fid, kept=reply.kept)
+        await self._removed((parent.fid, name), path, reply.fid, kept=reply.kept)
         self._touches.note(parent)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
@@ -214,7 +216,7 @@ class Namespace:
         inode = self._inodes.named(parent, name)
         await self._context.call_owner(path, RMDIR, RmdirRequest(path, time.time_ns()))
         if inode is not None:
-            self._removed((parent.fid, name), inode.fid, kept=False)
+            await self._removed((parent.fid, name), path, inode.fid, kept=False)
         self._touches.note(parent, subdirectories=-1)
 
     async def rename(
@@ -238,7 +240,7 @@ class Namespace:
         if flags & RENAME_EXCHANGE:
             await self._renamed(reply.replaced_fid, new, old_parent, old_name)
         elif reply.replaced_fid:
-            self._removed(new, reply.replaced_fid, kept=reply.kept)
+            await self._removed(new, target, reply.replaced_fid, kept=reply.kept)
         await self._renamed(entry.fid, old, new_parent, new_name)
         replaced_directory = 1 if reply.replaced_fid and entry.is_directory else 0
         across = 1 if entry.is_directory and old_parent is not new_parent else 0
@@ -287,22 +289,25 @@ class Namespace:
         if inode.removed:
             raise os_error(errno.ESTALE, f"file {inode.fid:#x} was removed")
 
-    def _removed(self, name: tuple[int, bytes], fid: int, *, kept: bool) -> None:
-        """A name (fid of the directory, name) of *fid* was removed through this mount."""
+    async def _removed(self, name: tuple[int, bytes], path: bytes, fid: int, *, kept: bool) -> None:
+        """A name (fid of the directory, name) of *fid*, *path*, was removed through this mount."""
         inode = self._inodes.known(fid)
-        if inode is None:
-            return
-        inode.stale()
-        if inode.names is not None:
-            inode.kept = bool(inode.opens)
-            self._inodes.unname(inode, name)
-        elif kept:
+        if inode is not None and inode.opens:
+            inode.stale()
             inode.kept = True
-            self._inodes.freeze(inode)
-        else:
-            inode.removed = True
-            inode.learn(inode.entry.changed(nlink=0))
-            self._inodes.unname(inode)
+            if inode.names is not None:
+                self._inodes.unname(inode, name)
+            else:
+                self._inodes.freeze(inode, path)
+            return
+        if inode is not None:
+            inode.stale()
+            self._inodes.unname(inode, name)
+            if inode.names is None:
+                inode.removed = True
+                inode.learn(inode.entry.changed(nlink=0))
+        if kept:  # it was closed meanwhile
+            await self._context.call_owner(path, RELEASE, ReleaseRequest(fid))
 
     def _child(self, parent: Inode, name: bytes) -> bytes:
         if parent.removed:  # its path may lead to a newer directory by now

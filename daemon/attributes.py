@@ -81,6 +81,7 @@ class Attributes:
             mtime_ns=max(entry.mtime_ns, mtime_ns),
             ctime_ns=max(entry.ctime_ns, mtime_ns),
             flags=flags,
+            mode=metadentry.without_set_id(entry.mode) if request.unprivileged else entry.mode,
         )
         return RecordReply(self._records.replace(found, entry))
 
@@ -106,7 +107,7 @@ class Attributes:
         entry = entry.changed(
             mtime_ns=max(entry.mtime_ns, mtime_ns),
             ctime_ns=max(entry.ctime_ns, mtime_ns),
-            nlink=max(2, entry.nlink + request.subdirectories),
+            nlink=metadentry.counted(entry.nlink, request.subdirectories),
         )
         self._records.replace(found, entry)
         return Empty()

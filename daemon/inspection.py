@@ -86,7 +86,7 @@ class Inspection:
         self._inodes: dict[int, _Inode] = {}
         self._orphans: set[int] = set()
         self._holders: list[tuple[int, bytes, int]] = []  # daemon, key, fid
-        self._seals: dict[int, array[int]] = {}  # of removed directories, by daemon
+        self._seals = array("Q")  # fids of removed directories
         self._cuts: set[int] = set()
         self._faults: list[Fault] = []
         self._names = [[0, 0] for _ in range(daemon_count)]  # of files and directories, by daemon
@@ -118,7 +118,7 @@ class Inspection:
                 where = f"directory {fid:x}"
                 self._fault(Kind.UNFINISHED, where, daemon, "it is being decided whether it is removed", fid)
             else:
-                self._seals.setdefault(daemon, array("Q")).append(fid)
+                self._seals.append(fid)
         elif table == keys.HOLDERS[0]:
             self._holders.append((daemon, key, keys.fid_of_key(key[:9])))
         elif table in _UNFINISHED:
@@ -270,11 +270,15 @@ class Inspection:
                 repairs = self._kept.renumber(directory.fid, names) if self._may_remove else ()
                 where = paths.printable(path)
                 self._fault(Kind.LINKS, where, directory.daemon, facts, directory.fid, repairs)
-        removed = {fid for fids in self._seals.values() for fid in fids}
-        for path, directory in self._directories.items():
-            if directory.fid in removed:
+        self._check_seals()
+
+    def _check_seals(self) -> None:
+        by_fid = {directory.fid: path for path, directory in self._directories.items()}
+        for fid in self._seals:
+            path = by_fid.pop(fid, None)  # there may be a seal on every daemon
+            if path is not None:
                 facts = "was removed, nothing can be created in it"
-                self._fault(Kind.SEALED, paths.printable(path), directory.daemon, facts, directory.fid)
+                self._fault(Kind.SEALED, paths.printable(path), self._directories[path].daemon, facts, fid)
 
     def _check_missing(self, path: bytes, children: _Children) -> None:
         owner = self._distributor.path_owner(path)
@@ -316,12 +320,13 @@ class Inspection:
                 self._fault(Kind.UNLINKED, file_name(fid), inode.daemon, "has a record and no name", fid, repairs)
 
     def _check_dangling(self, fid: int, count: int) -> None:
-        kept = self._kept.of(fid)
+        kept = [found for found in self._kept.of(fid) if metadentry.is_link_record(found[2])]
         may_remove = self._may_remove and not self._files.has(fid)
         repairs = tuple(Change(daemon, key, value, None) for daemon, key, value in kept) if may_remove else ()
         names = ", ".join(sorted(key_name(key) for _, key, _ in kept[:3]))
         daemon = self._distributor.path_owner(paths.inode_address(fid))
-        self._fault(Kind.DANGLING, file_name(fid), daemon, f"{count} names and no record: {names}", fid, repairs)
+        record = "a record elsewhere" if self._files.has(fid) else "no record"
+        self._fault(Kind.DANGLING, file_name(fid), daemon, f"{count} names and {record}: {names}", fid, repairs)
 
     def _check_holders(self) -> None:
         for daemon, key, fid in self._holders:

@@ -27,7 +27,7 @@ from rocksdict import (
     WriteBatch,
 )
 
-from gkfs import metadentry
+from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.limits import (
@@ -59,7 +59,7 @@ class MetadataStore:
         self.files = self.directories = 0
         try:
             self._count_records()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._db.close()
             raise GkfsError(f"metadata store {folder} is damaged: {error}", ExitStatus.ROOTDIR) from None
 
@@ -193,8 +193,13 @@ class MetadataStore:
     def _count_records(self) -> None:
         first, end = keys.PATHS
         while page := self.scan(first, end, SCAN_PAGE_RECORDS):
-            for _, record in page:
-                self.count_entry(metadentry.decode(record).mode, 1)
+            for key, record in page:
+                try:
+                    mode = metadentry.decode(record).mode
+                except ValueError as error:  # requests for it fail, all others are served; fsck names it
+                    _log.error("record of %s: %s", paths.printable(paths.path_of_key(key)), error)
+                    mode = stat.S_IFREG
+                self.count_entry(mode, 1)
             first = page[-1][0] + b"\0"
         if self.get(keys.ROOT) is not None:
             self._directories_delta += 1

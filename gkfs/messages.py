@@ -199,6 +199,7 @@ class ExtendRequest(NamedTuple):
     size: int
     mtime_ns: int
     sparse: bool  # it may have left a hole
+    unprivileged: bool  # not by root: set-id bits go
 
 
 class ReserveRequest(NamedTuple):

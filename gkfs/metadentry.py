@@ -29,6 +29,7 @@ _FID = struct.Struct("<Q")
 _FID_OFFSET: Final = 60
 _MODE_OFFSET: Final = 4
 _FLAGS_OFFSET: Final = 1
+_NLINK_MASK: Final = (1 << 32) - 1
 _PART = struct.Struct("<BI")
 _TAG_SYMLINK_TARGET: Final = 1
 _TAG_XATTR: Final = 2  # length of the name (u8), name, value
@@ -167,6 +168,20 @@ def is_directory_record(record: bytes) -> bool:
 def is_link_record(record: bytes) -> bool:
     """Whether a stored record only says that the file's record is under its inode address."""
     return bool(record[_FLAGS_OFFSET] & FLAG_LINK)
+
+
+def counted(nlink: int, more: int) -> int:
+    """The link count of a directory after *more* directories came into it.
+
+    Nodes tell of what came and what went a moment later and in any order: a count may for that moment be below 2,
+    even below 0, and must not be cut off there, or it would stay wrong. It is stored modulo 2**32.
+    """
+    return (nlink + more) & _NLINK_MASK
+
+
+def shown_links(entry: Metadentry) -> int:
+    """st_nlink."""
+    return entry.nlink if entry.nlink <= _NLINK_MASK >> 1 else 2
 
 
 def without_set_id(mode: int) -> int:

@@ -58,7 +58,7 @@ def test_a_new_file_under_an_old_name_takes_the_name(table: InodeTable) -> None:
 def test_a_frozen_inode_keeps_its_path_when_directories_move(table: InodeTable) -> None:
     a = table.seen(table.root, b"a", directory(2))
     f = table.seen(a, b"f", record(3))
-    table.freeze(f)
+    table.freeze(f, table.path(f))
     table.move(a, table.root, b"z")
     assert table.path(f) == b"/a/f"
     assert table.named(a, b"f") is None

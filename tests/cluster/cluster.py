@@ -183,7 +183,9 @@ class Client:
         owner = self.cluster.distributor.chunk_owner(entry.fid, chunk, entry.placement)
         await self.call(owner, WRITE_CHUNK, WriteChunkRequest(entry.fid, chunk, offset, data))
         size = chunk * CHUNK_SIZE_BYTES + offset + len(data)
-        await self.call(self.owner(path), EXTEND, ExtendRequest(path, entry.fid, size, time.time_ns(), False))
+        await self.call(
+            self.owner(path), EXTEND, ExtendRequest(path, entry.fid, size, time.time_ns(), False, False)
+        )
 
     async def read(self, fid: int, chunk: int, offset: int = 0, length: int = CHUNK_SIZE_BYTES) -> bytes:
         owner = self.cluster.distributor.chunk_owner(fid, chunk)

@@ -198,7 +198,7 @@ async def test_truncation_that_cannot_finish_holds_the_size_until_it_does(cluste
     await cluster.crash(0)
     await cluster.start(0)
     with fails(errno.ETIMEDOUT):  # waits for the cut
-        await client.call(0, EXTEND, ExtendRequest(path, entry.fid, 5, 0, False), timeout_s=0.2)
+        await client.call(0, EXTEND, ExtendRequest(path, entry.fid, 5, 0, False, False), timeout_s=0.2)
     await cluster.start(1)
     assert (await client.stat(path)).size == 0
     await client.write(path, entry, 1, b"y" * 10)

@@ -302,3 +302,14 @@ async def test_a_chunk_file_lost_on_a_running_daemon_shows_in_its_counter(cluste
     assert "counts 100, 0 are there" in fault.facts or "counts 200, 100 are there" in fault.facts
     await cluster.stop()
     await cluster.start()
+
+
+@in_cluster(2)
+async def test_a_name_whose_record_is_elsewhere_is_not_removed(cluster: Cluster) -> None:
+    site = await make_site(cluster)
+    site.put(b"/one", site.get(b"/d/f").link())
+    await cluster.start()
+    report = await check(cluster, repair=True)
+    assert [(fault.kind, fault.repairs) for fault in report.remaining] == [(Kind.DANGLING, ())]
+    assert "a record elsewhere: /one" in report.remaining[0].facts
+    cluster.expected_faults.add(Kind.DANGLING)

@@ -124,7 +124,7 @@ async def test_requests_in_flight_when_killed_are_executed_once(process: Process
 async def test_sigterm_and_repeats_of_it_stop_cleanly(process: Process) -> None:
     client: Client = process.cluster.client
     entry = await client.create(b"/f")
-    request = ExtendRequest(b"/f", entry.fid, 5, time.time_ns(), False)
+    request = ExtendRequest(b"/f", entry.fid, 5, time.time_ns(), False, False)
     await client.call(0, EXTEND, request)
     for _ in range(3):
         os.kill(process.process.pid, signal.SIGTERM)

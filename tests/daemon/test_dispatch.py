@@ -18,7 +18,7 @@ from gkfs.messages import Empty, ExtendRequest, RecordReply, StatRequest
 from gkfs.operations import EXTEND, SEAL, STAT
 from gkfs.peer_messages import SealRequest
 
-EXTENSION = ExtendRequest(b"/a", 0, 1, 1, False)
+EXTENSION = ExtendRequest(b"/a", 0, 1, 1, False, False)
 
 
 class Recorder:

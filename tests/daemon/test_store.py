@@ -114,18 +114,23 @@ def test_damaged_store_is_one_line_that_names_it(tmp_path: Path) -> None:
     store.put(b"/a", b"1")
     store.commit()
     store.close()
-    damaged = MetadataStore(tmp_path / "n")
-    damaged.put(b"/a", b"not a record")
-    damaged.commit()
-    damaged.close()
-    with pytest.raises(GkfsError, match="not a metadata record"):
-        MetadataStore(tmp_path / "n")
     (manifest,) = (tmp_path / "m").glob("MANIFEST-*")
     manifest.write_bytes(b"garbage" * 100)
     with pytest.raises(GkfsError, match="metadata store") as caught:
         MetadataStore(tmp_path / "m")
     assert caught.value.status == ExitStatus.ROOTDIR
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_record_does_not_keep_the_others_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = MetadataStore(tmp_path / "m")
+    store.put(paths.key(b"/a"), b"not a record")
+    store.commit()
+    store.close()
+    store = MetadataStore(tmp_path / "m")
+    assert store.files == 1
+    assert "record of /a: not a metadata record" in caplog.text
+    store.close()
 
 
 class Full:

@@ -270,17 +270,6 @@ def test_an_append_goes_behind_what_another_node_appended(place: Place) -> None:
     assert (place.here / "log").read_bytes() == (place.there / "log").read_bytes() == expected
 
 
-def test_a_file_removed_elsewhere_while_it_is_written(place: Place) -> None:
-    """The writer may go on or get errors; the name is free, and a new file shows nothing of the old."""
-    with opened(place.there / "file", os.O_RDWR | os.O_CREAT) as file:
-        os.write(file, noise(MIB))
-        (place.here / "file").unlink()
-        for late in (lambda: os.pwrite(file, b"late", 10), lambda: os.fsync(file)):
-            assert errno_of(late) in (0, errno.ESTALE, errno.ENOENT, errno.EIO)
-        (place.here / "file").write_bytes(b"new")
-    assert (place.there / "file").read_bytes() == b"new"
-
-
 # --- attributes ------------------------------------------------------------------------------------------
 
 
