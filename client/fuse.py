@@ -27,7 +27,16 @@ from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace, Owner
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
-from gkfs.messages import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_UID, SetattrRequest, SyncMetadataRequest
+from gkfs.messages import (
+    DROP_SET_ID,
+    SET_ATIME,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_UID,
+    SetattrRequest,
+    SyncMetadataRequest,
+)
 from gkfs.operations import SYNC_METADATA
 
 log = logging.getLogger(__name__)
@@ -170,7 +179,9 @@ class GkfsOperations(pyfuse3.Operations):
             | (SET_ATIME if fields.update_atime else 0)
             | (SET_MTIME if fields.update_mtime else 0)
         )
-        if which or not fields.update_size:  # chown(-1, -1) only sets ctime
+        if not which and not fields.update_size:
+            which = DROP_SET_ID  # chown(-1, -1), or an ordinary user's write to a set-id program
+        if which:
             request = SetattrRequest(
                 b"",
                 node.fid,

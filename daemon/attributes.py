@@ -15,6 +15,7 @@ from gkfs.daemon.session import Session
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX_BYTES
 from gkfs.messages import (
+    DROP_SET_ID,
     SET_ATIME,
     SET_GID,
     SET_MODE,
@@ -33,7 +34,7 @@ from gkfs.messages import (
 from gkfs.metadentry import FLAG_SPARSE, Metadentry, Xattrs
 
 _XATTR_OVERHEAD_BYTES: Final = 8  # of each, in the record
-_SET_ALL: Final = SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME
+_SET_ALL: Final = DROP_SET_ID | SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME
 
 
 class Attributes:
@@ -55,6 +56,7 @@ class Attributes:
         if which & (SET_UID | SET_GID):
             uid = request.uid if which & SET_UID else uid
             gid = request.gid if which & SET_GID else gid
+        if which & (SET_UID | SET_GID | DROP_SET_ID):
             mode = metadentry.without_set_id(mode)
         if which & SET_MODE:
             mode = stat.S_IFMT(mode) | stat.S_IMODE(request.mode)

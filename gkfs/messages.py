@@ -175,10 +175,11 @@ SET_UID: Final = 2
 SET_GID: Final = 4
 SET_ATIME: Final = 8
 SET_MTIME: Final = 16
+DROP_SET_ID: Final = 32  # of a file: what chown does even if neither owner nor group changes
 
 
 class SetattrRequest(NamedTuple):
-    """Only the fields named in *which* (SET_* bits) are taken; ctime becomes *now_ns*."""
+    """Only the fields named in *which* (SET_* bits, DROP_SET_ID) are taken; ctime becomes *now_ns*."""
 
     path: bytes
     fid: int
