@@ -229,7 +229,8 @@ class Namespace:
         moved = self._inodes.named(old_parent, old_name)
         replaced = self._inodes.named(new_parent, new_name)
         open_fid = replaced.fid if replaced is not None and replaced.opens else 0
-        if moved is None or moved.entry.is_directory:
+        exchange = bool(flags & RENAME_EXCHANGE)
+        if moved is None or moved.entry.is_directory or exchange:
             await self._touches.send_all()  # they name directories by path
         request = RenameRequest(source, target, new_parent.fid, flags, open_fid, time.time_ns())
         reply = await self._context.call_owner(source, RENAME, request)
@@ -237,13 +238,16 @@ class Namespace:
         if source == target or reply.replaced_fid == entry.fid:
             return  # two names of one file: both stay
         old, new = (old_parent.fid, old_name), (new_parent.fid, new_name)
-        if flags & RENAME_EXCHANGE:
+        directories = 1 if entry.is_directory else 0  # more in the target's directory, less in the source's
+        if exchange:
+            other = self._inodes.known(reply.replaced_fid)
+            directories -= 1 if other is not None and other.entry.is_directory else 0
             await self._renamed(reply.replaced_fid, new, old_parent, old_name)
         elif reply.replaced_fid:
             await self._removed(new, target, reply.replaced_fid, kept=reply.kept)
         await self._renamed(entry.fid, old, new_parent, new_name)
-        replaced_directory = 1 if reply.replaced_fid and entry.is_directory else 0
-        across = 1 if entry.is_directory and old_parent is not new_parent else 0
+        across = directories if old_parent is not new_parent else 0
+        replaced_directory = 1 if reply.replaced_fid and entry.is_directory and not exchange else 0
         self._touches.note(old_parent, subdirectories=-across)
         self._touches.note(new_parent, subdirectories=across - replaced_directory)
 

@@ -56,7 +56,7 @@ class Adoption:
             return AdoptReply(*msgpack.unpackb(known))
         if self._parents.need_verification(request.path, request.parent_fid):
             return self._adopt_verified(request)
-        if self.replaces_link(request.path):
+        if self._replaces_link(request.path):
             return self._adopt_over_link(request)
         return self._adopt(request)
 
@@ -74,7 +74,12 @@ class Adoption:
             await self._links.drop(intent)
         return reply
 
-    def replaces_link(self, path: bytes) -> bool:
+    def replaces_here(self, path: bytes) -> bool:
+        """Whether nobody else is concerned when a file takes the place of *path*: no tree, no link count."""
+        record = self._store.get(paths.key(path))
+        return record is None or not (metadentry.is_link_record(record) or metadentry.is_directory_record(record))
+
+    def _replaces_link(self, path: bytes) -> bool:
         """Whether *path* is one of several names of a file, whose link count is kept elsewhere."""
         record = self._store.get(paths.key(path))
         return record is not None and metadentry.is_link_record(record)
@@ -131,14 +136,19 @@ class Adoption:
         if existing is None:
             raise os_error(errno.ENOENT, name)
         old = metadentry.decode(existing)
-        if old.is_directory or entry.is_directory:
-            raise os_error(errno.EINVAL, f"{name}: directories cannot be exchanged")
+        if old.is_directory:
+            if self._guards.tree_lock(request.intent) is None:
+                raise os_error(errno.EISDIR, name)  # the coordinator did not know, and locks the trees now
+            self._leases.check_change(request.path, request.client_id)
         if old.fid == entry.fid:
             return AdoptReply(old.fid, False, b"")
         if not old.is_link:
             old = old.changed(ctime_ns=request.now_ns)
         self._store.put(paths.key(request.path), request.record)
-        self._moves.note_file(old.fid, request.source)
+        self._store.count_entry(old.mode, -1)
+        self._store.count_entry(entry.mode, 1)
+        if not old.is_directory:
+            self._moves.note_file(old.fid, request.source)
         return AdoptReply(old.fid, False, metadentry.encode(old))
 
     def _replaced(self, old: Metadentry, request: AdoptRequest) -> bool:

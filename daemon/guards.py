@@ -44,6 +44,7 @@ class TreeLock(NamedTuple):
 
     source: bytes
     target: bytes
+    exchange: bool
     guard: Guard
 
 
@@ -84,6 +85,17 @@ class Guards:
         """Raise Blocked when what *path* holds must not be seen now."""
         if path in self._exchanges:
             raise Blocked(self._paths[path])
+        for lock in self._trees.values():
+            if lock.exchange and (is_below(path, lock.source) or is_below(path, lock.target)):
+                raise Blocked(lock.guard)
+
+    def check_list(self, directory: bytes) -> None:
+        """Raise Blocked when what is in *directory* must not be seen now."""
+        for lock in self._trees.values():
+            if lock.exchange and any(
+                directory == top or is_below(directory, top) for top in (lock.source, lock.target)
+            ):
+                raise Blocked(lock.guard)
 
     def hold_path(self, path: bytes, reason: str, *, exchange: bool = False) -> Guard:
         """Keep others from changing *path* until `lift_path`, and with *exchange* from seeing it.
@@ -119,9 +131,10 @@ class Guards:
                 return lock.guard.reason
         return None
 
-    def lock_tree(self, intent: bytes, source: bytes, target: bytes) -> None:
-        reason = f"directory {printable(source)} is being renamed to {printable(target)}"
-        self._trees[intent] = TreeLock(source, target, Guard(reason))
+    def lock_tree(self, intent: bytes, source: bytes, target: bytes, *, exchange: bool) -> None:
+        what = "exchanged with" if exchange else "renamed to"
+        reason = f"directory {printable(source)} is being {what} {printable(target)}"
+        self._trees[intent] = TreeLock(source, target, exchange, Guard(reason))
         self._update()
 
     def tree_lock(self, intent: bytes) -> TreeLock | None:

@@ -17,6 +17,7 @@ from gkfs.daemon.peers import Peers
 from gkfs.daemon.reclaim import Reclaimer
 from gkfs.daemon.records import Records
 from gkfs.daemon.rename import Renaming
+from gkfs.daemon.rename_steps import RenameSteps
 from gkfs.daemon.rmdir import Removal
 from gkfs.daemon.session import Sessions
 from gkfs.daemon.storage import ChunkStorage
@@ -94,9 +95,8 @@ class Handlers:
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
         self._trees = Trees(store, guards, moves, distributor, peers)
         self._adoption = Adoption(store, guards, moves, parents, self._opens, self._links, leases)
-        self._renaming = Renaming(
-            store, guards, moves, own_index, distributor, peers, parents, self._adoption, sessions, leases, nursery
-        )
+        steps = RenameSteps(store, guards, moves, distributor, peers, sessions, nursery)
+        self._renaming = Renaming(own_index, records, steps, parents, self._adoption, leases)
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have *dispatcher* serve everything."""

@@ -38,6 +38,7 @@ _UNFINISHED: Final = {
     keys.ADOPTED[0]: "a rename whose source has not finished",
     keys.CUTS[0]: "chunks are still to be removed",
     keys.TREE_LOCKS[0]: "a directory rename holds a lock",
+    keys.STAGED[0]: "two directories are being exchanged",
 }
 _SLASH: Final = paths.ROOT[0]
 

@@ -14,6 +14,7 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
     08 intent        a directory rename holds the lock of two subtrees here (msgpack, see `tree`)
     09 fid           record of a file that has several names; the key is its inode address (`gkfs.paths`)
     0a fid client    this client has the file of table 01 open
+    0b intent key    record that this key will have when the exchange of two trees is done (see `tree`)
 """
 
 import struct
@@ -30,6 +31,7 @@ REPLIES = b"\x07"
 TREE_LOCKS = b"\x08"
 INODES = b"\x09"
 HOLDERS = b"\x0a"
+STAGED = b"\x0b"
 
 _FID = struct.Struct(">cQ")
 _CHUNK = struct.Struct(">cQI")
@@ -105,3 +107,16 @@ def replies(client_id: bytes, slot: int) -> bytes:
 
 def tree_lock(name: bytes) -> bytes:
     return TREE_LOCKS + name
+
+
+def staged(name: bytes, key: bytes) -> bytes:
+    return STAGED + name + key
+
+
+def staged_range(name: bytes) -> tuple[bytes, bytes]:
+    """Keys [first, end) of what the exchange *name* has staged; `key_of_staged` is the inverse."""
+    return STAGED + name, STAGED + name + b"0"  # no path's key is as high
+
+
+def key_of_staged(key: bytes) -> bytes:
+    return key[17:]

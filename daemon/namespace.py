@@ -120,6 +120,8 @@ class Namespace:
         return WhereReply(self._moves.where(path, fid))
 
     def readdir(self, session: Session, request: ReaddirRequest) -> ReaddirReply:
+        if self._guards.active:
+            self._guards.check_list(request.path)
         first, end = paths.children_range(request.path)
         prefix_bytes = len(first)
         if request.after:

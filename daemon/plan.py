@@ -21,10 +21,7 @@ class Plan(NamedTuple):
     record: bytes  # as it will be under the target's path
     seq: int  # of the client's request
     replaced_fid: int = 0  # of a directory, once it is adopted
-
-    @property
-    def is_directory(self) -> bool:
-        return metadentry.decode(self.record).is_directory
+    tree: bool = False  # source, or what it is exchanged with, is a directory
 
     @property
     def is_exchange(self) -> bool:

@@ -8,7 +8,11 @@ Each daemon holds a part of the records below the source. In the steps of `gkfs.
     drop   records below source go; the lock ends
     undo   records below target go; the lock ends
 
-all may be repeated. A lock is stored, so that a restart does not lift it: only the coordinator knows which of drop
+In an exchange what is below the target goes below the source at the same time, and target need not be empty.
+Copies are staged under the exchange's name (table 0b) until drop, which removes the old records and then puts
+them in place; meanwhile nobody reads what is below either path. Undo forgets what is staged.
+
+All may be repeated. A lock is stored, so that a restart does not lift it: only the coordinator knows which of drop
 and undo is right, and a wrong guess would lose a tree. When the coordinator never comes back, requests below
 either path fail with EBUSY after `LOCK_WAIT_S`; nothing hangs.
 """
@@ -69,27 +73,32 @@ class Trees:
         if conflict is not None:
             raise os_error(errno.EBUSY, conflict)
         # Deeper ones as well: they may be here without a child. What is below the target later is ours to undo.
-        if any(self._store.scan(first, end, 1) for first, end in _below(request.target)):
+        if not request.exchange and any(self._store.scan(first, end, 1) for first, end in _below(request.target)):
             raise os_error(errno.ENOTEMPTY, paths.printable(request.target))
-        self._store.put(keys.tree_lock(request.intent), msgpack.packb([request.source, request.target]))
-        self._guards.lock_tree(request.intent, request.source, request.target)
+        _, source, target, _, exchange = request
+        self._store.put(keys.tree_lock(request.intent), msgpack.packb([source, target, exchange, False]))
+        self._guards.lock_tree(request.intent, source, target, exchange=exchange)
         return Empty()
 
     # --- copy
 
     async def _copy(self, intent: bytes, lock: TreeLock) -> Empty:
-        for first, end in _below(lock.source):
-            start = first
-            while page := self._store.scan(start, end, SCAN_PAGE_RECORDS):
-                await self._send_page(intent, lock, page)
-                start = page[-1][0] + b"\0"
+        ways = [(lock.source, lock.target)]
+        if lock.exchange:
+            ways.append((lock.target, lock.source))
+        for old, new in ways:
+            for first, end in _below(old):
+                start = first
+                while page := self._store.scan(start, end, SCAN_PAGE_RECORDS):
+                    await self._send_page(intent, old, new, page)
+                    start = page[-1][0] + b"\0"
         return Empty()
 
-    async def _send_page(self, intent: bytes, lock: TreeLock, page: list[tuple[bytes, bytes]]) -> None:
-        """Put the records of *page* under their new paths. Raises OSError."""
+    async def _send_page(self, intent: bytes, old: bytes, new: bytes, page: list[tuple[bytes, bytes]]) -> None:
+        """Put the records of *page*, which are below *old*, below *new*. Raises OSError."""
         by_owner: dict[int, list[tuple[bytes, bytes]]] = {}
         for key, record in page:
-            path = paths.rebase(paths.path_of_key(key), lock.source, lock.target)
+            path = paths.rebase(paths.path_of_key(key), old, new)
             if len(path) > KEY_PATH_MAX_BYTES:
                 raise os_error(errno.ENAMETOOLONG, paths.printable(path))
             by_owner.setdefault(self._distributor.path_owner(path), []).append((path, record))
@@ -103,7 +112,7 @@ class Trees:
                 nursery.start_soon(send, owner)
         error = first_error(outcomes)
         if error is None and self._guards.tree_lock(intent) is None:
-            error = _given_up(lock.source)
+            error = _given_up(old)
         if error is not None:
             raise error
 
@@ -125,6 +134,9 @@ class Trees:
         modes = [metadentry.decode(record).mode for record in request.records]
         for path, record, mode in zip(request.paths, request.records, modes, strict=True):
             key = paths.key(path)
+            if lock.exchange:
+                self._store.put(keys.staged(request.intent, key), record)
+                continue
             if self._store.get(key) is None:
                 self._store.count_entry(mode, 1)
             self._store.put(key, record)
@@ -135,13 +147,10 @@ class Trees:
     async def _end(self, intent: bytes, lock: TreeLock, step: str) -> Empty:
         if step == TREE_DROP:
             self._moves.note_directory(lock.source, lock.target)
-        for first, end in _below(lock.source if step == TREE_DROP else lock.target):
-            while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
-                for key, record in page:
-                    self._store.delete(key)
-                    self._store.count_entry(metadentry.decode(record).mode, -1)
-                self._store.commit()
-                await trio.lowlevel.checkpoint()
+        if lock.exchange:
+            await self._end_exchange(intent, lock, step)
+        else:
+            await self._remove_below(lock.source if step == TREE_DROP else lock.target)
         # no await between here and the unlock
         self._store.delete(keys.tree_lock(intent))
         self._store.commit()
@@ -149,10 +158,44 @@ class Trees:
             self._guards.unlock_tree(intent)
         return Empty()
 
+    async def _remove_below(self, directory: bytes) -> None:
+        for first, end in _below(directory):
+            while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+                for key, record in page:
+                    self._store.delete(key)
+                    self._store.count_entry(metadentry.decode(record).mode, -1)
+                self._store.commit()
+                await trio.lowlevel.checkpoint()
+
+    async def _end_exchange(self, intent: bytes, lock: TreeLock, step: str) -> None:
+        drop = step == TREE_DROP
+        if drop:
+            self._moves.note_directory(lock.target, lock.source)
+            stored = self._store.get(keys.tree_lock(intent))
+            if stored is None:
+                return  # a repeat was faster
+            if not msgpack.unpackb(stored)[3]:
+                await self._remove_below(lock.source)
+                await self._remove_below(lock.target)
+                # From here on what is below is new, and must not be removed if this is repeated.
+                self._store.put(
+                    keys.tree_lock(intent), msgpack.packb([lock.source, lock.target, lock.exchange, True])
+                )
+                self._store.commit()
+        while page := self._store.scan(*keys.staged_range(intent), SCAN_PAGE_RECORDS):
+            for key, record in page:
+                self._store.delete(key)
+                if drop:
+                    self._store.put(keys.key_of_staged(key), record)
+                    self._store.count_entry(metadentry.decode(record).mode, 1)
+            self._store.commit()
+            await trio.lowlevel.checkpoint()
+
     def resume(self) -> None:
         """Set the locks of an earlier run again."""
         for key, value in self._store.scan(*keys.table(keys.TREE_LOCKS), SCAN_PAGE_RECORDS):
-            self._guards.lock_tree(key[1:], *msgpack.unpackb(value))
+            source, target, exchange, _ = msgpack.unpackb(value)
+            self._guards.lock_tree(key[1:], source, target, exchange=exchange)
 
 
 def _below(directory: bytes) -> Iterator[tuple[bytes, bytes]]:

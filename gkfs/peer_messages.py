@@ -69,6 +69,7 @@ class TreeRequest(NamedTuple):
     source: bytes
     target: bytes
     step: str  # one of the TREE_* steps
+    exchange: bool  # what is below target goes below source at the same time
 
 
 TREE_LOCK: Final = "lock"

@@ -25,20 +25,19 @@ class CrashPoint:
         self.victim = victim
         self.at = at
         self.steps = 0
-
-    @property
-    def reached(self) -> bool:
-        return self.steps >= self.at
+        self.reached = False  # the victim is ending or has ended
 
     async def step(self) -> None:
         self.steps += 1
         if self.steps != self.at:
             return
         if self.victim == self.watched:
+            self.reached = True
             self.cluster.kill(self.victim)
             await trio.lowlevel.checkpoint()
         else:
             await self.cluster.crash(self.victim)
+            self.reached = True
 
     @contextlib.contextmanager
     def planted(self) -> Any:

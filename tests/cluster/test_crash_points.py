@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gkfs import metadentry
+from gkfs.messages import RENAME_EXCHANGE
 from tests.cluster.cluster import Client, Cluster, in_cluster
 from tests.cluster.crashes import GIVE_UP_S, crash_and_repeat, crash_at_each_step, other_owner
 
@@ -96,6 +97,55 @@ def test_renamed_tree_is_whole_under_one_name(who: str, tmp_path: Path) -> None:
             await client.rmdir(name)
 
         steps = await crash_at_each_step(cluster, watched, victim, work, TREE_STRIDE)
+        assert steps >= 16
+
+    test(tmp_path)
+
+
+@pytest.mark.parametrize("victim", range(2))
+def test_exchanged_trees_are_whole_under_one_name_each(victim: int, tmp_path: Path) -> None:
+    @in_cluster(2)
+    async def test(cluster: Cluster) -> None:
+        client = cluster.client
+        names = (b"/one", other_owner(client, b"/one", b"/two"))
+        inside = {names[0]: [b"a", b"b", b"c"], names[1]: [b"b", b"c", b"d", b"e"]}
+        fids: dict[bytes, int] = {}
+
+        async def content(name: bytes) -> list[bytes]:
+            await client.create(name + b"/sub/probe")  # waits until the trees are unlocked
+            await client.unlink(name + b"/sub/probe")
+            assert await client.listing(name) == [b"sub"]
+            return await client.listing(name + b"/sub")
+
+        async def work(number: int) -> Callable[[], Awaitable[None]]:
+            if number > 1:
+                await check()
+            for name, leaves in inside.items():
+                fids[name] = (await client.mkdir(name)).fid
+                await client.mkdir(name + b"/sub")
+                for leaf in leaves:
+                    await client.create(name + b"/sub/" + leaf)
+
+            async def exchange() -> None:
+                await client.rename(*names, flags=RENAME_EXCHANGE, timeout_s=2 * GIVE_UP_S)
+
+            return exchange
+
+        async def check() -> None:
+            with contextlib.suppress(OSError):
+                await client.rmdir(names[0])  # waits until it is decided; it is not empty
+            found = {name: await content(name) for name in names}
+            moved = found[names[0]] == inside[names[1]]
+            assert found == ({names[0]: inside[names[1]], names[1]: inside[names[0]]} if moved else inside)
+            assert (await client.stat(names[0])).fid == fids[names[1 if moved else 0]]
+            assert (await client.stat(names[1])).fid == fids[names[0 if moved else 1]]
+            for name in names:
+                for leaf in found[name]:
+                    await client.unlink(name + b"/sub/" + leaf)
+                await client.rmdir(name + b"/sub")
+                await client.rmdir(name)
+
+        steps = await crash_at_each_step(cluster, client.owner(names[0]), victim, work, TREE_STRIDE)
         assert steps >= 16
 
     test(tmp_path)

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from tests.mount import trees, twin_calls
 from tests.mount.twin_calls import (
-    EXCHANGE,
     EXPLICIT_BEFORE_NS,
     ROOT,
     USUAL_UMASK,
@@ -167,8 +166,6 @@ class Twins:
             number = arguments[0].number
             descriptor, opener = self._descriptors[number][1], self._openers[number][1]
             return opener == ROOT or not os.fstat(descriptor).st_mode & (stat.S_ISUID | stat.S_ISGID)
-        if name == "renameat2" and arguments[2] == EXCHANGE:
-            return stat.S_IFDIR not in [self._kind(path, follow=False) for path in arguments[:2]]
         return True
 
     def _kind(self, path: str, *, follow: bool) -> int:
