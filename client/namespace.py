@@ -1,6 +1,7 @@
 """Names and records: lookup, create, remove, rename, attributes. Each is one call to the path's owner."""
 
 import errno
+import logging
 import stat
 import time
 
@@ -47,6 +48,8 @@ from gkfs.operations import (
     STAT,
     UNLINK,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Owner:
@@ -260,7 +263,10 @@ class Namespace:
         inode.stale()
         if inode.names is not None:  # its record was not there, so that its ctime has not changed
             request = SetattrRequest(b"", fid, 0, 0, 0, 0, 0, 0, time.time_ns())
-            await self._context.refresh(inode, SETATTR, lambda path: request._replace(path=path))
+            try:
+                await self._context.refresh(inode, SETATTR, lambda path: request._replace(path=path))
+            except OSError as error:  # the name is changed in any case
+                log.info("ctime of file %#x: %s", fid, error)
 
     async def set_attributes(self, inode: Inode, request: SetattrRequest) -> None:
         """Change mode, owner or times. Unpublished writes go first: their time must not overwrite a set one."""
