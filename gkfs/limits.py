@@ -25,7 +25,7 @@ FILE_SIZE_MAX_BYTES: Final = (CHUNK_INDEX_MAX + 1) * CHUNK_SIZE_BYTES
 DAEMONS_MAX: Final = 1 << 15  # daemon index: 15 bits of a fid, so that a fid is positive as a signed number
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
 RECEIVE_BUFFER_BYTES: Final = 1 << 20  # holds the largest body and many small messages
