@@ -23,7 +23,7 @@ from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
 from gkfs.limits import BOOT_EPOCH_MAX
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _SUPERBLOCK: Final = "superblock.json"
 _LOCK: Final = "lock"
 _MODE: Final = 0o700
