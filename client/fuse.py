@@ -205,18 +205,17 @@ class GkfsOperations(pyfuse3.Operations):
         if name.startswith(b"security."):  # the kernel asks for its capability before every write
             raise FUSEError(errno.ENODATA)
         _check_kept(name)
-        entry = await self._names.stat(self._inodes[inode])
-        for known, value in entry.xattrs:
+        for known, value in await self._names.xattrs(self._inodes[inode]):
             if known == name:
                 return value
         raise FUSEError(errno.ENODATA)
 
     @handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        entry = await self._names.stat(self._inodes[inode])
+        xattrs = await self._names.xattrs(self._inodes[inode])
         # As a local disk does; the kernel keeps others from reading them, not from knowing of them.
         shown = _XATTRS_KEPT if ctx.uid == 0 else _XATTRS_FOR_ALL
-        return [name for name, _ in entry.xattrs if name.startswith(shown)]
+        return [name for name, _ in xattrs if name.startswith(shown)]
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:

@@ -33,7 +33,7 @@ from gkfs.messages import (
     StatRequest,
     UnlinkRequest,
 )
-from gkfs.metadentry import Metadentry
+from gkfs.metadentry import Metadentry, Xattrs
 from gkfs.operations import (
     CREATE,
     DETACH,
@@ -278,6 +278,12 @@ class Namespace:
         await self._context.refresh(inode, SETATTR, lambda path: request._replace(path=path))
 
     # --- extended attributes
+
+    async def xattrs(self, inode: Inode) -> Xattrs:
+        """All extended attributes, as they are now."""
+        if inode.entry.is_directory:
+            inode.stale()  # the kernel need not have looked it up in this system call, and others may set them
+        return (await self.stat(inode)).xattrs
 
     async def set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:
         """Set one extended attribute, new or not."""
