@@ -106,7 +106,8 @@ class Attributes:
         entry = entry.changed(
             mtime_ns=max(entry.mtime_ns, mtime_ns),
             ctime_ns=max(entry.ctime_ns, mtime_ns),
-            nlink=max(2, entry.nlink + request.subdirectories),
+            # Below 2 for a moment, when one node removes what another one has not told of yet.
+            nlink=entry.nlink + request.subdirectories,
         )
         self._records.replace(found, entry)
         return Empty()

@@ -2,13 +2,14 @@
 
 A record is a fixed header of 76 bytes, little-endian, then optional parts (tag u8, length u32, bytes):
 
-    format u8 | flags u8 | placement u16 | mode u32 | uid u32 | gid u32 | nlink u32 | rdev u64 | size u64
+    format u8 | flags u8 | placement u16 | mode u32 | uid u32 | gid u32 | nlink i32 | rdev u64 | size u64
     | atime i64 | mtime i64 | ctime i64 (ns since 1970) | fid u64 | version u64
 
 Records travel between daemon and client as stored, so a lookup re-encodes nothing.
 
 Invariants: *fid* is never 0 and never reused; *version* grows with every stored change; *size* of a
-directory is 0; a symlink has exactly one target part, of *size* bytes.
+directory is 0; a symlink has exactly one target part, of *size* bytes; *nlink* of a directory is too small for
+a moment when another node's removals arrive before the creations.
 
 A file with several names has one such record under its inode address (`gkfs.paths`), and under each name a *link*:
 a record with FLAG_LINK that says no more than type and fid.
@@ -24,7 +25,7 @@ PLACEMENT_HASHED: Final = 0  # k > 0: all chunks on daemon k - 1
 FLAG_LINK: Final = 1  # the record is under the file's inode address
 FLAG_SPARSE: Final = 2  # there may be holes: st_blocks does not follow from the size
 
-_HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
+_HEADER = struct.Struct("<BBHIIIiQQqqqQQ")
 _FID = struct.Struct("<Q")
 _FID_OFFSET: Final = 60
 _MODE_OFFSET: Final = 4
