@@ -132,7 +132,9 @@ async def test_unlinked_open_file_works_until_release(cluster: Cluster) -> None:
 
 
 @in_cluster(2)
-async def test_a_file_stays_for_who_has_just_opened_it_also_when_its_known_holder_lets_go(cluster: Cluster) -> None:
+async def test_a_file_stays_for_who_has_just_opened_it_also_when_its_known_holder_lets_go(
+    cluster: Cluster,
+) -> None:
     other = Client(cluster)
     entry = await other.create(b"/f")
     assert (await cluster.client.unlink(b"/f", open_fid=entry.fid)).kept
