@@ -31,7 +31,8 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     if inode is not None and entry.is_directory:
         result.attr_timeout = max(timeout_s, min(inode.lease_left_s(), DIRECTORY_ATTR_TIMEOUT_S))
     result.st_mode = entry.mode
-    result.st_nlink = shown_links(entry)
+    is_there = entry.is_directory and (inode is None or not inode.removed)
+    result.st_nlink = max(2, shown_links(entry)) if is_there else entry.nlink
     result.st_uid = entry.uid
     result.st_gid = entry.gid
     result.st_rdev = entry.rdev

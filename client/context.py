@@ -11,9 +11,10 @@ from gkfs.client.pool import Pool
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import MOVES_FOLLOWED
-from gkfs.messages import RecordReply, WhereRequest
+from gkfs.messages import RecordReply, StatRequest, WhereRequest
 from gkfs.metadentry import Metadentry
-from gkfs.operations import WHERE, Operation, Q, R
+from gkfs.operations import STAT, WHERE, Operation, Q, R
+from gkfs.paths import inode_address, is_address
 
 
 class MountOptions(NamedTuple):
@@ -50,11 +51,24 @@ class Context:
     async def follow(self, inode: Inode, path: bytes) -> bool:
         """Whether the record of *inode*, which is not at *path*, may be found somewhere else by now."""
         if self.inodes.path(inode) == path:
-            reply = await self.call_owner(path, WHERE, WhereRequest(path, inode.fid))
-            if reply.path and self.inodes.path(inode) == path:
-                self.inodes.found(inode, reply.path)
+            found = (await self.call_owner(path, WHERE, WhereRequest(path, inode.fid))).path
+            if not found and not inode.entry.is_directory and not is_address(path):
+                found = await self._address(inode)
+            if found and self.inodes.path(inode) == path:
+                self.inodes.found(inode, found)
                 return True
         return self.inodes.path(inode) != path
+
+    async def _address(self, inode: Inode) -> bytes:
+        """The inode address of a file, if another node has given it more names and removed the one known here."""
+        address = inode_address(inode.fid)
+        try:
+            await self.call_owner(address, STAT, StatRequest(address, inode.fid))
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT):
+                raise
+            return b""
+        return address
 
     async def refresh(
         self, inode: Inode, operation: Operation[Q, RecordReply], make: Callable[[bytes], Q]

@@ -3,7 +3,7 @@
 A client says every `HOLD_RENEW_S` which files it has open (HOLD), and when it has closed one it spoke of
 (RELEASE); a file that is opened and closed in between costs nothing. A file that loses its last name becomes
 *nameless* (table 01) as long as somebody holds it. Who opened it a moment ago may not have said so yet: while
-other clients are connected, a file that nobody holds stays for `NAMELESS_GRACE_S`, too.
+other clients are connected, it stays for `NAMELESS_GRACE_S` in any case.
 
 Holders of nameless files are stored, so that a restart forgets nobody; all others are in memory. A client that
 says nothing for `HOLDER_GONE_S` is gone.
@@ -43,7 +43,9 @@ class Opens:
         self._started_s = trio.current_time()
         self._restarted = restarted
         self._held: dict[int, dict[bytes, float]] = {}  # fid -> client -> when it last said so
-        self._grace: deque[tuple[float, int]] = deque()  # until when a nameless file is kept for nobody; ascending
+        # Until when nameless files are kept whoever holds them, ascending; and which these are.
+        self._grace: deque[tuple[float, int]] = deque()
+        self._in_grace: set[int] = set()
 
     def hold(self, session: Session, request: HoldRequest) -> HoldReply:
         now_s = trio.current_time()
@@ -71,8 +73,7 @@ class Opens:
         fid = request.fid
         self._forget(fid, session.client_id)
         self._store.delete(keys.holder(fid, session.client_id))
-        if not self._is_held(fid):
-            self._end(fid)
+        self._end_if_unwanted(fid)
         return Empty()
 
     def discard(self, client_id: bytes, entry: Metadentry, open_fid: int, now_ns: int) -> bool:
@@ -81,7 +82,8 @@ class Opens:
         holders = self._held.get(entry.fid, {})
         if entry.fid == open_fid:
             holders = holders | {client_id: now_s}
-        if not entry.is_regular or not (holders or self._may_be_open(client_id, now_s)):
+        may_be_open = self._may_be_open(client_id, now_s)
+        if not entry.is_regular or not (holders or may_be_open):
             self._reclaimer.add(entry)
             return False
         nameless = entry.changed(nlink=0, ctime_ns=now_ns)
@@ -90,12 +92,12 @@ class Opens:
             self._store.put(keys.holder(entry.fid, holder), b"")
         if holders:
             self._held[entry.fid] = holders
-        else:
-            self._grace.append((now_s + NAMELESS_GRACE_S, entry.fid))
+        if may_be_open:  # whoever else is known to hold it
+            self._begin_grace(entry.fid, now_s + NAMELESS_GRACE_S)
         return entry.fid == open_fid
 
     def _may_be_open(self, client_id: bytes, now_s: float) -> bool:
-        """Whether somebody but *client_id*, who has it not, may have opened the file without saying so yet."""
+        """Whether somebody but *client_id* may have opened the file without saying so yet."""
         if self._restarted and now_s - self._started_s < 2 * NAMELESS_GRACE_S:
             return True  # what was said before is forgotten
         return self._sessions.has_other_client(client_id)
@@ -110,8 +112,16 @@ class Opens:
             if not holders:
                 del self._held[fid]
 
-    def _end(self, fid: int) -> None:
-        """A file without name and holder goes."""
+    def _begin_grace(self, fid: int, until_s: float) -> None:
+        if self._grace:
+            until_s = max(until_s, self._grace[-1][0])
+        self._grace.append((until_s, fid))
+        self._in_grace.add(fid)
+
+    def _end_if_unwanted(self, fid: int) -> None:
+        """A file without name goes, if nobody holds it and nobody may be about to say so."""
+        if fid in self._in_grace or self._is_held(fid):
+            return
         key = keys.orphan(fid)
         record = self._store.get(key)
         if record is not None:
@@ -125,7 +135,8 @@ class Opens:
         until_s = self._started_s + 2 * NAMELESS_GRACE_S  # clients have to find their way back first
         first, end = keys.table(keys.ORPHANS)
         while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
-            self._grace.extend((until_s, keys.fid_of_key(key)) for key, _ in page)
+            for key, _ in page:
+                self._begin_grace(keys.fid_of_key(key), until_s)
             first = page[-1][0] + b"\0"
 
     async def expire(self) -> None:
@@ -150,8 +161,8 @@ class Opens:
                 if self._grace[0][0] > now_s:
                     break
                 fid = self._grace.popleft()[1]
-                if not self._is_held(fid):
-                    self._end(fid)
+                self._in_grace.discard(fid)
+                self._end_if_unwanted(fid)
             self._store.commit()
 
     async def _expire_holders(self) -> None:
@@ -165,8 +176,7 @@ class Opens:
                 fid, client_id = keys.holder_of_key(key)
                 if self._held.get(fid, {}).get(client_id, self._started_s) < oldest_s:
                     self._store.delete(key)
-                    if not self._is_held(fid):
-                        self._end(fid)
+                    self._end_if_unwanted(fid)
             self._store.commit()
             first = page[-1][0] + b"\0"
             await trio.lowlevel.checkpoint()

@@ -4,6 +4,7 @@ import ctypes
 import stat
 import sys
 
+from gkfs import metadentry
 from gkfs.client.attributes import attributes, listed
 from gkfs.client.inodes import Inode
 from gkfs.metadentry import Metadentry
@@ -26,6 +27,16 @@ def test_a_listed_entry_has_a_number_but_no_node_id() -> None:
     raw = [ctypes.string_at(id(entry), sys.getsizeof(entry)) for entry in (full, short)]
     assert [data.count(wanted) for data in raw] == [2, 1]
     assert short.st_mode == full.st_mode
+
+
+def test_a_directory_has_two_links_until_it_is_removed() -> None:
+    entry = Metadentry.new(mode=stat.S_IFDIR | 0o755, uid=0, gid=0, fid=FID, now_ns=5)
+    inode = Inode(FID, None, b"")
+    inode.learn(entry)
+    early = entry.changed(nlink=metadentry.counted(0, -3))  # removals are known, creations are not yet
+    assert [attributes(one, inode, 0.0).st_nlink for one in (entry, early, entry.changed(nlink=5))] == [2, 2, 5]
+    inode.removed = True
+    assert attributes(entry.changed(nlink=0), inode, 0.0).st_nlink == 0
 
 
 def test_symlinks_of_usual_length_take_no_blocks() -> None:

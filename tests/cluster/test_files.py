@@ -1,5 +1,6 @@
 """Data and what becomes of it: truncation, removal, files that are open without a name."""
 
+import contextlib
 import errno
 import os
 import time
@@ -21,7 +22,7 @@ from gkfs.messages import (
 )
 from gkfs.metadentry import Metadentry
 from gkfs.operations import EXTEND, HOLD, RELEASE, SYNC_CHUNKS, TRUNCATE, WRITE_CHUNK
-from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
+from tests.cluster.cluster import GRACE_S, Client, Cluster, eventually, fails, in_cluster
 
 
 async def truncate(client: Client, path: bytes, size: int, *, fid: int = 0, known_size: int = 0) -> Metadentry:
@@ -119,9 +120,32 @@ async def test_unlinked_open_file_works_until_release(cluster: Cluster) -> None:
     assert (await client.stat(b"/f", entry.fid)).size == 3
     await client.call(client.owner(b"/f"), RELEASE, ReleaseRequest(entry.fid))
     await client.call(client.owner(b"/f"), RELEASE, ReleaseRequest(entry.fid))
-    with fails(errno.ESTALE):
-        await client.stat(b"/f", entry.fid)
+
+    async def is_gone() -> bool:
+        with contextlib.suppress(OSError):
+            await client.stat(b"/f", entry.fid)
+            return False
+        return True
+
+    await eventually(is_gone)  # a daemon that has just started waits for others who may have it open
     assert (await client.stat(b"/f")).fid == other.fid
+
+
+@in_cluster(2)
+async def test_a_file_stays_for_who_has_just_opened_it_also_when_its_known_holder_lets_go(
+    cluster: Cluster,
+) -> None:
+    other = Client(cluster)
+    entry = await other.create(b"/f")
+    assert (await cluster.client.unlink(b"/f", open_fid=entry.fid)).kept
+    await cluster.client.call(other.owner(b"/f"), RELEASE, ReleaseRequest(entry.fid))
+    assert (await other.stat(b"/f", entry.fid)).nlink == 0
+    assert not (await other.call(other.owner(b"/f"), HOLD, HoldRequest([b"/f"], [entry.fid]))).lost
+    await trio.sleep(2 * GRACE_S)
+    assert (await other.stat(b"/f", entry.fid)).nlink == 0
+    await other.call(other.owner(b"/f"), RELEASE, ReleaseRequest(entry.fid))
+    with fails(errno.ESTALE):
+        await other.stat(b"/f", entry.fid)
 
 
 @in_cluster(2)
