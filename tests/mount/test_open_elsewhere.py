@@ -217,7 +217,7 @@ def used_bytes(file_system: FileSystem) -> int:
 
 
 def test_data_goes_with_the_last_handle_on_any_node(cluster: Cluster) -> None:
-    """One file is closed at once, two are open on both nodes, where the one that removes them closes them first."""
+    """Some are closed at once; others are open on both nodes, and who removes them closes them first."""
     file_system = cluster(3, mounts=2)
     here, there = file_system.mounts
     changes = (_unlink, _replace, _link_and_unlink_both, _move_directory_and_unlink)
@@ -267,7 +267,7 @@ def test_a_file_renamed_elsewhere_is_the_same_or_stale_after_a_restart(cluster: 
             (here / f"{number}").rename(here / f"new-{number}")
         file_system.stop()
         file_system.start()
-        for number, file in enumerate(files):
+        for file in files:
             assert errno_of(lambda file=file: os.pwrite(file, b"!", 0)) in (0, errno.ESTALE)  # type: ignore[misc]
             assert errno_of(lambda file=file: os.fsync(file)) in (0, errno.ESTALE)  # type: ignore[misc]
     for number in range(6):
