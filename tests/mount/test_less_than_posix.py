@@ -181,3 +181,39 @@ def test_a_new_owner_may_change_the_mode_by_path_on_every_node(place: Place) -> 
         at_once(_chmod_as_somebody, [(place.there / "file",)])
         assert stat.S_IMODE(os.fstat(file).st_mode) == 0o640
     assert stat.S_IMODE((place.here / "file").stat().st_mode) == 0o640
+
+
+def _write_with_set_id_bits_given_elsewhere(here: Path, there: Path) -> None:
+    os.setgroups([])
+    os.setgid(_SOMEBODY)
+    os.setuid(_SOMEBODY)
+    with opened(there, os.O_WRONLY) as file:
+        os.chmod(here, 0o6775)
+        os.write(file, b"written")
+        os.fsync(file)
+        os.write(file, b"again")
+
+
+def test_set_id_bits_that_another_node_gave_go_with_the_first_write_after_publishing(place: Place) -> None:
+    for view in (place.here, place.there):
+        for parent in (view, *view.parents):
+            assert parent.stat().st_mode & 0o001 or run("chmod", "o+x", parent) == ""
+    (place.here / "file").touch()
+    os.chown(place.here / "file", _SOMEBODY, _SOMEBODY)
+    at_once(_write_with_set_id_bits_given_elsewhere, [(place.here / "file", place.there / "file")])
+    for view in (place.here, place.there):
+        assert stat.S_IMODE((view / "file").stat().st_mode) == 0o775
+
+
+def test_what_is_stored_behind_the_end_is_in_no_file_until_it_grows(place: Place) -> None:
+    (place.here / "file").write_bytes(b"x" * 100)
+    with opened(place.here / "file", os.O_RDWR) as file, mmap.mmap(file, 100) as view:
+        pointer = ctypes.addressof(ctypes.c_char.from_buffer(view))
+        ctypes.memmove(pointer + 200, b"behind", 6)
+        view.flush()
+        assert (place.there / "file").read_bytes() == b"x" * 100
+        os.ftruncate(file, 300)
+        found = os.pread(file, 1000, 0)
+        assert found[:200] == b"x" * 100 + bytes(100)
+        assert found[200:206] in (b"behind", bytes(6))
+    assert len((place.there / "file").read_bytes()) == 300
