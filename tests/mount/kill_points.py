@@ -125,7 +125,7 @@ def kill_at_steps(file_system: MortalFileSystem, operation: Operation, victim: i
     """Do *operation* again and again while *victim* dies at one step after the other.
 
     With *share* only so many of its steps, and a few more of many, are taken, evenly spread; 0: each. Every second
-    time the daemon that comes back dies, too, while it takes up what was left; with 0 that is done with all.
+    time the daemon that comes back dies, too, while it takes up what was left; with 0 each step is taken once with that and once without.
     Returns how many steps there are, and how often the victim died at one.
     """
     _, count = _run(file_system, operation, victim, 0, 0)
@@ -163,6 +163,9 @@ def _run(
     call.join()
     steps = file_system.plan.steps(victim)
     file_system.plan.disarm(victim)
+    if file_system.is_dead(victim):  # just now, by what is tried again after a pause
+        killed = True
+        file_system.revive(victim)
     assert call.errno == operation.fails_with, f"{what}: {os.strerror(call.errno)}"
     for folder in (here, there):
         assert_names(folder, operation.after, what)
