@@ -22,7 +22,7 @@ Names = dict[str, str]  # by path: which file it is, "/" for a directory; names 
 _MORTAL: Final = (sys.executable, "-m", "tests.mount.mortal_daemon")
 _CALL_LIMIT_S: Final = 40.0
 _QUIET_S: Final = 0.05  # without a step: nothing goes on in the background, nor is about to
-_STEPS_PER_ROUND: Final = 12
+_STEPS_PER_ROUND: Final = 16
 _AGAIN_STEPS: Final = 7
 
 
