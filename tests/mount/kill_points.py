@@ -124,8 +124,8 @@ class _Call:
 def kill_at_steps(file_system: MortalFileSystem, operation: Operation, victim: int, share: int) -> tuple[int, int]:
     """Do *operation* again and again while *victim* dies at one step after the other.
 
-    With *share* only so many of its steps, and a few more of many, are taken, evenly spread; 0: each. Every second
-    time the daemon that comes back dies, too, while it takes up what was left; with 0 each step is taken once with that and once without.
+    With *share* only so many of its steps, and a few more of many, are taken, evenly spread; every second time the
+    daemon that comes back dies, too, while it takes up what was left. With 0 each is taken, with that and without.
     Returns how many steps there are, and how often the victim died at one.
     """
     _, count = _run(file_system, operation, victim, 0, 0)
