@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from gkfs import metadentry, paths
-from gkfs.limits import DIRECTORY_LEASE_S
+from gkfs.limits import DIRECTORY_LEASE_MARGIN_S, DIRECTORY_LEASE_S
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
@@ -107,7 +107,7 @@ class Inode:
 
     def lease(self, sent_s: float, *, granted: bool) -> None:
         """Note what a lookup said that was sent at *sent_s*, on the monotonic clock."""
-        self.lease_until_s = sent_s + DIRECTORY_LEASE_S if granted else 0.0
+        self.lease_until_s = sent_s + DIRECTORY_LEASE_S - DIRECTORY_LEASE_MARGIN_S if granted else 0.0
 
     def lease_left_s(self) -> float:
         """For how long a directory stays what it is."""

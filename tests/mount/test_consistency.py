@@ -1,4 +1,7 @@
-"""What one node does, another sees: names at once, contents and sizes after close or fsync."""
+"""What one node writes another sees after close or fsync; what both write at once is there on both.
+
+Names: test_names_elsewhere.py, attributes: test_attributes_elsewhere.py, open files: test_open_elsewhere.py.
+"""
 
 import errno
 import os
@@ -11,156 +14,14 @@ from typing import Final
 
 import pytest
 
-from tests.mount.calls import MIB, errno_of, fails, noise, opened
+from tests.mount.calls import MIB, noise, opened
 from tests.mount.conftest import Place
 from tests.mount.file_system import FileSystem, wait_until
 from tests.mount.programs import at_once
-from tests.mount.trees import assert_same
+from tests.mount.trees import assert_same, facts
 
 # Times of a directory reach other nodes a moment after the change of its entries (limits.DIRECTORY_TOUCH_DELAY_S).
 _DIRECTORY_TIMES_S: Final = 1.0
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
-
-
-# --- names -----------------------------------------------------------------------------------------------
-
-
-def test_created_entries_are_there_at_once(place: Place) -> None:
-    for number in range(100):
-        here, there = (place.here, place.there) if number % 2 else (place.there, place.here)
-        with fails(errno.ENOENT):
-            os.stat(there / f"{number}")
-        os.close(os.open(here / f"{number}", os.O_CREAT))
-        os.mkdir(here / f"d{number}")
-        os.symlink("target", here / f"l{number}")
-        assert (there / f"{number}").is_file()
-        assert (there / f"d{number}").is_dir()
-        assert os.readlink(there / f"l{number}") == "target"
-        with fails(errno.EEXIST):
-            os.open(there / f"{number}", os.O_CREAT | os.O_EXCL)
-    assert names(place.here) == names(place.there)
-
-
-def test_removed_entries_are_gone_at_once(place: Place) -> None:
-    for number in range(50):
-        path, same = place.here / f"{number}", place.there / f"{number}"
-        path.touch()
-        assert same.exists()
-        path.unlink()
-        with fails(errno.ENOENT):
-            os.stat(same)
-        with fails(errno.ENOENT):
-            os.open(same, os.O_RDONLY)
-        path.mkdir()
-        assert same.is_dir()
-        same.rmdir()
-        with fails(errno.ENOENT):
-            os.listdir(path)
-
-
-def test_a_name_becomes_another_kind_of_entry(place: Place) -> None:
-    path, same = place.here / "name", place.there / "name"
-    for _ in range(5):
-        path.write_bytes(b"file")
-        assert same.read_bytes() == b"file"
-        path.unlink()
-        path.mkdir()
-        (same / "inner").touch()
-        assert names(path) == ["inner"]
-        (path / "inner").unlink()
-        same.rmdir()
-        path.symlink_to("elsewhere")
-        assert os.readlink(same) == "elsewhere"
-        same.unlink()
-
-
-def test_renames_show_at_once(place: Place) -> None:
-    (place.here / "folder" / "deep").mkdir(parents=True)
-    for number in range(30):
-        (place.here / "folder" / "deep" / f"{number}").write_text(str(number))
-    assert (place.there / "folder" / "deep" / "7").read_text() == "7"
-    (place.here / "folder").rename(place.here / "moved")
-    with fails(errno.ENOENT):
-        os.stat(place.there / "folder" / "deep" / "7")
-    assert (place.there / "moved" / "deep" / "7").read_text() == "7"
-    (place.there / "moved" / "deep" / "7").rename(place.there / "moved" / "seven")
-    assert names(place.here / "moved") == ["deep", "seven"]
-    assert len(names(place.here / "moved" / "deep")) == 29
-    (place.here / "other").write_text("other")
-    (place.here / "other").rename(place.here / "moved" / "seven")
-    assert (place.there / "moved" / "seven").read_text() == "other"
-
-
-def test_work_goes_on_below_a_directory_that_another_node_renamed(place: Place) -> None:
-    (place.here / "old").mkdir()
-    (place.here / "old" / "file").write_text("before")
-    with opened(place.there / "old" / "file", os.O_RDWR) as file:
-        (place.here / "old").rename(place.here / "new")
-        os.pwrite(file, b"AFTER!", 0)
-        os.fsync(file)
-    assert (place.here / "new" / "file").read_text() == "AFTER!"
-    assert names(place.there) == ["new"]
-    assert (place.there / "new" / "file").read_text() == "AFTER!"
-
-
-def test_both_nodes_list_the_same(place: Place) -> None:
-    for number in range(1500):
-        folder = place.here if number % 2 else place.there
-        os.close(os.open(folder / f"file-{number}", os.O_CREAT))
-    expected = sorted(f"file-{number}" for number in range(1500))
-    assert names(place.here) == names(place.there) == expected
-
-
-def test_a_directory_in_use_elsewhere_can_be_removed(place: Place) -> None:
-    (place.here / "folder").mkdir()
-    with opened(place.there / "folder", os.O_RDONLY | os.O_DIRECTORY) as inside:
-        (place.here / "folder").rmdir()
-        assert not (place.there / "folder").exists()
-        # NFS, too, answers ESTALE to those who are in a directory that another node removed.
-        assert errno_of(lambda: os.mkdir("below", dir_fd=inside)) in (errno.ENOENT, errno.ESTALE)
-    assert names(place.here) == []
-
-
-def test_a_directory_that_another_node_keeps_using_moves_at_once(place: Place) -> None:
-    """The other node's kernel may keep names of directories for a while; a change waits for that."""
-    (place.here / "old").mkdir()
-    (place.here / "old" / "file").touch()
-    assert (place.there / "old" / "file").exists()
-    (place.here / "old").rename(place.here / "new")
-    assert not (place.there / "old").exists()
-    assert (place.there / "new" / "file").exists()
-    (place.here / "new" / "file").unlink()
-    (place.here / "new").rmdir()
-    assert not (place.there / "new").exists()
-    assert errno_of(lambda: os.mkdir(place.there / "new" / "below")) == errno.ENOENT
-
-
-def test_mkdir_and_rmdir_race_without_orphans(place: Place) -> None:
-    """While one node removes a directory, another creates in it: either may fail, nothing may be lost."""
-
-    def remove() -> None:
-        for _ in range(150):
-            assert errno_of(lambda: os.rmdir(place.here / "folder")) in (0, errno.ENOTEMPTY, errno.ENOENT)
-
-    def create() -> None:
-        for number in range(150):
-            with suppress(FileExistsError):
-                os.mkdir(place.there / "folder")
-            try:
-                os.close(os.open(place.there / "folder" / f"{number}", os.O_CREAT | os.O_EXCL))
-            except FileNotFoundError:
-                continue
-            os.unlink(place.there / "folder" / f"{number}")
-
-    (place.here / "folder").mkdir()
-    at_once(lambda function: function(), [(remove,), (create,)])
-    assert names(place.here) == names(place.there)
-    if (place.here / "folder").exists():
-        assert names(place.there / "folder") == []
-        (place.here / "folder").rmdir()
 
 
 # --- contents and sizes ----------------------------------------------------------------------------------
@@ -270,62 +131,18 @@ def test_an_append_goes_behind_what_another_node_appended(place: Place) -> None:
     assert (place.here / "log").read_bytes() == (place.there / "log").read_bytes() == expected
 
 
-# --- attributes ------------------------------------------------------------------------------------------
+def test_the_same_bytes_written_on_both_nodes_are_of_one_of_them(place: Place) -> None:
+    (place.here / "file").write_bytes(bytes(2 * MIB))
 
+    def write(view: Path, letter: bytes) -> None:
+        with opened(view / "file", os.O_RDWR) as file:
+            for offset in range(0, 2 * MIB, 50_000):
+                os.pwrite(file, letter * 50_001, offset)
 
-def test_attributes_agree(place: Place) -> None:
-    path, same = place.here / "file", place.there / "file"
-    path.write_bytes(b"x")
-    for change in (
-        lambda: os.chmod(path, 0o640),
-        lambda: os.chown(same, 7, 8),
-        lambda: os.utime(path, ns=(1, 2)),
-        lambda: same.write_bytes(b"longer"),
-        lambda: os.truncate(path, 3),
-        lambda: os.utime(same),
-    ):
-        change()
-        one, other = path.stat(), same.stat()
-        for field in (
-            "st_mode",
-            "st_ino",
-            "st_nlink",
-            "st_uid",
-            "st_gid",
-            "st_size",
-            "st_mtime_ns",
-            "st_ctime_ns",
-        ):
-            assert getattr(one, field) == getattr(other, field), field
-
-
-def test_mtime_set_after_writing_stays(place: Place) -> None:
-    """As tar, cp -p and rsync do: write, set the time through the descriptor, close."""
-    for number in range(20):
-        with opened(place.here / f"{number}", os.O_WRONLY | os.O_CREAT) as file:
-            os.write(file, noise(1000 * number + 1))
-            os.utime(file, ns=(10**18, 10**18 + number))
-        assert (place.there / f"{number}").stat().st_mtime_ns == 10**18 + number
-
-
-def test_directory_times_and_link_counts_agree_soon(place: Place) -> None:
-    before_ns = place.there.stat().st_mtime_ns
-    for number in range(10):
-        (place.here / f"a{number}").mkdir()
-        (place.there / f"b{number}").mkdir()
-    (place.there / "b3").rmdir()
-    (place.here / "b4").rename(place.here / "a1" / "b4")
-
-    def facts(view: Path) -> tuple[int, int, int]:
-        status = view.stat()
-        return status.st_nlink, (view / "a1").stat().st_nlink, status.st_mtime_ns
-
-    wait_until(
-        lambda: facts(place.here) == facts(place.there) and facts(place.here)[:2] == (2 + 18, 3),
-        "both nodes agree",
-        limit_s=_DIRECTORY_TIMES_S,
-    )
-    assert facts(place.there)[2] > before_ns
+    at_once(write, [(place.here, b"A"), (place.there, b"B")])
+    found = (place.here / "file").read_bytes()
+    assert set(found) <= set(b"AB")
+    assert (place.there / "file").read_bytes() == found
 
 
 # --- many at once ----------------------------------------------------------------------------------------
@@ -375,13 +192,15 @@ def test_nodes_in_each_others_way_leave_a_sound_tree(place: Place) -> None:
     ]
     failures = [process.communicate(timeout=100)[1].decode() for process in busy]
     assert failures == [""] * 4
+    with suppress(AssertionError):  # times of directories arrive a moment later; what differs is shown below
+        wait_until(lambda: facts(place.here) == facts(place.there), "both see the same", _DIRECTORY_TIMES_S)
     assert_same(place.here, place.there)
     for folder, folders, files in os.walk(place.there, topdown=False):
         for name in files:
             os.unlink(os.path.join(folder, name))
         for name in folders:
             os.rmdir(os.path.join(folder, name))
-    assert names(place.here) == []
+    assert os.listdir(place.here) == []
 
 
 def test_both_mounts_show_the_same_space(file_system: FileSystem) -> None:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("without_a_client")
 @pytest.mark.parametrize("daemons", [1, 3])
 def test_a_restart_brings_everything_back(daemons: int, cluster: Cluster, tmp_path: Path) -> None:
     file_system = cluster(daemons)
-    sample_tree.make(tmp_path / "sample")
+    sample_tree.make(tmp_path / "sample", links=True, attributes=True)
     run("cp", "-a", tmp_path / "sample", file_system.mounts[0] / "copy")
     ids = {path.name: path.lstat().st_ino for path in (file_system.mounts[0] / "copy" / "contents").iterdir()}
     for _ in range(2):

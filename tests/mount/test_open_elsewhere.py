@@ -217,7 +217,7 @@ def used_bytes(file_system: FileSystem) -> int:
 
 
 def test_data_goes_with_the_last_handle_on_any_node(cluster: Cluster) -> None:
-    """One file is closed at once, two are open on both nodes, and who removes them closes them first."""
+    """Some are closed at once; others are open on both nodes, and who removes them closes them first."""
     file_system = cluster(3, mounts=2)
     here, there = file_system.mounts
     changes = (_unlink, _replace, _link_and_unlink_both, _move_directory_and_unlink)
