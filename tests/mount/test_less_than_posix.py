@@ -16,7 +16,6 @@ from tests.mount.calls import MIB, errno_of, fails, noise, opened
 from tests.mount.conftest import Place
 from tests.mount.file_system import FileSystem
 from tests.mount.programs import at_once, run
-from tests.mount.test_rename import EXCHANGE, renameat2
 
 _SOMEBODY = 4321
 
@@ -102,18 +101,6 @@ def test_copy_file_range_is_refused_and_copying_writes(place: Place) -> None:
         assert errno_of(lambda: os.copy_file_range(source, target, MIB)) in (errno.EOPNOTSUPP, 0)
     shutil.copyfile(place.here / "source", place.there / "copy")
     assert (place.here / "copy").read_bytes() == noise(MIB)
-
-
-def test_directories_cannot_be_exchanged(place: Place) -> None:
-    for name in ("one", "other"):
-        (place.here / name).mkdir()
-        (place.here / name / name).touch()
-    (place.here / "file").touch()
-    for one, other in (("one", "other"), ("one", "file"), ("file", "other")):
-        for view in (place.here, place.there):
-            with fails(errno.EINVAL):
-                renameat2(view / one, view / other, EXCHANGE)
-    assert [os.listdir(place.there / name) for name in ("one", "other")] == [["one"], ["other"]]
 
 
 def test_access_lists_and_attributes_of_the_system_are_refused(place: Place) -> None:
