@@ -52,11 +52,20 @@ def assert_records_whole(data: bytes, count: int) -> None:
     assert not missing, f"records from these on are missing: {missing}"
 
 
-@pytest.mark.parametrize(("nodes", "count"), [(1, 1000), (2, 10_000)])
-def test_appends_of_several_processes_are_whole(nodes: int, count: int, anywhere: Place) -> None:
-    views = [anywhere.here, anywhere.there][:nodes]
+@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
+def test_ten_thousand_appends_of_each_of_eight_processes_are_whole(place: Place) -> None:
+    _append_at_once([place.here, place.there], 10_000)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_appends_of_several_processes_are_whole(nodes: int, anywhere: Place) -> None:
+    _append_at_once([anywhere.here, anywhere.there][:nodes], 1000)
+
+
+def _append_at_once(views: list[Path], count: int) -> None:
+    nodes = len(views)
     at_once(append_records, [(views[writer % nodes] / "log", writer, count) for writer in range(_WRITERS)])
-    for view in (anywhere.here, anywhere.there):
+    for view in views:
         assert_records_whole((view / "log").read_bytes(), count)
 
 

@@ -104,6 +104,7 @@ def test_make_builds_the_same_programs(both: Both) -> None:
     assert "-o hello " in rebuilt[0]
 
 
+@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
 def test_venv_runs_what_pip_installs(both: Both, tmp_path: Path) -> None:
     wheel = _wheel(tmp_path)
     installed = []
