@@ -6,6 +6,7 @@ import stat
 import time
 
 from gkfs import metadentry, paths
+from gkfs.changes import with_attributes, with_xattr, without_xattr
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
@@ -15,11 +16,6 @@ from gkfs.limits import KEY_PATH_MAX_BYTES, MOVES_FOLLOWED, NAME_MAX_BYTES, SYML
 from gkfs.messages import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
-    SET_ATIME,
-    SET_GID,
-    SET_MODE,
-    SET_MTIME,
-    SET_UID,
     CreateRequest,
     DetachRequest,
     LinkRequest,
@@ -271,7 +267,7 @@ class Namespace:
     async def set_attributes(self, inode: Inode, request: SetattrRequest) -> None:
         """Change mode, owner or times. Unpublished writes go first: their time must not overwrite a set one."""
         if inode.removed:
-            inode.learn(_with_attributes(inode.entry, request))
+            inode.learn(with_attributes(inode.entry, request))
             return
         await self._data.publish(inode)
         self._touches.send(self._inodes.path(inode))
@@ -287,23 +283,19 @@ class Namespace:
 
     async def set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:
         """Set one extended attribute, new or not."""
-        self._check_has_record(inode)
-        now_ns = time.time_ns()
-        await self._context.refresh(
-            inode, SETXATTR, lambda path: SetxattrRequest(path, inode.fid, name, value, now_ns)
-        )
+        request = SetxattrRequest(b"", inode.fid, name, value, time.time_ns())
+        if inode.removed:
+            inode.learn(with_xattr(inode.entry, request))
+            return
+        await self._context.refresh(inode, SETXATTR, lambda path: request._replace(path=path))
 
     async def remove_xattr(self, inode: Inode, name: bytes) -> None:
         """Remove one extended attribute; ENODATA when there is none of that name."""
-        self._check_has_record(inode)
-        now_ns = time.time_ns()
-        await self._context.refresh(
-            inode, REMOVEXATTR, lambda path: RemovexattrRequest(path, inode.fid, name, now_ns)
-        )
-
-    def _check_has_record(self, inode: Inode) -> None:
+        request = RemovexattrRequest(b"", inode.fid, name, time.time_ns())
         if inode.removed:
-            raise os_error(errno.ESTALE, f"file {inode.fid:#x} was removed")
+            inode.learn(without_xattr(inode.entry, request))
+            return
+        await self._context.refresh(inode, REMOVEXATTR, lambda path: request._replace(path=path))
 
     async def _removed(self, name: tuple[int, bytes], path: bytes, fid: int, *, kept: bool) -> None:
         """A name (fid of the directory, name) of *fid*, *path*, was removed through this mount."""
@@ -334,16 +326,3 @@ class Namespace:
         if len(path) > KEY_PATH_MAX_BYTES:
             paths.check_path(path)
         return path
-
-
-def _with_attributes(entry: Metadentry, request: SetattrRequest) -> Metadentry:
-    """What SETATTR would make of *entry*, for a directory whose record is gone."""
-    which = request.which
-    return entry.changed(
-        mode=stat.S_IFMT(entry.mode) | request.mode if which & SET_MODE else entry.mode,
-        uid=request.uid if which & SET_UID else entry.uid,
-        gid=request.gid if which & SET_GID else entry.gid,
-        atime_ns=request.atime_ns if which & SET_ATIME else entry.atime_ns,
-        mtime_ns=request.mtime_ns if which & SET_MTIME else entry.mtime_ns,
-        ctime_ns=request.now_ns,
-    )

@@ -4,23 +4,16 @@ All are synchronous and thus atomic. They check first and write then.
 """
 
 import errno
-import stat
-from typing import Final
 
 from gkfs import metadentry, paths
+from gkfs.changes import with_attributes, with_xattr, without_xattr
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.records import Found, Records
 from gkfs.daemon.session import Session
 from gkfs.errors import os_error
-from gkfs.limits import FILE_SIZE_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX_BYTES
+from gkfs.limits import FILE_SIZE_MAX_BYTES
 from gkfs.messages import (
-    DROP_SET_ID,
-    SET_ATIME,
-    SET_GID,
-    SET_MODE,
-    SET_MTIME,
-    SET_UID,
     Empty,
     ExtendRequest,
     RecordReply,
@@ -31,10 +24,7 @@ from gkfs.messages import (
     SetxattrRequest,
     TouchRequest,
 )
-from gkfs.metadentry import FLAG_SPARSE, Metadentry, Xattrs
-
-_XATTR_OVERHEAD_BYTES: Final = 8  # of each, in the record
-_SET_ALL: Final = DROP_SET_ID | SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME
+from gkfs.metadentry import FLAG_SPARSE, Metadentry
 
 
 class Attributes:
@@ -49,26 +39,7 @@ class Attributes:
         found, entry = self._for_change(request.path, request.fid)
         if entry.is_directory:
             self._leases.check_change(request.path, session.client_id)
-        which = request.which
-        if which & ~_SET_ALL:
-            raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: attributes {which:#x}")
-        mode, uid, gid = entry.mode, entry.uid, entry.gid
-        if which & (SET_UID | SET_GID):
-            uid = request.uid if which & SET_UID else uid
-            gid = request.gid if which & SET_GID else gid
-        if which & (SET_UID | SET_GID | DROP_SET_ID):
-            mode = metadentry.without_set_id(mode)
-        if which & SET_MODE:
-            mode = stat.S_IFMT(mode) | stat.S_IMODE(request.mode)
-        entry = entry.changed(
-            mode=mode,
-            uid=uid,
-            gid=gid,
-            atime_ns=request.atime_ns if which & SET_ATIME else entry.atime_ns,
-            mtime_ns=request.mtime_ns if which & SET_MTIME else entry.mtime_ns,
-            ctime_ns=request.now_ns,
-        )
-        return RecordReply(self._records.replace(found, entry))
+        return RecordReply(self._records.replace(found, with_attributes(entry, request)))
 
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
         found, entry = self._for_data(request.path, request.fid)
@@ -118,25 +89,11 @@ class Attributes:
 
     def setxattr(self, session: Session, request: SetxattrRequest) -> RecordReply:
         found, entry = self._for_change(request.path, request.fid)
-        name, value = request.name, request.value
-        if not 0 < len(name) <= XATTR_NAME_MAX_BYTES or len(value) > XATTR_VALUE_MAX_BYTES or b"\0" in name:
-            raise os_error(errno.EINVAL, f"attribute {name[:40]!r}, {len(name)} bytes, of {len(value)} bytes")
-        xattrs = (*_without(entry.xattrs, name), (name, value))
-        size_bytes = sum(len(name) + len(value) + _XATTR_OVERHEAD_BYTES for name, value in xattrs)
-        if size_bytes > XATTRS_MAX_BYTES:
-            raise os_error(
-                errno.ENOSPC,
-                f"{paths.printable(request.path)}: {size_bytes} bytes of extended attributes, "
-                f"at most {XATTRS_MAX_BYTES} allowed",
-            )
-        return RecordReply(self._records.replace(found, entry.changed(xattrs=xattrs, ctime_ns=request.now_ns)))
+        return RecordReply(self._records.replace(found, with_xattr(entry, request)))
 
     def removexattr(self, session: Session, request: RemovexattrRequest) -> RecordReply:
         found, entry = self._for_change(request.path, request.fid)
-        xattrs = _without(entry.xattrs, request.name)
-        if len(xattrs) == len(entry.xattrs):
-            raise os_error(errno.ENODATA, f"{paths.printable(request.path)}: {request.name!r}")
-        return RecordReply(self._records.replace(found, entry.changed(xattrs=xattrs, ctime_ns=request.now_ns)))
+        return RecordReply(self._records.replace(found, without_xattr(entry, request)))
 
     # --- shared steps
 
@@ -154,7 +111,3 @@ class Attributes:
             raise os_error(errno.EINVAL, f"{paths.printable(path)} is not a regular file")
         self._guards.check_fid(entry.fid)
         return found, entry
-
-
-def _without(xattrs: Xattrs, name: bytes) -> Xattrs:
-    return tuple(pair for pair in xattrs if pair[0] != name)

@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "gkfs.config": 2,
     "gkfs.messages": 2,
     "gkfs.peer_messages": 2,
+    "gkfs.changes": 2,
     "gkfs.operations": 2,
     "gkfs.wire": 3,
     "gkfs.channel": 3,

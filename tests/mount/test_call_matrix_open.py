@@ -190,7 +190,7 @@ def test_calls_on_descriptors(matrix: Matrix) -> None:
 
 
 def _removed_directory(current: bool) -> dict[str, Any]:
-    """What can be done in it; but setting an extended attribute, which a mount refuses."""
+    """What can be done in it."""
     descriptor = os.open("empty", os.O_RDONLY)
     if current:
         os.chdir("empty")
@@ -223,6 +223,9 @@ def _removed_directory(current: bool) -> dict[str, Any]:
             "utime": _tried(os.utime, descriptor, ns=(1, 2)),
             "then": [*os.fstat(descriptor)[:1], *os.fstat(descriptor)[3:6], os.fstat(descriptor).st_mtime_ns],
             "getxattr": _tried(os.getxattr, descriptor, "user.a"),
+            "setxattr": _tried(os.setxattr, descriptor, "user.b", b"b"),
+            "getxattr of it": _tried(os.getxattr, descriptor, "user.b"),
+            "removexattr": _tried(os.removexattr, descriptor, "user.a"),
             "listxattr": _tried(twin_calls.listxattr, descriptor),
             "statvfs": _tried(lambda: os.fstatvfs(descriptor).f_namemax),
             "access": _tried(os.access, ".", os.W_OK, **inside),
