@@ -22,6 +22,7 @@ class Holds:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._open: set[Inode] = set()
+        self._asked: set[int] = set()  # daemons that have not answered yet
 
     def opened(self, inode: Inode) -> None:
         """One more handle; from now on an unlink through this mount keeps the file."""
@@ -54,19 +55,23 @@ class Holds:
                 inode.held = True
                 path = self._context.inodes.path(inode)
                 by_owner.setdefault(self._context.distributor.path_owner(path), []).append((path, inode))
-        calls = [
-            (files[start : start + HOLD_FILES], self._hold(owner, files[start : start + HOLD_FILES]))
-            for owner, files in by_owner.items()
-            for start in range(0, len(files), HOLD_FILES)
-        ]
-        for files, call in calls:
-            try:
-                lost = set((await call).lost)
-                for path, inode in files:
+        for owner, files in by_owner.items():
+            if owner not in self._asked:  # else it is slow or away: once is enough
+                self._context.pool.pump.start(self._renew_at(owner, files))
+
+    async def _renew_at(self, owner: int, files: list[tuple[bytes, Inode]]) -> None:
+        self._asked.add(owner)
+        try:
+            for start in range(0, len(files), HOLD_FILES):
+                some = files[start : start + HOLD_FILES]
+                lost = set((await self._hold(owner, some)).lost)
+                for path, inode in some:
                     if inode.fid in lost and inode.opens:
                         await self._find(path, inode)
-            except OSError as error:
-                log.info("open files: %s", error)
+        except OSError as error:
+            log.info("open files: %s", error)
+        finally:
+            self._asked.discard(owner)
 
     def _hold(self, owner: int, files: list[tuple[bytes, Inode]]) -> Call[HoldReply]:
         request = HoldRequest([path for path, _ in files], [inode.fid for _, inode in files])
