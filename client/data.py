@@ -55,6 +55,7 @@ class FileData:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._dirty: set[Inode] = set()
+        self._publishing: set[Inode] = set()  # by `publish_beside`
 
     async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
         """Up to *length* bytes from *offset*; shorter only at the end of the file. Holes read as zeros."""
@@ -136,10 +137,21 @@ class FileData:
     async def publish_all(self) -> None:
         """Publish what every open file has written; errors come back at its own flush or fsync."""
         for inode in list(self._dirty):
-            try:
-                await self.publish(inode)
-            except OSError as error:
-                log.warning("cannot publish the size of file %#x: %s", inode.fid, error)
+            await self._publish_one(inode)
+
+    async def publish_beside(self) -> None:
+        """As `publish_all`, without waiting: a daemon that does not answer holds up no files of others."""
+        for inode in self._dirty - self._publishing:
+            self._publishing.add(inode)
+            self._context.pool.pump.start(self._publish_one(inode))
+
+    async def _publish_one(self, inode: Inode) -> None:
+        try:
+            await self.publish(inode)
+        except OSError as error:
+            log.warning("cannot publish the size of file %#x: %s", inode.fid, error)
+        finally:
+            self._publishing.discard(inode)
 
     async def truncate(self, inode: Inode, size: int) -> None:
         """Set the size; the bytes beyond are gone everywhere when it returns."""

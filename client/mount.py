@@ -86,7 +86,7 @@ class _Mount:
                 self._mount()
                 try:
                     nursery.start_soon(self._operations.touches.run)
-                    nursery.start_soon(self._repeat, SIZE_FLUSH_DELAY_S, self._operations.data.publish_all)
+                    nursery.start_soon(self._repeat, SIZE_FLUSH_DELAY_S, self._operations.data.publish_beside)
                     nursery.start_soon(self._repeat, HOLD_RENEW_S, self._operations.holds.renew)
                     await self._pump.serve()
                 finally:
