@@ -116,9 +116,14 @@ class Adoption:
             if old.fid == entry.fid:
                 return AdoptReply(old.fid, False, b"")  # two names of one file: both stay
             reply = AdoptReply(old.fid, self._replaced(old, request), b"")
-        self._store.put(key, request.record)
-        self._store.count_entry(entry.mode, 1)
+        self._put(request, entry)
         return reply
+
+    def _put(self, request: AdoptRequest, entry: Metadentry) -> None:
+        self._store.put(paths.key(request.path), request.record)
+        self._store.count_entry(entry.mode, 1)
+        if entry.is_directory:
+            self._leases.moved(request.path, request.client_id)
 
     def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> Metadentry:
         name = paths.printable(request.path)
@@ -144,9 +149,8 @@ class Adoption:
             return AdoptReply(old.fid, False, b"")
         if not old.is_link:
             old = old.changed(ctime_ns=request.now_ns)
-        self._store.put(paths.key(request.path), request.record)
         self._store.count_entry(old.mode, -1)
-        self._store.count_entry(entry.mode, 1)
+        self._put(request, entry)
         if not old.is_directory:
             self._moves.note_file(old.fid, request.source)
         return AdoptReply(old.fid, False, metadentry.encode(old))

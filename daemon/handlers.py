@@ -95,7 +95,7 @@ class Handlers:
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
         self._trees = Trees(store, guards, moves, distributor, peers)
         self._adoption = Adoption(store, guards, moves, parents, self._opens, self._links, leases)
-        steps = RenameSteps(store, guards, moves, distributor, peers, sessions, nursery)
+        steps = RenameSteps(store, guards, moves, distributor, peers, sessions, leases, nursery)
         self._renaming = Renaming(own_index, records, steps, parents, self._adoption, leases)
 
     def register(self, dispatcher: Dispatcher) -> None:

@@ -43,6 +43,10 @@ class Leases:
         holders[client_id] = now_s + DIRECTORY_LEASE_S
         return True
 
+    def moved(self, path: bytes, client_id: bytes) -> None:
+        """*client_id* has given a directory this path: its kernel may still use what it knew of the old name."""
+        self.grant(path, client_id)
+
     def check_change(self, path: bytes, client_id: bytes) -> None:
         """Raise Blocked while a client other than *client_id* may take *path* for what it is now."""
         now_s = trio.current_time()
@@ -50,7 +54,10 @@ class Leases:
         end_s = max((end_s for holder, end_s in holders.items() if holder != client_id), default=0.0)
         end_s = max(end_s, self._all_until_s)
         if end_s <= now_s:
-            self._held.pop(path, None)
+            if (
+                max(holders.values(), default=0.0) <= now_s
+            ):  # else it is *client_id*'s own, and holds on for others
+                self._held.pop(path, None)
             self._refused.pop(path, None)
             return
         for waited in [waited for waited, until_s in self._refused.items() if until_s < now_s]:

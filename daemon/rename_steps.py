@@ -15,6 +15,7 @@ from gkfs.daemon import intents
 from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.moves import Moves
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.plan import Plan
@@ -48,6 +49,7 @@ class RenameSteps:
         distributor: Distributor,
         peers: Peers,
         sessions: Sessions,
+        leases: Leases,
         nursery: trio.Nursery,
     ) -> None:
         self.store = store
@@ -56,6 +58,7 @@ class RenameSteps:
         self.peers = peers
         self._moves = moves
         self._sessions = sessions
+        self._leases = leases
         self._nursery = nursery
 
     def owner(self, plan: Plan) -> int:
@@ -82,8 +85,11 @@ class RenameSteps:
         key = paths.key(plan.source)
         self.store.count_entry(metadentry.decode(plan.record).mode, -1)
         if plan.is_exchange:
+            entry = metadentry.decode(reply.record)
             self.store.put(key, reply.record)
-            self.store.count_entry(metadentry.decode(reply.record).mode, 1)
+            self.store.count_entry(entry.mode, 1)
+            if entry.is_directory:
+                self._leases.moved(plan.source, plan.client_id)
         else:
             self.store.delete(key)
         if not plan.tree:

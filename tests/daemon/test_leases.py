@@ -48,6 +48,15 @@ def test_ones_own_lease_and_those_of_other_paths_do_not_matter() -> None:
     run(check)
 
 
+def test_a_change_of_ones_own_does_not_end_the_lease_that_others_wait_for() -> None:
+    async def check(leases: Leases) -> None:
+        leases.grant(b"/d", A)
+        leases.check_change(b"/d", A)
+        blocked(leases, b"/d", B)
+
+    run(check)
+
+
 def test_no_lease_is_given_while_somebody_waits() -> None:
     async def check(leases: Leases) -> None:
         leases.grant(b"/d", A)
