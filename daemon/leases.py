@@ -54,9 +54,8 @@ class Leases:
         end_s = max((end_s for holder, end_s in holders.items() if holder != client_id), default=0.0)
         end_s = max(end_s, self._all_until_s)
         if end_s <= now_s:
-            if (
-                max(holders.values(), default=0.0) <= now_s
-            ):  # else it is *client_id*'s own, and holds on for others
+            # What is left is *client_id*'s own lease, which others wait for.
+            if max(holders.values(), default=0.0) <= now_s:
                 self._held.pop(path, None)
             self._refused.pop(path, None)
             return
