@@ -17,7 +17,7 @@ class Moves:
     def __init__(self) -> None:
         self.directory_count = 0  # directories renamed since the start
         self._directories: dict[bytes, tuple[bytes, float]] = {}  # old path -> new path, until when it is known
-        self._files: dict[int, bytes] = {}  # fid -> new path, oldest first
+        self._files: dict[int, tuple[bytes, float]] = {}  # fid -> new path and when; oldest first
 
     def note_directory(self, old: bytes, new: bytes) -> None:
         """The directory *old* is now *new*."""
@@ -27,7 +27,7 @@ class Moves:
     def note_file(self, fid: int, new: bytes) -> None:
         """A file that was here is now *new*, which may belong to another daemon."""
         self._files.pop(fid, None)
-        self._files[fid] = new
+        self._files[fid] = (new, trio.current_time())
         if len(self._files) > HINTS_MAX:
             del self._files[next(iter(self._files))]
 
@@ -37,10 +37,13 @@ class Moves:
 
     def where(self, path: bytes, fid: int) -> bytes:
         """Where *fid* went that was at *path*; b"" when that is not known."""
-        for old, (new, _) in self._known().items():
-            if path == old or is_below(path, old):
-                return rebase(path, old, new)
-        return self._files.get(fid, b"")
+        # The latest that fits: a path may have been taken anew since an older one.
+        found, latest_s = self._files.get(fid, (b"", 0.0))
+        for old, (new, until_s) in self._known().items():
+            moved_s = until_s - MOVED_MEMORY_S
+            if moved_s > latest_s and (path == old or is_below(path, old)):
+                found, latest_s = rebase(path, old, new), moved_s
+        return found
 
     def _known(self) -> dict[bytes, tuple[bytes, float]]:
         now_s = trio.current_time()
