@@ -2,7 +2,7 @@
 
 Data is written through: a write returns when the chunks' daemons have it. The size and time it leads to are kept
 in the inode ("dirty") and published to the record's owner at flush, fsync, release, before anything that depends
-on them, and every `SIZE_FLUSH_DELAY_S` by `publish_all`. On this node they show at once.
+on them, and every `SIZE_FLUSH_DELAY_S` by `publish_beside`. On this node they show at once.
 
 Appends (O_APPEND) ask the owner for their range first, so records of many nodes never overlap.
 """

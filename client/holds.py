@@ -40,12 +40,10 @@ class Holds:
         """The last handle is closed: the daemon need not keep the file, if it was asked to."""
         if not (inode.held or inode.kept):
             return
-        held, kept, inode.held, inode.kept = inode.held, inode.kept, False, False
+        kept, inode.held, inode.kept = inode.kept, False, False
         call = self._context.call_owner(self._context.inodes.path(inode), RELEASE, ReleaseRequest(inode.fid))
-        if kept:
+        if kept:  # else the daemon finds out by itself if it fails
             await call
-        elif held:
-            call.on_done = lambda: None  # if it fails, the daemon finds out by itself
 
     async def renew(self) -> None:
         """Tell the daemons what is open."""

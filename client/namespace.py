@@ -4,9 +4,12 @@ import errno
 import logging
 import stat
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from gkfs import metadentry, paths
 from gkfs.changes import with_attributes, with_xattr, without_xattr
+from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
@@ -16,9 +19,11 @@ from gkfs.limits import KEY_PATH_MAX_BYTES, MOVES_FOLLOWED, NAME_MAX_BYTES, SYML
 from gkfs.messages import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    CreateReply,
     CreateRequest,
     DetachRequest,
     LinkRequest,
+    LookupReply,
     LookupRequest,
     ReleaseRequest,
     RemovexattrRequest,
@@ -46,6 +51,7 @@ from gkfs.operations import (
 )
 
 log = logging.getLogger(__name__)
+E = TypeVar("E", LookupReply, CreateReply)
 
 
 class Owner:
@@ -69,24 +75,36 @@ class Namespace:
 
     async def lookup(self, parent: Inode, name: bytes) -> Inode:
         """The entry *name*; ENOENT when there is none. Counts one reference of the kernel."""
-        for _ in range(MOVES_FOLLOWED):
-            path = self._child(parent, name)
+        sent_s = 0.0
+
+        def ask(path: bytes) -> Call[LookupReply]:
+            nonlocal sent_s
             self._touches.send(path)
             sent_s = time.monotonic()
+            return self._context.call_owner(path, LOOKUP, LookupRequest(path))
+
+        inode, reply = await self._named(parent, name, ask)
+        inode.lease(sent_s, granted=reply.leased)
+        return inode
+
+    async def _named(self, parent: Inode, name: bytes, ask: Callable[[bytes], Call[E]]) -> tuple[Inode, E]:
+        """What *ask* answers about the path of *name*, and the inode, with one more reference of the kernel.
+
+        Asked again where the directory turns out to have moved, or one of several names was just removed.
+        """
+        for _ in range(MOVES_FOLLOWED):
+            path = self._child(parent, name)
             try:
-                reply = await self._context.call_owner(path, LOOKUP, LookupRequest(path))
+                reply = await ask(path)
             except FileNotFoundError:
                 if not await self._has_moved(parent):
                     raise
                 continue
-            if metadentry.is_link_record(reply.record):
-                inode = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
-                if inode is not None:
-                    return inode
-                continue
-            inode = self._inodes.seen(parent, name, reply.record)
-            inode.lease(sent_s, granted=reply.leased)
-            return inode
+            if not metadentry.is_link_record(reply.record):
+                return self._inodes.seen(parent, name, reply.record), reply
+            inode = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
+            if inode is not None:
+                return inode, reply
         raise os_error(errno.ESTALE, f"{paths.printable(path)} changes all the time")
 
     async def _follow_link(self, parent: Inode, name: bytes, fid: int) -> Inode | None:
@@ -164,27 +182,16 @@ class Namespace:
             gid = parent.entry.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
-        for _ in range(MOVES_FOLLOWED):
-            path = self._child(parent, name)
-            request = CreateRequest(
-                path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, time.time_ns()
-            )
-            try:
-                reply = await self._context.call_owner(path, CREATE, request)
-            except FileNotFoundError:
-                if not await self._has_moved(parent):
-                    raise
-                continue
-            if metadentry.is_link_record(reply.record):
-                found = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
-                if found is not None:
-                    return found, False
-                continue
-            inode = self._inodes.seen(parent, name, reply.record)
-            if reply.created:
-                self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
-            return inode, reply.created
-        raise os_error(errno.ESTALE, f"{paths.printable(path)} changes all the time")
+
+        def ask(path: bytes) -> Call[CreateReply]:
+            now_ns = time.time_ns()
+            request = CreateRequest(path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, now_ns)
+            return self._context.call_owner(path, CREATE, request)
+
+        inode, reply = await self._named(parent, name, ask)
+        if reply.created:
+            self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
+        return inode, reply.created
 
     async def link(self, inode: Inode, parent: Inode, name: bytes) -> Inode:
         """Give a file one more name. Counts one reference of the kernel."""

@@ -112,7 +112,8 @@ class Adoption:
             self._parents.check(request.path, request.parent_fid)
             reply = AdoptReply(0, False, b"")
         else:
-            old = self._check_replaceable(request, entry, metadentry.decode(existing))
+            old = metadentry.decode(existing)
+            self._check_replaceable(request, entry, old)
             if old.fid == entry.fid:
                 return AdoptReply(old.fid, False, b"")  # two names of one file: both stay
             reply = AdoptReply(old.fid, self._replaced(old, request), b"")
@@ -125,7 +126,7 @@ class Adoption:
         if entry.is_directory:
             self._leases.moved(request.path, request.client_id)
 
-    def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> Metadentry:
+    def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> None:
         name = paths.printable(request.path)
         if request.flags & RENAME_NOREPLACE:
             raise os_error(errno.EEXIST, name)
@@ -133,7 +134,6 @@ class Adoption:
             raise os_error(errno.EISDIR if old.is_directory else errno.ENOTDIR, name)
         if old.is_directory:
             self._leases.check_change(request.path, request.client_id)
-        return old
 
     def _exchange(self, request: AdoptRequest, entry: Metadentry, existing: bytes | None) -> AdoptReply:
         """Half of an exchange: the source's record comes here, what was here goes out with the reply."""

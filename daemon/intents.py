@@ -11,7 +11,6 @@ import msgpack
 
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import SCAN_PAGE_RECORDS
 
 NAME_BYTES = 16
 
@@ -43,11 +42,9 @@ def delete(store: MetadataStore, name: bytes) -> None:
 def load(store: MetadataStore, kind: str) -> list[Intent]:
     """All intents of one *kind*."""
     found: list[Intent] = []
-    first, end = keys.table(keys.INTENTS)
-    while page := store.scan(first, end, SCAN_PAGE_RECORDS):
+    for page in store.pages(*keys.table(keys.INTENTS)):
         for key, value in page:
             stored_kind, state, fields = msgpack.unpackb(value)
             if stored_kind == kind:
                 found.append(Intent(key[1:], kind, state, fields))
-        first = page[-1][0] + b"\0"
     return found

@@ -153,12 +153,17 @@ class Links:
     # --- link, at the owner of the inode address
 
     def link(self, session: Session, request: LinkRequest) -> Coroutine[Any, Any, RecordReply]:
-        address = paths.inode_address(request.fid)
         if self._guards.active:
-            self._guards.check_change(address)
-        # Who repeats the request after a restart waits until its first execution is finished.
-        self._guards.hold_path(address, "is getting one more name")
+            self._guards.check_change(paths.inode_address(request.fid))
+        self._hold_inode(request.fid)
         return self._link(session.client_id, session.seq, request)
+
+    def _hold_inode(self, fid: int) -> None:
+        """So that who repeats a LINK after a restart waits until its first execution is finished."""
+        self._guards.hold_path(paths.inode_address(fid), "is getting one more name")
+
+    def _lift_inode(self, fid: int) -> None:
+        self._guards.lift_path(paths.inode_address(fid))
 
     async def _link(self, client_id: bytes, seq: int, request: LinkRequest) -> RecordReply:
         deadline_s = trio.current_time() + LOCK_WAIT_S
@@ -169,7 +174,7 @@ class Links:
                 raise
             except OSError as error:
                 if error.errno != errno.EBUSY or trio.current_time() > deadline_s:
-                    self._guards.lift_path(paths.inode_address(request.fid))
+                    self._lift_inode(request.fid)
                     raise
             await trio.sleep(RETRY_FIRST_S * (1 + random.random()))
 
@@ -223,7 +228,7 @@ class Links:
                 return False
             _log.info("a link to file %x does not happen: %s", intent.fields[2], error.strerror)
             self._undo_link(intent)
-            self._guards.lift_path(paths.inode_address(intent.fields[2]))
+            self._lift_inode(intent.fields[2])
             return True
         self._linked(intent)
         return True
@@ -239,7 +244,7 @@ class Links:
         except OSError:
             self._sessions.unanswer(client_id, seq)
             raise
-        self._guards.lift_path(paths.inode_address(fid))
+        self._lift_inode(fid)
         self._later(intent, partial(self._forget_at, self._distributor.path_owner(path)))
         return reply
 
@@ -252,11 +257,8 @@ class Links:
 
     # --- unlink, at the owner of a name
 
-    def unlink(self, client_id: bytes, seq: int, request: UnlinkRequest) -> Coroutine[Any, Any, UnlinkReply]:
+    async def unlink(self, client_id: bytes, seq: int, request: UnlinkRequest) -> UnlinkReply:
         """UNLINK of a name that is a link; its caller has just seen that it is."""
-        return self._unlink(client_id, seq, request)
-
-    async def _unlink(self, client_id: bytes, seq: int, request: UnlinkRequest) -> UnlinkReply:
         # no await between here and the commit
         path = request.path
         if self._guards.active:
@@ -356,7 +358,7 @@ class Links:
         for intent in intents.load(self._store, _LINK):
             fid, path = intent.fields[2:4]
             if intent.state == _BEGUN:
-                self._guards.hold_path(paths.inode_address(fid), "is getting one more name")
+                self._hold_inode(fid)
                 self._later(intent, self._finish_link)
             else:
                 self._later(intent, partial(self._forget_at, self._distributor.path_owner(path)))

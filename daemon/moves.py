@@ -16,13 +16,13 @@ class Moves:
 
     def __init__(self) -> None:
         self.directory_count = 0  # directories renamed since the start
-        self._directories: dict[bytes, tuple[bytes, float]] = {}  # old path -> new path, until when it is known
+        self._directories: dict[bytes, tuple[bytes, float]] = {}  # old path -> new path and when
         self._files: dict[int, tuple[bytes, float]] = {}  # fid -> new path and when; oldest first
 
     def note_directory(self, old: bytes, new: bytes) -> None:
         """The directory *old* is now *new*."""
         self.directory_count += 1
-        self._directories[old] = (new, trio.current_time() + MOVED_MEMORY_S)
+        self._directories[old] = (new, trio.current_time())
 
     def note_file(self, fid: int, new: bytes) -> None:
         """A file that was here is now *new*, which may belong to another daemon."""
@@ -39,14 +39,13 @@ class Moves:
         """Where *fid* went that was at *path*; b"" when that is not known."""
         # The latest that fits: a path may have been taken anew since an older one.
         found, latest_s = self._files.get(fid, (b"", 0.0))
-        for old, (new, until_s) in self._known().items():
-            moved_s = until_s - MOVED_MEMORY_S
+        for old, (new, moved_s) in self._known().items():
             if moved_s > latest_s and (path == old or is_below(path, old)):
                 found, latest_s = rebase(path, old, new), moved_s
         return found
 
     def _known(self) -> dict[bytes, tuple[bytes, float]]:
-        now_s = trio.current_time()
-        for old in [old for old, (_, until_s) in self._directories.items() if until_s < now_s]:
+        oldest_s = trio.current_time() - MOVED_MEMORY_S
+        for old in [old for old, (_, moved_s) in self._directories.items() if moved_s < oldest_s]:
             del self._directories[old]
         return self._directories

@@ -133,11 +133,9 @@ class Opens:
     def resume(self) -> None:
         """Take up the nameless files of an earlier run."""
         until_s = self._started_s + 2 * NAMELESS_GRACE_S  # clients have to find their way back first
-        first, end = keys.table(keys.ORPHANS)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.table(keys.ORPHANS)):
             for key, _ in page:
                 self._begin_grace(keys.fid_of_key(key), until_s)
-            first = page[-1][0] + b"\0"
 
     async def expire(self) -> None:
         """Let go of files that nobody has open any more; runs for ever."""
@@ -170,13 +168,11 @@ class Opens:
         for fid in list(self._held):
             for client_id in [holder for holder, said_s in self._held[fid].items() if said_s < oldest_s]:
                 self._forget(fid, client_id)
-        first, end = keys.table(keys.HOLDERS)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.table(keys.HOLDERS)):
             for key, _ in page:
                 fid, client_id = keys.holder_of_key(key)
                 if self._held.get(fid, {}).get(client_id, self._started_s) < oldest_s:
                     self._store.delete(key)
                     self._end_if_unwanted(fid)
             self._store.commit()
-            first = page[-1][0] + b"\0"
             await trio.lowlevel.checkpoint()

@@ -195,8 +195,7 @@ class Reclaimer:
 
     def resume(self) -> None:
         """Go on with what an earlier run of the daemon has left."""
-        first, end = keys.table(keys.CUTS)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.table(keys.CUTS)):
             for key, value in page:
                 fid, cut = keys.fid_of_key(key), Cut(*msgpack.unpackb(value))
                 if cut.end:
@@ -204,7 +203,6 @@ class Reclaimer:
                     self.finish_later(fid, cut)
                 else:
                     self._enqueue(fid, cut)
-            first = page[-1][0] + b"\0"
 
 
 def truncation(entry: Metadentry, size: int, known_size: int) -> Cut | None:

@@ -31,7 +31,6 @@ from gkfs.daemon.peers import Peers, failures, first_error
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
-from gkfs.limits import SCAN_PAGE_RECORDS
 from gkfs.messages import Empty, RmdirRequest
 from gkfs.metadentry import Metadentry
 from gkfs.operations import RMDIR, SEAL, UNSEAL
@@ -185,12 +184,10 @@ class Removal:
 
     def resume(self) -> None:
         """Take up what an earlier run left undecided or untold."""
-        first, end = keys.table(keys.SEALS)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.table(keys.SEALS)):
             for key, value in page:
                 if value == UNDECIDED:
                     self._guards.hold_seal(keys.fid_of_key(key))
-            first = page[-1][0] + b"\0"
         for intent in intents.load(self._store, _KIND):
             path, fid = intent.fields
             removed = intent.state == _REMOVED

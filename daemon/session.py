@@ -20,7 +20,7 @@ import trio
 from gkfs import wire
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import DEDUP_WINDOW, SCAN_PAGE_RECORDS, SESSION_MEMORY_S, SESSIONS_MAX
+from gkfs.limits import DEDUP_WINDOW, SESSION_MEMORY_S, SESSIONS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
 
@@ -147,15 +147,13 @@ class Sessions:
 
     def _load(self) -> None:
         now_s = trio.current_time()
-        first, end = keys.table(keys.REPLIES)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.table(keys.REPLIES)):
             for key, value in page:
                 client_id = key[1:-1]
                 session = self._sessions.setdefault(client_id, Session(client_id, "client"))
                 session.last_seen_s = now_s
                 for seq, reply in msgpack.unpackb(value):
                     session.remember(seq, [reply])
-            first = page[-1][0] + b"\0"
 
 
 def _slots(client_id: bytes) -> tuple[bytes, bytes]:

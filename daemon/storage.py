@@ -147,12 +147,10 @@ class ChunkStorage:
     async def allocated(self, fid: int) -> int:
         """Bytes of the local disk that the chunks of *fid* take here, without holes. Raises OSError."""
         total = 0
-        start, end = keys.chunk_range(fid, 0)
-        while page := self._store.scan(start, end, STAT_CHUNKS):
+        for page in self._store.pages(*keys.chunk_range(fid, 0), STAT_CHUNKS):
             for key, _ in page:
                 with contextlib.suppress(FileNotFoundError):
                     total += os.stat(self._path(*keys.chunk_of_key(key))).st_blocks * 512
-            start = page[-1][0] + b"\0"
             await trio.lowlevel.checkpoint()
         return total
 
@@ -323,20 +321,16 @@ class ChunkStorage:
 
     def _all_chunks(self, fid: int, first: int) -> set[int]:
         found: set[int] = set()
-        start, end = keys.chunk_range(fid, first)
-        while page := self._store.scan(start, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.chunk_range(fid, first)):
             found.update(keys.chunk_of_key(key)[1] for key, _ in page)
-            start = page[-1][0] + b"\0"
         return found
 
     def _count_bytes(self) -> None:
-        first, end = keys.table(keys.CHUNKS)
-        while page := self._store.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self._store.pages(*keys.table(keys.CHUNKS)):
             self._unsynced_forgotten = True  # an earlier run may have left them so
             for key, _ in page:
                 with contextlib.suppress(FileNotFoundError):
                     self.used_bytes += os.stat(self._path(*keys.chunk_of_key(key))).st_size
-            first = page[-1][0] + b"\0"
 
 
 def _exists(fid: int, chunk: int, offset: int) -> bool:

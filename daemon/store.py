@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,14 @@ class MetadataStore:
             found = sorted((key, value) for key, value in merged.items() if value is not None)
         return found[:limit]
 
+    def pages(
+        self, first: bytes, end: bytes, limit: int = SCAN_PAGE_RECORDS
+    ) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All of [first, end) by `scan`, a page at a time; between two of them the store may change."""
+        while page := self.scan(first, end, limit):
+            yield page
+            first = page[-1][0] + b"\0"
+
     def commit(self) -> None:
         """Make the overlay permanent, all of it or nothing. Raises OSError (ENOSPC, EIO): then nothing was."""
         if not self._overlay:
@@ -191,8 +199,7 @@ class MetadataStore:
         self._db.write(batch)
 
     def _count_records(self) -> None:
-        first, end = keys.PATHS
-        while page := self.scan(first, end, SCAN_PAGE_RECORDS):
+        for page in self.pages(*keys.PATHS):
             for key, record in page:
                 try:
                     mode = metadentry.decode(record).mode
@@ -200,7 +207,6 @@ class MetadataStore:
                     _log.error("record of %s: %s", paths.printable(paths.path_of_key(key)), error)
                     mode = stat.S_IFREG
                 self.count_entry(mode, 1)
-            first = page[-1][0] + b"\0"
         if self.get(keys.ROOT) is not None:
             self._directories_delta += 1
         self.files, self.directories = self._files_delta, self._directories_delta

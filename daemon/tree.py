@@ -88,10 +88,8 @@ class Trees:
             ways.append((lock.target, lock.source))
         for old, new in ways:
             for first, end in _below(old):
-                start = first
-                while page := self._store.scan(start, end, SCAN_PAGE_RECORDS):
+                for page in self._store.pages(first, end):
                     await self._send_page(intent, old, new, page)
-                    start = page[-1][0] + b"\0"
         return Empty()
 
     async def _send_page(self, intent: bytes, old: bytes, new: bytes, page: list[tuple[bytes, bytes]]) -> None:

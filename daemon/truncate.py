@@ -127,11 +127,8 @@ class Chunks:
         work = self._storage.cut(request.fid, request.size)
         return Empty() if work is None else _empty_reply(work)
 
-    def allocated(self, session: Session, request: AllocatedRequest) -> Coroutine[Any, Any, AllocatedReply]:
-        return self._allocated(request.fid)
-
-    async def _allocated(self, fid: int) -> AllocatedReply:
-        return AllocatedReply(await self._storage.allocated(fid))
+    async def allocated(self, session: Session, request: AllocatedRequest) -> AllocatedReply:
+        return AllocatedReply(await self._storage.allocated(request.fid))
 
     def sync(self, session: Session, request: SyncChunksRequest) -> Coroutine[Any, Any, Empty]:
         return _empty_reply(self._storage.sync(request.fid))

@@ -231,7 +231,7 @@ class TruncateRequest(NamedTuple):
 
 
 RENAME_NOREPLACE: Final = 1
-RENAME_EXCHANGE: Final = 2  # of entries that are not directories
+RENAME_EXCHANGE: Final = 2
 
 
 class RenameRequest(NamedTuple):

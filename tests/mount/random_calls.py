@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from hypothesis.strategies import SearchStrategy
 
 from tests.mount.conftest import Both
@@ -22,6 +30,7 @@ from tests.mount.twin_calls import (
     SOMEBODY,
     SOMEBODY_ELSE,
     USUAL_UMASK,
+    Descriptor,
     Filling,
     User,
 )
@@ -245,6 +254,30 @@ def start(twins: Twins) -> list[Any]:
         files.append(twins.call("open", path, os.O_CREAT | os.O_RDWR, 0o664, user=user, node=len(files)))
         twins.call("write_and_sync", files[-1], Filling(120, 5000 * len(files)))
     return files
+
+
+class FileCalls(PathCalls):
+    """Calls by path, and what every machine does with open files."""
+
+    descriptors: Bundle[Descriptor] = Bundle("descriptors")
+
+    @initialize(target=descriptors, filled=st.integers(0, 4))
+    def start(self, filled: int) -> Any:
+        """Most examples start with something to work on."""
+        return multiple(*start(self.twins)) if filled else multiple()
+
+    @rule(descriptor=consumes(descriptors))
+    def close(self, descriptor: Descriptor) -> None:
+        self.twins.call("close", descriptor)
+
+    @rule(descriptor=descriptors, path=places)
+    def link_descriptor(self, descriptor: Descriptor, path: Choice) -> None:
+        self.twins.call("link_descriptor", descriptor, self.path(path))
+        self.twins.call("fstat", descriptor)
+
+    @rule(descriptor=descriptors, times=st.tuples(times_ns, times_ns))
+    def futimens(self, descriptor: Descriptor, times: tuple[int, int]) -> None:
+        self.twins.call("futimens", descriptor, *times)
 
 
 def run_examples(machine: type[PathCalls], examples: int, fresh: Callable[[], Twins]) -> None:

@@ -12,23 +12,18 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, consumes, initialize, multiple, rule
+from hypothesis.stateful import multiple, rule
 
 from tests.mount import random_calls
 from tests.mount.conftest import Both, Place
-from tests.mount.random_calls import Choice, PathCalls, new_twins, run_examples
+from tests.mount.random_calls import Choice, FileCalls, new_twins, run_examples
 from tests.mount.twin_calls import Descriptor, Filling, User
 
 
-class CallsOnTwoNodes(PathCalls):
+class CallsOnTwoNodes(FileCalls):
     """One example: calls by path, and with files open on either node, whatever becomes of their names."""
 
-    descriptors: Bundle[Descriptor] = Bundle("descriptors")
-
-    @initialize(target=descriptors, filled=st.integers(0, 4))
-    def start(self, filled: int) -> Any:
-        """Most examples start with something to work on."""
-        return multiple(*random_calls.start(self.twins)) if filled else multiple()
+    descriptors = FileCalls.descriptors
 
     @rule(
         target=descriptors,
@@ -41,15 +36,6 @@ class CallsOnTwoNodes(PathCalls):
     def open(self, path: Choice, flags: int, mode: int, node: int, user: User) -> Any:
         result = self.twins.call("open", self.path(path), flags, mode, node=node, user=user)
         return result if isinstance(result, Descriptor) else multiple()
-
-    @rule(descriptor=consumes(descriptors))
-    def close(self, descriptor: Descriptor) -> None:
-        self.twins.call("close", descriptor)
-
-    @rule(descriptor=descriptors, path=random_calls.places)
-    def link_descriptor(self, descriptor: Descriptor, path: Choice) -> None:
-        self.twins.call("link_descriptor", descriptor, self.path(path))
-        self.twins.call("fstat", descriptor)
 
     @rule(descriptor=descriptors)
     def read(self, descriptor: Descriptor) -> None:
@@ -83,10 +69,6 @@ class CallsOnTwoNodes(PathCalls):
     def fchown(self, descriptor: Descriptor, uid: int, gid: int) -> None:
         self.twins.call("fchown", descriptor, uid, gid)
         self.twins.call("fstat", descriptor)
-
-    @rule(descriptor=descriptors, times=st.tuples(random_calls.times_ns, random_calls.times_ns))
-    def futimens(self, descriptor: Descriptor, times: tuple[int, int]) -> None:
-        self.twins.call("futimens", descriptor, *times)
 
     @rule(descriptor=descriptors, name=random_calls.xattr_names, value=random_calls.xattr_values)
     def fsetxattr(self, descriptor: Descriptor, name: bytes, value: Filling) -> None:

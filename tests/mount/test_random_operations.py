@@ -14,24 +14,19 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, consumes, initialize, multiple, rule
+from hypothesis.stateful import multiple, rule
 
 from tests.mount import random_calls
 from tests.mount.conftest import Both
-from tests.mount.random_calls import Choice, PathCalls, new_twins, run_examples
+from tests.mount.random_calls import Choice, FileCalls, new_twins, run_examples
 from tests.mount.twin_calls import Descriptor, Filling, User
 from tests.mount.twins import Difference, Twins, reduced
 
 
-class Calls(PathCalls):
+class Calls(FileCalls):
     """One example: calls by path, and with open files."""
 
-    descriptors: Bundle[Descriptor] = Bundle("descriptors")
-
-    @initialize(target=descriptors, filled=st.integers(0, 4))
-    def start(self, filled: int) -> Any:
-        """Most examples start with something to work on."""
-        return multiple(*random_calls.start(self.twins)) if filled else multiple()
+    descriptors = FileCalls.descriptors
 
     @rule(
         target=descriptors,
@@ -44,15 +39,6 @@ class Calls(PathCalls):
     def open(self, path: Choice, flags: int, mode: int, user: User, umask: int) -> Any:
         result = self.twins.call("open", self.path(path), flags, mode, user=user, umask=umask)
         return result if isinstance(result, Descriptor) else multiple()
-
-    @rule(descriptor=consumes(descriptors))
-    def close(self, descriptor: Descriptor) -> None:
-        self.twins.call("close", descriptor)
-
-    @rule(descriptor=descriptors, path=random_calls.places)
-    def link_descriptor(self, descriptor: Descriptor, path: Choice) -> None:
-        self.twins.call("link_descriptor", descriptor, self.path(path))
-        self.twins.call("fstat", descriptor)
 
     # --- contents
 
@@ -118,10 +104,6 @@ class Calls(PathCalls):
     def fchown(self, descriptor: Descriptor, uid: int, gid: int, user: User) -> None:
         self.twins.call("fchown", descriptor, uid, gid, user=user)
         self.twins.call("fstat", descriptor)
-
-    @rule(descriptor=descriptors, times=st.tuples(random_calls.times_ns, random_calls.times_ns))
-    def futimens(self, descriptor: Descriptor, times: tuple[int, int]) -> None:
-        self.twins.call("futimens", descriptor, *times)
 
     @rule(
         descriptor=descriptors,
