@@ -93,6 +93,15 @@ RETRY_FIRST_S: Final = 0.05  # work that must be finished, when a daemon does no
 RETRY_MAX_S: Final = 5.0
 CLEAN_STOP_S: Final = 2.0  # for requests being executed when the daemon is told to stop
 
+# --- jobs
+GANG_MEMBERS_MAX: Final = 4096  # processes that one verb starts on other nodes, and strangers that knock meanwhile
+GANG_MESSAGE_MAX_BYTES: Final = 8 << 20  # a hostfile of DAEMONS_MAX lines fits
+KEEPALIVE_IDLE_S: Final = 5  # a host that vanished is noticed after this, and KEEPALIVE_PROBES times this again
+KEEPALIVE_PROBES: Final = 3
+JOB_START_TIMEOUT_S: Final = 120.0  # from srun to the last node that is ready; hundreds of nodes may share a disk
+JOB_END_GRACE_S: Final = 2.0  # a node told to end by a signal waits so long for the others to unmount
+JOB_STOP_TIMEOUT_S: Final = 30.0  # for all nodes to unmount, end their daemons and remove their data
+
 # --- command line
 CONTROL_TIMEOUT_S: Final = 5.0  # one question of `gkfs status` or `gkfs stop` to a connected daemon
 CONTROL_PARALLEL: Final = 64  # daemons asked at once: far below the file descriptors a process may have

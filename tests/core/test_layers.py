@@ -23,6 +23,8 @@ LAYERS: dict[str, int] = {
     "gkfs.operations": 2,
     "gkfs.wire": 3,
     "gkfs.channel": 3,
+    "gkfs.addresses": 4,
+    "gkfs.gang": 4,
     "gkfs.transport": 4,
     "gkfs.daemon": 5,
     "gkfs.client": 5,

@@ -1,0 +1,169 @@
+"""Leader and members of a gang, in one process, over real sockets."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from gkfs.errors import GkfsError
+from gkfs.gang import GANG_VARIABLE, Event, Gang, GangEnded, Member
+
+
+@pytest.fixture
+def gang() -> Iterator[Gang]:
+    leader = Gang(3, only_this_host=True)
+    yield leader
+    leader.close()
+    for member in joined:
+        member.close()
+    joined.clear()
+
+
+joined: list[Member] = []
+
+
+def join(gang: Gang, rank: int, environment: dict[str, str] | None = None) -> Member:
+    """A member; the leader is polled meanwhile."""
+    result: list[Member | Exception] = []
+
+    def call() -> None:
+        try:
+            result.append(Member.join(rank, gang.environment if environment is None else environment))
+        except Exception as error:
+            result.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while thread.is_alive():
+        assert gang.poll(0.01) == []
+    if isinstance(result[0], Exception):
+        raise result[0]
+    joined.append(result[0])
+    return result[0]
+
+
+def collect(gang: Gang, count: int) -> list[Event]:
+    events: list[Event] = []
+    deadline_s = time.monotonic() + 10
+    while len(events) < count and time.monotonic() < deadline_s:
+        events += gang.poll(0.1)
+    return events
+
+
+def test_messages_go_both_ways_in_order(gang: Gang) -> None:
+    members = [join(gang, rank) for rank in range(3)]
+    assert gang.ranks == [0, 1, 2]
+    for number in range(100):
+        members[1].send({"number": number, "name": b"\xff\x00"})
+    events = collect(gang, 100)
+    assert events == [Event(1, {"number": number, "name": b"\xff\x00"}) for number in range(100)]
+    gang.broadcast({"to": "all"})
+    gang.send(2, {"to": "two"})
+    gang.flush(5)
+    assert [member.receive(5) for member in members] == [{"to": "all"}] * 3
+    assert members[2].receive(5) == {"to": "two"}
+    assert members[0].receive(0.01) is None
+
+
+def test_large_messages_arrive_whole(gang: Gang) -> None:
+    member = join(gang, 0)
+    text = os.urandom(4 << 20)
+    sender = threading.Thread(target=member.send, args=({"text": text},))
+    sender.start()
+    assert collect(gang, 1) == [Event(0, {"text": text})]
+    sender.join()
+    gang.send(0, {"text": text})
+    answer: list[object] = []
+    receiver = threading.Thread(target=lambda: answer.append(member.receive(10)))
+    receiver.start()
+    gang.flush(10)
+    receiver.join()
+    assert answer == [{"text": text}]
+
+
+def test_leader_sees_a_member_end(gang: Gang) -> None:
+    join(gang, 2).close()
+    assert collect(gang, 1) == [Event(2, None)]
+    assert gang.ranks == []
+
+
+def test_member_sees_the_leader_end() -> None:
+    gang = Gang(1, only_this_host=True)
+    member = join(gang, 0)
+    gang.close()
+    with pytest.raises(GangEnded):
+        member.receive(5)
+    member.close()
+
+
+def test_wrong_key_is_refused(gang: Gang) -> None:
+    key, places = gang.environment[GANG_VARIABLE].split()
+    with pytest.raises(GkfsError, match="cannot be reached"):
+        join(gang, 0, {GANG_VARIABLE: f"{'00' * 32} {places}"})
+    assert gang.ranks == []
+    assert join(gang, 0, {GANG_VARIABLE: f"{key} {places}"}).rank == 0
+
+
+def test_member_refuses_a_leader_that_does_not_know_the_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as impostor:
+        port = impostor.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = impostor.accept()
+            with connection:
+                connection.sendall(bytes(32))
+                connection.recv(68)
+                connection.sendall(bytes(32))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(GkfsError, match="somebody else answers"):
+            Member.join(0, {GANG_VARIABLE: f"{'11' * 32} 127.0.0.1:{port}"})
+        thread.join()
+
+
+def test_rank_is_taken_once_and_within_the_size(gang: Gang) -> None:
+    join(gang, 0)
+    for rank in (0, 3):
+        with pytest.raises(GkfsError, match="cannot be reached"):
+            join(gang, rank)
+
+
+def test_visitor_is_no_member_but_is_heard_and_answered(gang: Gang) -> None:
+    thread = threading.Thread(target=lambda: joined.append(Member.visit(gang.environment)))
+    thread.start()
+    while thread.is_alive():
+        gang.poll(0.01)
+    visitor = joined[0]
+    assert gang.ranks == []
+    visitor.send({"do": "stop"})
+    ((rank, message),) = collect(gang, 1)
+    assert message == {"do": "stop"}
+    gang.send(rank, {"done": True})
+    gang.flush(5)
+    assert visitor.receive(5) == {"done": True}
+
+
+def test_garbage_after_the_handshake_ends_that_connection_only(gang: Gang) -> None:
+    bad, good = join(gang, 0), join(gang, 1)
+    bad._connection.sendall(b"\xff\xff\xff\xff")
+    assert collect(gang, 1) == [Event(0, None)]
+    good.send({"well": True})
+    assert collect(gang, 1) == [Event(1, {"well": True})]
+
+
+def test_silent_stranger_is_dropped(gang: Gang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gkfs.gang.HANDSHAKE_TIMEOUT_S", 0.1)
+    place = gang.environment[GANG_VARIABLE].split()[1]
+    with socket.create_connection(("127.0.0.1", int(place.rpartition(":")[2]))) as stranger:
+        deadline_s = time.monotonic() + 5
+        while time.monotonic() < deadline_s and gang.poll(0.02) == [] and not gang._strangers:
+            pass
+        time.sleep(0.15)
+        gang.poll(0.01)
+        stranger.settimeout(5)
+        assert len(stranger.recv(100)) == 32  # the challenge
+        assert stranger.recv(100) == b""
