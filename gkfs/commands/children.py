@@ -4,6 +4,7 @@ A child is `gkfs daemon` or `gkfs mount --foreground` with everything it needs o
 session of its own, so that Ctrl-C does not reach it, and writes to a log file.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -73,27 +74,43 @@ def spawn(
     command = [sys.executable, "-m", "gkfs", *arguments]
     if die_with_us:
         command += ["--die-with", str(os.getpid())]
+    return start(name, command, log, environment(), pass_fds=pass_fds)
+
+
+def start(
+    name: str,
+    command: Sequence[str],
+    log: Path,
+    env: Mapping[str, str],
+    *,
+    pass_fds: Sequence[int] = (),
+    say: bytes = b"",
+) -> Child:
+    """Start any *command* likewise; *say* is what it reads from its standard input. Raises GkfsError."""
     try:
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         raise GkfsError(f"log {log}: {error.strerror}") from None
     try:
-        start = os.fstat(log_fd).st_size
+        log_start = os.fstat(log_fd).st_size
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if say else subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,
             cwd="/",  # no folder is kept busy by it
-            env=_environment(),
+            env=env,
             start_new_session=True,
             pass_fds=pass_fds,
         )
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), process.stdin:  # its end says more
+                process.stdin.write(say)
     except OSError as error:
         raise GkfsError(f"cannot start {name}: {error.strerror}") from None
     finally:
         os.close(log_fd)
-    return Child(name, process, log, start)
+    return Child(name, process, log, log_start)
 
 
 def end(children: Iterable[Child], grace_s: float = END_GRACE_S) -> None:
@@ -138,15 +155,15 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours without what sets options: a child's options are all on its command line."""
     variables = {setting.variable for setting in config.SETTINGS} | {config.CONFIG_VARIABLE}
-    environment = {key: value for key, value in os.environ.items() if key not in variables}
+    result = {key: value for key, value in os.environ.items() if key not in variables}
     ours = Path(__file__).absolute().parents[2]
     if str(ours) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         # We run from a checkout, which the child's working directory does not tell it.
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ours), environment.get("PYTHONPATH")]))
-    return environment
+        result["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ours), result.get("PYTHONPATH")]))
+    return result
 
 
 def _after(reason: str) -> str:
