@@ -47,6 +47,7 @@ class MountSettings:
     mountdir: Path
     allow_other: bool = False
     direct_io: bool = False
+    source: str = "gkfs"  # what the mount table says was mounted
     attr_timeout_s: float = 0.0
     request_timeout_s: float = REQUEST_TIMEOUT_S
     debug: bool = False
@@ -106,7 +107,7 @@ class _Mount:
         self._context.inodes.root.learn(metadentry.decode(reply.record))
 
     def _mount(self) -> None:
-        options = {"fsname=gkfs", "subtype=gkfs", "default_permissions"}
+        options = {f"fsname={self._settings.source}", "subtype=gkfs", "default_permissions"}
         if self._settings.allow_other:
             options.add("allow_other")
         try:

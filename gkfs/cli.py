@@ -16,6 +16,7 @@ from gkfs.commands.configuration import configuration
 from gkfs.commands.daemon import daemon
 from gkfs.commands.fsck import fsck
 from gkfs.commands.mount import mount
+from gkfs.commands.node import node
 from gkfs.commands.options import AbsolutePath, place_of
 from gkfs.commands.run import run
 from gkfs.commands.signals import Interrupted
@@ -62,7 +63,7 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for _verb in (run, start, mount, umount, stop, status, fsck, daemon, configuration):
+for _verb in (run, start, mount, umount, stop, status, fsck, daemon, node, configuration):
     cli.add_command(_verb)
 
 

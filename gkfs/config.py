@@ -67,7 +67,7 @@ DEBUG_VARIABLE: Final = "GKFS_DEBUG"
 # Short forms are those of the original GekkoFS where it has the option.
 SETTINGS: Final = (
     Setting("rootdir", Kind.PATH, "r", ("run", "start", "daemon"), "Folder that holds the daemons' folders."),
-    Setting("mountdir", Kind.PATH, "m", ("run", "mount", "umount"), "Folder the file system appears in."),
+    Setting("mountdir", Kind.PATH, "m", ("run", "start", "mount", "umount"), "Folder the file system appears in."),
     Setting(
         "hostfile",
         Kind.PATH,
@@ -75,16 +75,41 @@ SETTINGS: Final = (
         ("start", "mount", "stop", "status", "fsck", "daemon"),
         "File that names the daemons; the same on all nodes.",
     ),
-    Setting("daemons", Kind.INTEGER, "n", ("run", "start", "daemon"), "Number of daemons of the file system."),
+    Setting(
+        "daemons", Kind.INTEGER, "n", ("run", "start", "daemon"), "Number of daemons; of each node, in a job."
+    ),
     Setting("index", Kind.INTEGER, "i", ("daemon",), "Which of the daemons this is, from 0."),
     Setting("listen", Kind.TEXT, "l", ("run", "start", "daemon"), "Address to listen on, tcp://HOST:PORT."),
     Setting("advertise", Kind.TEXT, "", ("start", "daemon"), "Host name or address that others reach it at."),
-    Setting("allow_other", Kind.FLAG, "", ("run", "mount"), "Let other users use the mount, too."),
-    Setting("direct_io", Kind.FLAG, "", ("run", "mount"), "Keep file data out of the kernel's page cache."),
-    Setting("attr_timeout", Kind.SECONDS, "", ("run", "mount"), "Let the kernel reuse sizes and times so long."),
-    Setting("request_timeout", Kind.SECONDS, "", ("run", "mount"), "Calls fail when a daemon is silent so long."),
+    Setting("launcher", Kind.TEXT, "", ("run", "start"), "What starts it on all nodes; auto: what is found."),
+    Setting("hosts", Kind.TEXT, "", ("run", "start"), "Nodes: a,b,c or a file (with a / in its name) of names."),
+    Setting("serve_on", Kind.TEXT, "", ("run", "start"), "Only these nodes run daemons."),
+    Setting("mount_on", Kind.TEXT, "", ("run", "start"), "Only these nodes mount."),
+    Setting("interface", Kind.TEXT, "", ("run", "start"), "Network interface the nodes' daemons are called at."),
+    Setting("cores", Kind.TEXT, "", ("run", "start"), "Processor cores for daemons and mount, as 0-3,8."),
+    Setting("env_file", Kind.PATH, "", ("start",), "File for the variables that steps of the job need."),
+    Setting("allow_other", Kind.FLAG, "", ("run", "start", "mount"), "Let other users use the mount, too."),
+    Setting(
+        "direct_io", Kind.FLAG, "", ("run", "start", "mount"), "Keep file data out of the kernel's page cache."
+    ),
+    Setting(
+        "attr_timeout",
+        Kind.SECONDS,
+        "",
+        ("run", "start", "mount"),
+        "Let the kernel reuse sizes and times so long.",
+    ),
+    Setting(
+        "request_timeout",
+        Kind.SECONDS,
+        "",
+        ("run", "start", "mount"),
+        "Calls fail when a daemon is silent so long.",
+    ),
     Setting("foreground", Kind.FLAG, "f", ("mount",), "Serve the mount in this process."),
-    Setting("log", Kind.PATH, "", ("run", "mount"), "File for what the background processes have to say."),
+    Setting(
+        "log", Kind.PATH, "", ("run", "start", "mount"), "File for what the background processes have to say."
+    ),
     Setting("grace", Kind.SECONDS, "", ("run",), "Time for COMMAND between a signal and SIGKILL."),
     Setting("lazy", Kind.FLAG, "l", ("umount",), "Detach a busy mount now, end it when its files are closed."),
     Setting("force", Kind.FLAG, "", ("umount",), "Detach it and end its client; programs on it get errors."),

@@ -62,8 +62,8 @@ def find_places(launcher: str, hosts: str | None, environ: Mapping[str, str] = o
     if kind is Launcher.SLURM:
         if not environ.get("SLURM_JOB_ID"):
             raise GkfsError("no Slurm job here: SLURM_JOB_ID is not set", ExitStatus.USAGE)
-        in_job = tuple(expand(environ.get("SLURM_JOB_NODELIST", ""), kind))
-        return Places(kind, in_job if hosts is None else chosen(hosts, Places(kind, in_job), "hosts"))
+        job = Places(kind, tuple(expand(environ.get("SLURM_JOB_NODELIST", ""), kind)))
+        return Places(kind, chosen(hosts, job, "hosts")) if hosts else job
     if not hosts:
         raise GkfsError(
             f"launcher {kind.value} needs --hosts, a list of hosts or a file with one", ExitStatus.USAGE

@@ -50,6 +50,7 @@ class Options(NamedTuple):
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--own-log", type=Path, hidden=True)
 @click.option("--die-with", type=int, hidden=True)
+@click.option("--job", hidden=True)
 def mount(
     hostfile: Path,
     target: Path | None,
@@ -60,6 +61,7 @@ def mount(
     ready_fd: int | None,
     own_log: Path | None,
     die_with: int | None,
+    job: str | None,
     **options: object,
 ) -> None:
     """Mount the file system of HOSTFILE on the empty folder MOUNTDIR.
@@ -72,7 +74,7 @@ def mount(
         children.die_with_parent(die_with)
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)  # its end tells of ours, not of a helper's
-        _serve(hostfile, path, how, own_log, ready_fd)
+        _serve(hostfile, path, how, own_log, ready_fd, job)
         return
     mounts.check_mountable(path)
     mounts.check_fuse()
@@ -80,16 +82,24 @@ def mount(
     hostfiles.read(hostfile)
     if foreground:
         set_up_logging(log)
-        _serve(hostfile, path, how, None, None)
+        _serve(hostfile, path, how, None, None, job)
     else:
         with Signals() as signals:
             mount_in_background(hostfile, path, how, log, signals)
 
 
 def mount_in_background(
-    hostfile: Path, mountdir: Path, how: Options, log: Path | None, signals: Signals, die_with_us: bool = False
+    hostfile: Path,
+    mountdir: Path,
+    how: Options,
+    log: Path | None,
+    signals: Signals,
+    die_with_us: bool = False,
+    job: str | None = None,
 ) -> Child:
     """Start the client and return when the mount is usable. Raises GkfsError with its reason, or Interrupted.
+
+    The mount of a *job* says so in the mount table, for those who clean up after it.
 
     After a failure no client is left and nothing is mounted.
     """
@@ -107,6 +117,7 @@ def mount_in_background(
         str(mountdir),
         *how.arguments(),
     ]
+    arguments += ["--job", job] if job else []
     arguments += ["--ready-fd", str(write_end), *(["--own-log", str(own_log)] if own_log else [])]
     try:
         chosen = own_log or log
@@ -147,7 +158,9 @@ def _wait_until_ready(child: Child, read_end: int, mountdir: Path, signals: Sign
     )
 
 
-def _serve(hostfile: Path, mountdir: Path, how: Options, own_log: Path | None, ready_fd: int | None) -> None:
+def _serve(
+    hostfile: Path, mountdir: Path, how: Options, own_log: Path | None, ready_fd: int | None, job: str | None
+) -> None:
     """Serve the mount in this process until it is unmounted; *own_log* is removed after a clean end."""
     from gkfs.client.mount import MountSettings, run_mount  # imports trio and pyfuse3
 
@@ -159,6 +172,7 @@ def _serve(hostfile: Path, mountdir: Path, how: Options, own_log: Path | None, r
         mountdir,
         allow_other=how.allow_other,
         direct_io=how.direct_io,
+        source=f"gkfs-{job}" if job else "gkfs",
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
         **{name: value for name, value in optional.items() if value is not None},
     )

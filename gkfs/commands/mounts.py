@@ -9,11 +9,16 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gkfs.commands import children, terminal
+from gkfs.commands.children import Child
+from gkfs.commands.signals import pause_until
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.limits import BUSY_RETRY_S, STOP_TIMEOUT_S
 
 FS_TYPE: Final = "fuse.gkfs"
 _MNT_DETACH: Final = 2
@@ -100,6 +105,62 @@ def unmount(mountdir: Path, lazy: bool = False) -> None:
         if number != errno.EPERM:  # root of a container may still do it as its users do
             raise _error(mountdir, f"cannot be unmounted: {os.strerror(number)}")
     _fusermount(mountdir, lazy)
+
+
+@contextlib.contextmanager
+def prepared(mountdir: Path) -> Iterator[None]:
+    """An empty folder to mount on, made when missing and then removed at the end. Raises GkfsError (MOUNTDIR)."""
+    try:
+        mountdir.mkdir()
+    except FileExistsError:
+        check_mountable(mountdir)
+        yield
+        return
+    except OSError as error:
+        raise _error(mountdir, f"cannot be made: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        try:
+            mountdir.rmdir()
+        except OSError as error:
+            terminal.warn(f"cannot remove {mountdir}: {error.strerror}")
+
+
+def end(mountdir: Path, client: Child, make_room: Callable[[], None] | None = None) -> list[str]:
+    """Unmount and end the client, whatever uses the mount: *make_room* may end those. What to warn of.
+
+    A mount that stays in use is detached, and its users get errors.
+    """
+    warnings: list[str] = []
+    if not _try_unmount(mountdir, 0.0, False, warnings):
+        if make_room is not None:
+            make_room()
+        if not _try_unmount(mountdir, BUSY_RETRY_S, False, warnings):
+            names = users(mountdir) or "unknown programs"
+            warnings.append(f"{mountdir} is unmounted under {names}: they get errors from now on")
+            _try_unmount(mountdir, 0.0, True, warnings)
+            client.process.terminate()
+    children.wait([client], STOP_TIMEOUT_S)
+    children.end([client])
+    return warnings
+
+
+def _try_unmount(mountdir: Path, retry_s: float, lazy: bool, warnings: list[str]) -> bool:
+    """False when it is busy."""
+    deadline_s = time.monotonic() + retry_s
+    while True:
+        try:
+            found = locate(mountdir)
+            if found is not None and found.fs_type == FS_TYPE:
+                unmount(found.path, lazy)
+            return True
+        except Busy:
+            if not pause_until(deadline_s):
+                return False
+        except GkfsError as error:
+            warnings.append(str(error))
+            return False
 
 
 def users(mountdir: Path) -> str:

@@ -13,8 +13,18 @@ import click
 from click.core import ParameterSource
 
 from gkfs import config
+from gkfs.commands.launchers import Launcher
 from gkfs.config import CONFIG_VARIABLE, Kind, Setting
 from gkfs.limits import DAEMONS_LOCAL_MAX, DAEMONS_MAX
+
+_METAVARS = {
+    "listen": "tcp://HOST:PORT",
+    "hosts": "HOSTS",
+    "serve_on": "HOSTS",
+    "mount_on": "HOSTS",
+    "interface": "NAME",
+    "cores": "LIST",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,8 +85,10 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
         case Kind.PATH:
             metavar = {"rootdir": "ROOTDIR", "mountdir": "MOUNTDIR"}.get(setting.key, "FILE")
             return {"type": AbsolutePath(), "metavar": metavar}
+        case Kind.TEXT if setting.key == "launcher":
+            return {"type": click.Choice(["auto", *(kind.value for kind in Launcher)]), "default": "auto"}
         case Kind.TEXT:
-            return {"metavar": "tcp://HOST:PORT" if setting.key == "listen" else "HOST"}
+            return {"metavar": _METAVARS.get(setting.key, "HOST")}
         case Kind.INTEGER if setting.key == "index":
             return {"type": click.IntRange(0, DAEMONS_MAX - 1), "metavar": "I"}
         case Kind.INTEGER:

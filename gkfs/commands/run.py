@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,9 +18,9 @@ from gkfs.commands.foreground import PASSED_ON, Command
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, launch
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.options import verb
-from gkfs.commands.signals import Signals, pause_until
+from gkfs.commands.signals import Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.limits import BUSY_RETRY_S, RUN_GRACE_S, STOP_TIMEOUT_S
+from gkfs.limits import RUN_GRACE_S
 
 _FOLDER_PREFIX: Final = "gkfs-run-"
 _EPILOG = """\b
@@ -83,7 +82,7 @@ class _Plan(NamedTuple):
 def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Mounted":
     """Start daemons and mount; *undo* takes what ends and removes it all again, in the opposite order."""
     mounts.check_fuse()
-    undo.enter_context(_mountdir(plan.mountdir))
+    undo.enter_context(mounts.prepared(plan.mountdir))
     if plan.rootdir is not None:
         _check_empty(plan.rootdir)
     folder = undo.enter_context(_temporary_folder())
@@ -122,31 +121,9 @@ class _Mounted:
 
     def unmount(self) -> None:
         """Unmount, ending what keeps the mount busy: first what COMMAND left running, then the client."""
-        if not self._try_unmount(0.0):
-            if self._command is not None:
-                self._command.end_group()
-            if not self._try_unmount(BUSY_RETRY_S):
-                users = mounts.users(self._mountdir) or "unknown programs"
-                terminal.warn(f"{self._mountdir} is unmounted under {users}: they get errors from now on")
-                self._try_unmount(0.0, lazy=True)
-                self._client.process.terminate()
-        children.wait([self._client], STOP_TIMEOUT_S)
-        children.end([self._client])
-
-    def _try_unmount(self, retry_s: float, lazy: bool = False) -> bool:
-        deadline_s = time.monotonic() + retry_s
-        while True:
-            try:
-                found = mounts.locate(self._mountdir)
-                if found is not None and found.fs_type == mounts.FS_TYPE:
-                    mounts.unmount(found.path, lazy)
-                return True
-            except mounts.Busy:
-                if not pause_until(deadline_s):
-                    return False
-            except GkfsError as error:
-                terminal.warn(str(error))
-                return False
+        make_room = self._command.end_group if self._command is not None else None
+        for warning in mounts.end(self._mountdir, self._client, make_room):
+            terminal.warn(warning)
 
     def _watch(self) -> None:
         """Say once of each daemon and of the client that it ended; COMMAND goes on and gets errors."""
@@ -154,23 +131,6 @@ class _Mounted:
             if child.ended and child.pid not in self._reported:
                 self._reported.add(child.pid)
                 terminal.warn(f"{child.failure()}; calls on {self._mountdir} fail from now on")
-
-
-@contextlib.contextmanager
-def _mountdir(mountdir: Path) -> Iterator[None]:
-    """An empty folder to mount on, made when missing and then removed at the end."""
-    try:
-        mountdir.mkdir()
-    except FileExistsError:
-        mounts.check_mountable(mountdir)
-        yield
-        return
-    except OSError as error:
-        raise GkfsError(f"mountdir {mountdir} cannot be made: {error.strerror}", ExitStatus.MOUNTDIR) from None
-    try:
-        yield
-    finally:
-        _removing(mountdir, mountdir.rmdir)
 
 
 @contextlib.contextmanager

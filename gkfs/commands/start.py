@@ -1,16 +1,31 @@
-"""`gkfs start`: the daemons of a file system on this machine, in the background."""
+"""`gkfs start`: a file system on all nodes of a job, or the daemons of one machine, in the background."""
 
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
 
 from gkfs.commands import hostfiles, rootdirs, terminal
+from gkfs.commands.jobs import Job
+from gkfs.commands.keeper import start_keeper
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, Launched, launch
+from gkfs.commands.launchers import Launcher, Places
+from gkfs.commands.mount import Options
 from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
+from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
 
 _EPILOG = """\b
-Examples:
-  gkfs start -r /local/data -H hosts             one daemon
+In a Slurm job, on all its nodes:
+  eval "$(gkfs start)"                           daemons and mounts; then $GKFS_MOUNTDIR is there
+  eval "$(gkfs start -m /mnt/job -n 2)"          two daemons on each node, mounted on /mnt/job
+  gkfs start --env-file env && . ./env           the variables in a file
+  eval "$(gkfs start --hosts a,b,c)"             without Slurm: these hosts, by ssh
+On one machine, daemons only, until `gkfs stop`:
   gkfs start -r /local/data -H hosts -n 4        four, in /local/data/daemon-0 to daemon-3
   gkfs start -r /local/data -H hosts             later: the same file system again
   gkfs start -r /local/data -H hosts --listen tcp://0.0.0.0:7000   for other nodes, too
@@ -20,18 +35,71 @@ Examples:
 @verb(
     "start",
     _EPILOG,
-    rootdir={"required": True, "help": "Existing folder that holds the daemons' folders."},
-    hostfile={"required": True, "help": "File to write; names the daemons to all others."},
-    daemons={"help": "Number of daemons.  [default: 1, or as many as ROOTDIR holds]"},
-    listen={"default": LOCAL_LISTEN, "help": "Address of the first daemon; the others take the next ports."},
+    rootdir={"help": "Existing folder that holds the daemons' folders.  [default in a job: searched]"},
+    mountdir={"help": "Folder the file system appears in.  [default in a job: /tmp/gkfs-UID/JOB/mnt]"},
+    hostfile={"help": "File to write; names the daemons to all others."},
+    daemons={"help": "Number of daemons, in a job of each node.  [default: 1, or as many as ROOTDIR holds]"},
+    listen={"help": "Address of the first daemon; the others take the next ports.  [default: any port]"},
 )
 def start(
+    rootdir: Path | None,
+    mountdir: Path | None,
+    hostfile: Path | None,
+    daemons: int | None,
+    listen: str | None,
+    advertise: str | None,
+    log: Path | None,
+    env_file: Path | None,
+    json: bool,
+    **options: Any,
+) -> None:
+    """Start a file system: in a job on all its nodes, mounted; else the daemons of this machine.
+
+    Returns when it is usable, or fails with the reason. In a job it prints the variables that steps need.
+    """
+    spread = take_spread(options)
+    places = spread.places()
+    if _is_job(places):
+        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, Options(**options))
+        job, count = start_keeper(wishes, log)
+        _tell(job, count, env_file, json)
+    elif rootdir is None or hostfile is None:
+        missing = "--rootdir" if rootdir is None else "--hostfile"
+        raise click.UsageError(f"Missing option '{missing}' (there is no job here).", click.get_current_context())
+    else:
+        _start_here(rootdir, hostfile, daemons, listen or LOCAL_LISTEN, advertise, json)
+
+
+def _is_job(places: Places) -> bool:
+    """On one machine only if told so: by --launcher local, or by naming a place to mount on the command line."""
+    if places.launcher is not Launcher.LOCAL:
+        return True
+    sources = {click.get_current_context().get_parameter_source(name) for name in ("launcher", "mountdir")}
+    return ParameterSource.COMMANDLINE in sources
+
+
+def _tell(job: Job, count: int, env_file: Path | None, json: bool) -> None:
+    lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.environment().items())
+    if env_file is not None:
+        try:
+            env_file.write_text(lines)
+        except OSError as error:
+            raise GkfsError(f"{env_file}: {error.strerror}; the file system runs: {lines.strip()}") from None
+    plural = "s" if count > 1 else ""
+    text = f"file system {job.fsid} runs: {count} daemon{plural}, {len(job.mounting)} x {job.mountdir}"
+    if json:
+        terminal.print_json(
+            {"fsid": job.fsid, "job": job.name, "daemons": count, "hosts": job.hosts, **job.environment()}
+        )
+    elif sys.stdout.isatty() or env_file is not None:
+        terminal.say(text)
+    if not json and env_file is None:
+        terminal.say(lines.rstrip())
+
+
+def _start_here(
     rootdir: Path, hostfile: Path, daemons: int | None, listen: str, advertise: str | None, json: bool
 ) -> None:
-    """Start the daemons of a file system on this machine.
-
-    Returns when all answer, or fails with the reason. A ROOTDIR that holds a file system brings it back.
-    """
     rootdirs.check_usable(rootdir)
     with Signals() as signals:
         fsid, count = _choose(rootdir, daemons)

@@ -1,27 +1,88 @@
-"""`gkfs stop`: end all daemons of a file system, wherever they run."""
+"""`gkfs stop`: end a file system, wherever its daemons run."""
 
 import time
 from pathlib import Path
 
-from gkfs.commands import hostfiles, rootdirs, terminal
+from gkfs.commands import hostfiles, jobs, node, rootdirs, terminal
+from gkfs.commands.jobs import Job
 from gkfs.commands.options import verb
-from gkfs.errors import GkfsError
+from gkfs.commands.signals import pause_until
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.gang import GangEnded, Member
 from gkfs.hostfile import Hostfile
-from gkfs.limits import STOP_TIMEOUT_S
+from gkfs.limits import END_GRACE_S, JOB_STOP_TIMEOUT_S, STOP_TIMEOUT_S
 
 _EPILOG = """\b
 Examples:
+  gkfs stop                      in a job: unmount and end it on all nodes, remove its data
   gkfs stop -H hosts             the data stays; `gkfs start` on the same ROOTDIR brings it back
   gkfs stop -H hosts --purge     the data of this machine's daemons goes, too
 """
 
 
-@verb("stop", _EPILOG, hostfile={"required": True})
-def stop(hostfile: Path, purge: bool, json: bool) -> None:
-    """Stop all daemons of a file system and remove its hostfile.
+@verb("stop", _EPILOG, hostfile={"help": "Hostfile of the file system.  [default: that of this job]"})
+def stop(hostfile: Path | None, purge: bool, json: bool) -> None:
+    """End a file system: that of a job on all its nodes, or all daemons that a hostfile names.
 
     Returns when all are gone. Daemons that were gone before are named, and are no failure.
     """
+    name = jobs.name_of() if hostfile is None else jobs.name_in(hostfile)
+    if name is not None:
+        _stop_job(name, json)
+    elif hostfile is not None:
+        _stop_daemons(hostfile, purge, json)
+
+
+def _stop_job(name: str, json: bool) -> None:
+    job = jobs.find(name)
+    if job is None:
+        if node.clear(name):
+            terminal.warn(f"job {name}: what a killed file system left on this node is removed")
+            return
+        raise GkfsError(f"job {name} has no file system here: no {jobs.state_folder(name)}", ExitStatus.HOSTFILE)
+    try:
+        visitor = Member.visit(job.gang)
+    except GkfsError:
+        _stop_without_leader(job)
+        return
+    warnings: list[str] = []
+    try:
+        visitor.send({"is": "stop"})
+        answer = visitor.receive(JOB_STOP_TIMEOUT_S + 2 * END_GRACE_S)
+        if answer is None:
+            raise GkfsError(f"job {name}: its leader does not answer", ExitStatus.UNREACHABLE)
+        warnings = answer["warnings"]
+    except GangEnded:
+        terminal.warn(f"job {name}: its leader ended while it was asked to")
+    finally:
+        visitor.close()
+    for warning in warnings:
+        terminal.warn(warning)
+    if json:
+        terminal.print_json({"fsid": job.fsid, "job": name, "hosts": job.hosts, "warnings": warnings})
+    elif not warnings:
+        terminal.say(
+            f"file system {job.fsid} has ended on {len(job.hosts)} node{'s' if len(job.hosts) > 1 else ''}"
+        )
+    if warnings:
+        raise GkfsError(f"job {name}: {len(warnings)} things could not be ended or removed")
+
+
+def _stop_without_leader(job: Job) -> None:
+    """The nodes end by themselves when their leader is killed; this one is looked after."""
+    deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
+    while True:
+        try:
+            node.clear(job.name)
+        except GkfsError:
+            if not pause_until(deadline_s):
+                raise
+        else:
+            terminal.warn(f"job {job.name}: its leader is gone, its nodes end by themselves; nothing is left here")
+            return
+
+
+def _stop_daemons(hostfile: Path, purge: bool, json: bool) -> None:
     from gkfs.commands import control  # imports trio
 
     hosts = hostfiles.read(hostfile)

@@ -1,0 +1,265 @@
+"""The leader of a job's file system: has a `gkfs node` started on every node, and leads all of them.
+
+    start    all nodes join, start their daemons, learn of all daemons, mount; ready when the last one is
+    watch    says which daemon or mount was lost, and waits for the end
+    stop     all nodes unmount; then all end their daemons and remove what they made
+
+A failure of one node ends the others. What a node says is told with its name.
+"""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gkfs.commands import children, hostfiles, jobs, launchers, terminal
+from gkfs.commands.jobs import Job
+from gkfs.commands.launchers import Launcher, Places
+from gkfs.commands.mount import Options
+from gkfs.commands.node import Plan
+from gkfs.commands.signals import Interrupted, Signals
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.gang import VISITOR_RANK, Event, Gang, Message
+from gkfs.limits import DAEMONS_MAX, END_GRACE_S, JOB_START_TIMEOUT_S, JOB_STOP_TIMEOUT_S, POLL_INTERVAL_S
+
+_LOG_LINES_KEPT = 5
+
+
+class Wishes(NamedTuple):
+    """What the user asked for; None takes what each node finds fit."""
+
+    name: str
+    places: Places
+    serving: tuple[str, ...]
+    mounting: tuple[str, ...]
+    rootdir: Path | None
+    mountdir: Path | None
+    daemons: int  # on each node that serves
+    interface: str | None
+    listen: str
+    cores: list[int]
+    options: Options
+
+
+class Leader:
+    """Leads the nodes of one file system. `close` ends whatever is left."""
+
+    def __init__(self, wishes: Wishes, signals: Signals) -> None:
+        if len(wishes.serving) * wishes.daemons > DAEMONS_MAX:
+            raise GkfsError(f"more than {DAEMONS_MAX} daemons", ExitStatus.USAGE)
+        self._wishes = wishes
+        self._signals = signals
+        self._hosts = [host for host in wishes.places.hosts if host in {*wishes.serving, *wishes.mounting}]
+        self._gang = Gang(len(self._hosts), only_this_host=wishes.places.launcher is Launcher.LOCAL)
+        self._names: dict[int, str] = {}  # by rank
+        self._said: dict[str, dict[int, Message]] = {}
+        self._failures: dict[int, GkfsError] = {}
+        self._visitors: list[int] = []
+        mountdir = wishes.mountdir or jobs.state_folder(wishes.name) / jobs.MOUNT_NAME
+        self.job = Job(
+            wishes.name,
+            hostfiles.new_fsid(),
+            wishes.places.launcher.value,
+            tuple(self._hosts),
+            wishes.serving,
+            wishes.mounting,
+            str(mountdir),
+            self._gang.environment,
+        )
+        descriptor, log = tempfile.mkstemp(prefix=f"gkfs-{wishes.name}-", suffix=".log")
+        os.close(descriptor)
+        self.log = Path(log)  # of what starts the nodes
+        self._launchers: list[children.Child] = []
+        self._own_folder: Path | None = None  # where no node of the job has one
+        self.lines: list[str] = []
+
+    # --- start
+
+    def start(self) -> None:
+        """Return when the file system is mounted everywhere.
+
+        Raises GkfsError with the reason of the first node that failed, or Interrupted; nothing is left then.
+        """
+        try:
+            self._launchers = launchers.launch_members(
+                Places(self._wishes.places.launcher, tuple(self._hosts)), ["node"], self._gang, self.log
+            )
+            deadline_s = time.monotonic() + JOB_START_TIMEOUT_S
+            self._wait_for("joined", deadline_s)
+            for rank, plan in self._plans().items():
+                self._gang.send(rank, {"do": "prepare", "plan": plan._asdict()})
+            self._wait_for("prepared", deadline_s)
+            self.lines = [line for message in self._in_order("prepared") for line in message["lines"]]
+            self._gang.broadcast({"do": "mount", "lines": self.lines, "job": self.job._asdict()})
+            self._wait_for("ready", deadline_s)
+            if socket.gethostname() not in self._names.values() and not jobs.find(self.job.name):
+                self._note_here()
+        except BaseException:
+            self._end_all(orderly=False)
+            raise
+
+    def _plans(self) -> dict[int, Plan]:
+        """What each rank is to do: daemons are numbered in the order of the nodes."""
+        wishes = self._wishes
+        total = len(wishes.serving) * wishes.daemons
+        common: dict[str, Any] = {
+            "job": self.job._asdict(),
+            "total_daemons": total,
+            "rootdir": str(wishes.rootdir) if wishes.rootdir else None,
+            "interface": wishes.interface,
+            "listen": wishes.listen,
+            "cores": wishes.cores,
+            "options": wishes.options._asdict(),
+        }
+        plans = {}
+        ranks = {self._place(name): rank for rank, name in self._names.items()}
+        for host in self._hosts:
+            serves = host in wishes.serving
+            first = wishes.serving.index(host) * wishes.daemons if serves else 0
+            plans[ranks[host]] = Plan(
+                first_daemon=first,
+                daemons=wishes.daemons if serves else 0,
+                mounts=host in wishes.mounting,
+                **common,
+            )
+        return plans
+
+    def _place(self, name: str) -> str:
+        """Which of the hosts calls itself *name*: with or without its domain. Raises GkfsError."""
+        short = name.partition(".")[0]
+        found = [host for host in self._hosts if name == host or short == host.partition(".")[0]]
+        if len(self._hosts) == 1:
+            return self._hosts[0]
+        if not found:
+            raise GkfsError(f"{name} has joined, which is none of the nodes", ExitStatus.UNREACHABLE)
+        return found[0]
+
+    def _note_here(self) -> None:
+        """This host is not a node of the job (salloc on a login node): `gkfs stop` and others look here, too."""
+        self._own_folder = jobs.make_state_folder(self.job.name)
+        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines))
+        with self.job.hostfile.open("a") as file:
+            file.writelines(self.lines)
+        jobs.write(self.job)
+
+    # --- while it runs
+
+    def watch(self) -> bool:
+        """Take what has come: say what was lost; True when the end was asked for, or no node is left."""
+        self._take(self._gang.poll(0))
+        for rank, message in self._said.pop("lost", {}).items():
+            terminal.warn(
+                f"{self._names[rank]}: {message['message']}; {self.job.mountdir} does not work as it did"
+            )
+        return "stop" in self._said or not self._gang.ranks
+
+    def fileno(self) -> int:
+        """Readable when `watch` has something to do."""
+        return self._gang.fileno()
+
+    # --- end
+
+    def stop(self) -> list[str]:
+        """Unmount, end and remove everything, on all nodes. What could not be done, with the node's name."""
+        warnings = self._end_all(orderly=True)
+        for visitor in self._visitors:
+            self._gang.send(visitor, {"is": "stopped", "warnings": warnings})
+        self._gang.flush(END_GRACE_S)
+        self._gang.close()
+        return warnings
+
+    def _end_all(self, orderly: bool) -> list[str]:
+        deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
+        if orderly:
+            self._gang.broadcast({"do": "unmount"})
+            self._gather("unmounted", deadline_s)
+        self._gang.broadcast({"do": "end"})
+        self._gather("ended", deadline_s)
+        children.wait(self._launchers, END_GRACE_S)
+        warnings = [
+            f"{self._names[rank]}: {warning}"
+            for rank, message in sorted(self._said.get("ended", {}).items())
+            for warning in message["warnings"]
+        ]
+        warnings += [
+            f"{name} did not say that it has ended: look at it"
+            for rank, name in sorted(self._names.items())
+            if rank not in self._said.get("ended", {})
+        ]
+        children.end(self._launchers)
+        self.log.unlink(missing_ok=True)
+        if self._own_folder is not None:
+            for path in self._own_folder.iterdir():
+                path.unlink()
+            self._own_folder.rmdir()
+        return warnings
+
+    def _gather(self, answer: str, deadline_s: float) -> None:
+        """Wait until all that are still connected have given *answer*, whatever else they say."""
+        while set(self._gang.ranks) - set(self._said.get(answer, {})) and time.monotonic() < deadline_s:
+            self._take(self._gang.poll(deadline_s - time.monotonic()))
+
+    # --- messages
+
+    def _wait_for(self, answer: str, deadline_s: float) -> None:
+        """Until all nodes have given *answer*. Raises GkfsError when one fails, ends or is late; Interrupted."""
+        while len(self._said.get(answer, {})) < len(self._hosts):
+            self._signals.pause(min(POLL_INTERVAL_S * 10, deadline_s - time.monotonic()), self._gang.fileno())
+            self._take(self._gang.poll(0))
+            if self._failures:
+                raise self._failure()
+            for child in self._launchers:
+                if child.ended and (child.process.returncode or not self._gang.ranks):
+                    raise child.failure()
+            if time.monotonic() > deadline_s:
+                raise self._late(answer)
+
+    def _take(self, events: Sequence[Event]) -> None:
+        for rank, message in events:
+            if message is None:
+                if rank < VISITOR_RANK and rank not in self._said.get("ended", {}) and "ready" not in self._said:
+                    self._fail(rank, "ended without a word", ExitStatus.FAILURE)
+                continue
+            kind = str(message.get("is"))
+            if kind == "joined":
+                self._names[rank] = str(message["host"])
+            elif kind == "failed":
+                self._fail(rank, str(message["message"]), ExitStatus(message["status"]))
+            elif kind == "stop" and rank >= VISITOR_RANK:
+                self._visitors.append(rank)
+            self._said.setdefault(kind, {})[rank] = message
+
+    def _fail(self, rank: int, reason: str, status: ExitStatus) -> None:
+        self._failures.setdefault(rank, GkfsError(f"{self._names.get(rank, f'node {rank}')}: {reason}", status))
+
+    def _failure(self) -> GkfsError:
+        first = self._failures[min(self._failures)]
+        more = len(self._failures) - 1
+        return GkfsError(f"{first}{f' (and {more} more nodes)' if more else ''}", first.status)
+
+    def _late(self, answer: str) -> GkfsError:
+        done = self._said.get(answer, {})
+        missing = [name for rank, name in sorted(self._names.items()) if rank not in done]
+        who = ", ".join(missing[:5]) or f"{len(self._hosts) - len(done)} of {len(self._hosts)} nodes"
+        tail = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        said = f"; last words: {tail[-1]}" if tail else ""
+        return GkfsError(
+            f"{who}: not {answer} {JOB_START_TIMEOUT_S:.0f} s after the start{said}", ExitStatus.UNREACHABLE
+        )
+
+    def _in_order(self, answer: str) -> list[Message]:
+        return [message for _, message in sorted(self._said[answer].items())]
+
+
+def until_the_end(leader: Leader, signals: Signals, on_turn: Callable[[], None] = lambda: None) -> list[str]:
+    """Watch the nodes until somebody asks for the end, or a signal does; then stop. What to warn of."""
+    try:
+        while not leader.watch():
+            on_turn()
+            signals.pause(JOB_STOP_TIMEOUT_S, leader.fileno())
+    except Interrupted:
+        pass
+    return leader.stop()

@@ -1,0 +1,344 @@
+"""`gkfs node`: one node of a job's file system, told what to do by the leader that had it started.
+
+It starts this node's daemons and its mount, says when they are ready, watches them, and ends and removes all of
+it: when the leader says so, when the leader is gone, or upon a signal (Slurm's, at the end of the job). Nothing
+stays on the node but what SIGKILL leaves, which deploy/slurm/epilog or the next file system of the job removes.
+
+    leader              node
+            <- joined   my name
+    prepare ->          a Plan
+            <- prepared lines of the hostfile: my daemons listen
+    mount ->            the lines of all daemons
+            <- ready    my mount is usable
+            <- lost     a daemon or the mount has ended, the rest goes on
+            <- stop     somebody here asks for the end
+    unmount ->
+            <- unmounted
+    end ->
+            <- ended    nothing is left, but for what the warnings say
+
+Instead of an answer a node may say `failed`; it then cleans up without being told, and says `ended`.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+from gkfs import addresses, hostfile
+from gkfs.commands import children, hostfiles, jobs, launchers, mounts, rootdirs, scratch
+from gkfs.commands.children import Child
+from gkfs.commands.mount import Options, mount_in_background
+from gkfs.commands.signals import ENDING, Interrupted, Signals
+from gkfs.errors import ExitStatus, GkfsError
+from gkfs.gang import GangEnded, Member, Message
+from gkfs.limits import (
+    JOB_END_GRACE_S,
+    JOB_START_TIMEOUT_S,
+    JOB_STOP_TIMEOUT_S,
+    POLL_INTERVAL_S,
+    START_TIMEOUT_S,
+)
+
+_LOCK_NAME: Final = "lock"
+
+
+class Plan(NamedTuple):
+    """What one node is to do."""
+
+    job: dict[str, Any]  # jobs.Job as a dictionary
+    first_daemon: int
+    daemons: int  # here
+    total_daemons: int
+    mounts: bool
+    rootdir: str | None
+    interface: str | None
+    listen: str
+    cores: list[int]  # empty: all
+    options: dict[str, Any]  # of mount.Options
+
+
+class _ToldToEnd(Exception):
+    """The leader wants no more of this."""
+
+
+@click.command("node", hidden=True)
+def node() -> None:
+    """Serve one node of a job's file system. Started by `gkfs start` and `gkfs run`, not by hand."""
+    member = Member.join(launchers.own_rank())
+    with Signals(*ENDING, signal.SIGCHLD) as signals:
+        _Node(member, signals).run()
+
+
+class _Node:
+    def __init__(self, member: Member, signals: Signals) -> None:
+        self._member = member
+        self._signals = signals
+        self._arrived: list[Message] = []
+        self._daemons: list[Child] = []
+        self._client: Child | None = None
+        self._warnings: list[str] = []
+        self._orderly = False  # the leader said `unmount`, and will say `end`
+
+    def run(self) -> None:
+        """From joining to the end."""
+        self._member.send({"is": "joined", "host": launchers.own_name()})
+        try:
+            with contextlib.ExitStack() as undo:
+                try:
+                    plan = Plan(**self._wait_for("prepare", JOB_START_TIMEOUT_S)["plan"])
+                    self._set_up(plan, undo)
+                except GkfsError as error:
+                    self._tell({"is": "failed", "message": str(error), "status": int(error.status)})
+                else:
+                    self._watch()
+        except (_ToldToEnd, GangEnded, Interrupted):
+            pass  # the stack has undone everything
+        self._tell({"is": "ended", "warnings": self._warnings})
+
+    # --- start
+
+    def _set_up(self, plan: Plan, undo: contextlib.ExitStack) -> None:
+        job = jobs.decode(plan.job)
+        if plan.cores:
+            _use_cores(plan.cores)
+        if plan.mounts:
+            mounts.check_fuse()
+        state = undo.enter_context(self._state_folder(job.name))
+        own_hosts = state / jobs.HOSTS_NAME
+        hostfiles.create(own_hosts, job.fsid, plan.total_daemons)
+        if plan.daemons:
+            data = undo.enter_context(self._data_folder(plan, job.name, state))
+            undo.callback(self._end_daemons)
+            self._start_daemons(plan, data, own_hosts, state)
+        undo.callback(self._let_others_unmount)
+        lines = self._wait_for_daemons(own_hosts)
+        self._member.send({"is": "prepared", "lines": lines})
+        order = self._wait_for("mount", JOB_START_TIMEOUT_S)
+        _append_missing(own_hosts, order["lines"])
+        jobs.write(jobs.decode(order["job"]))
+        if plan.mounts:
+            mountdir = Path(job.mountdir)
+            undo.enter_context(mounts.prepared(mountdir))
+            how = Options(**plan.options)
+            log = state / "mount.log"
+            self._client = mount_in_background(
+                own_hosts, mountdir, how, log, self._signals, die_with_us=True, job=job.name
+            )
+            undo.callback(self._unmount, mountdir, self._client)
+        self._member.send({"is": "ready"})
+
+    @contextlib.contextmanager
+    def _state_folder(self, name: str) -> Iterator[Path]:
+        clear(name)
+        folder = jobs.make_state_folder(name)
+        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(lock)
+            self._warnings += _remove_files(folder)
+
+    @contextlib.contextmanager
+    def _data_folder(self, plan: Plan, name: str, state: Path) -> Iterator[Path]:
+        parent = Path(plan.rootdir) if plan.rootdir else scratch.find()
+        rootdirs.check_usable(parent)
+        folder = parent / jobs.data_name(name)
+        self._warnings += remove_data(folder)  # of a file system that was killed
+        try:
+            folder.mkdir(mode=0o700)
+            (state / jobs.DATA_NAME).symlink_to(folder)
+        except OSError as error:
+            raise GkfsError(f"rootdir {folder}: {error.strerror}", ExitStatus.ROOTDIR) from None
+        try:
+            yield folder
+        finally:
+            self._warnings += remove_data(folder)
+
+    def _start_daemons(self, plan: Plan, data: Path, own_hosts: Path, state: Path) -> None:
+        arguments = ["daemon", "--rootdir", str(data), "--hostfile", str(own_hosts), "--listen", plan.listen]
+        if plan.interface:
+            arguments += ["--advertise", addresses.of_interface(plan.interface)]
+        for index in range(plan.first_daemon, plan.first_daemon + plan.daemons):
+            rootdirs.daemon_folder(data, index).mkdir(mode=0o700)
+            log = state / f"daemon-{index}.log"
+            name = f"daemon {index}"
+            self._daemons.append(children.spawn(name, [*arguments, "--index", str(index)], log, die_with_us=True))
+
+    def _wait_for_daemons(self, own_hosts: Path) -> list[str]:
+        """The lines of this node's daemons, once all have written theirs."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            for daemon in self._daemons:
+                if daemon.ended:
+                    raise daemon.failure()
+            known = hostfiles.read(own_hosts).daemons
+            if len(known) == len(self._daemons):
+                return [hostfile.format_daemon(address) for address in known.values()]
+            if time.monotonic() > deadline_s:
+                raise GkfsError(f"its daemons are not ready after {START_TIMEOUT_S:.0f} s", ExitStatus.UNREACHABLE)
+            self._pause(POLL_INTERVAL_S)
+
+    # --- while it runs
+
+    def _watch(self) -> None:
+        """Until told to end; says of each child that ended."""
+        reported: set[int] = set()
+        while True:
+            self._pause(JOB_STOP_TIMEOUT_S)
+            for message in self._take("unmount", "end"):
+                self._orderly = message["do"] == "unmount"
+                return
+            ended = [child for child in (*self._daemons, self._client) if child and child.ended]
+            for child in ended:
+                if child.pid not in reported:
+                    reported.add(child.pid)
+                    self._member.send({"is": "lost", "message": str(child.failure())})
+
+    # --- end
+
+    def _unmount(self, mountdir: Path, client: Child) -> None:
+        self._warnings += mounts.end(mountdir, client)
+
+    def _let_others_unmount(self) -> None:
+        """Daemons must live until no mount needs them any more, on any node."""
+        self._tell({"is": "unmounted"})
+        deadline_s = time.monotonic() + (JOB_STOP_TIMEOUT_S if self._orderly else JOB_END_GRACE_S)
+        with contextlib.suppress(GangEnded):
+            while time.monotonic() < deadline_s:
+                self._signals.wait(deadline_s - time.monotonic(), self._member.fileno())
+                self._arrived += self._member.take()
+                if self._take("end"):
+                    return
+
+    def _end_daemons(self) -> None:
+        children.end(self._daemons)
+
+    # --- messages
+
+    def _wait_for(self, order: str, timeout_s: float) -> Message:
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            if self._take("unmount", "end"):
+                raise _ToldToEnd
+            for message in self._take(order):
+                return message
+            for child in self._daemons:
+                if child.ended:
+                    raise child.failure()
+            self._pause(deadline_s - time.monotonic())
+        raise GkfsError(f"the leader did not say {order!r} within {timeout_s:.0f} s", ExitStatus.UNREACHABLE)
+
+    def _pause(self, timeout_s: float) -> None:
+        """Wait for a message, a child's end, or the time. Raises Interrupted or GangEnded."""
+        if not self._arrived:
+            self._signals.pause(timeout_s, self._member.fileno())
+        self._arrived += self._member.take()
+
+    def _take(self, *orders: str) -> list[Message]:
+        found = [message for message in self._arrived if message.get("do") in orders]
+        self._arrived = [message for message in self._arrived if message not in found]
+        return found
+
+    def _tell(self, message: Message) -> None:
+        with contextlib.suppress(GangEnded):
+            self._member.send(message)
+
+
+def clear(name: str) -> bool:
+    """Remove what a killed file system of job *name* left on this node; whether there was any.
+
+    Raises GkfsError when it is alive.
+    """
+    folder = jobs.state_folder(name)
+    try:
+        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise GkfsError(f"{folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        job = jobs.find(name)
+        mountdir = Path(job.mountdir) if job else folder / jobs.MOUNT_NAME
+        found = mounts.locate(mountdir)
+        if found is not None and found.fs_type == mounts.FS_TYPE:
+            mounts.unmount(found.path, lazy=True)
+        data = folder / jobs.DATA_NAME
+        if data.is_symlink() and data.readlink().name == jobs.data_name(name):
+            remove_data(data.readlink())
+        _remove_files(folder)
+    except BlockingIOError:
+        raise GkfsError(f"a file system of job {name} runs here already; `gkfs stop` ends it") from None
+    finally:
+        os.close(lock)
+    return True
+
+
+def remove_data(folder: Path) -> list[str]:
+    """Remove what daemons made in *folder*, and *folder*; what could not be removed."""
+    warnings = []
+    for daemon in rootdirs.existing_daemons(folder):
+        try:
+            rootdirs.remove_contents(daemon)
+        except GkfsError as error:
+            warnings.append(str(error))
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        warnings.append(f"cannot remove {folder}: {error.strerror}")
+    return warnings
+
+
+def _remove_files(folder: Path) -> list[str]:
+    """Remove the state folder with all that is ours in it."""
+    try:
+        for path in folder.iterdir():
+            if path.name == jobs.MOUNT_NAME:
+                path.rmdir()
+            else:
+                path.unlink()
+        folder.rmdir()
+    except OSError as error:
+        return [f"cannot remove {error.filename or folder}: {error.strerror}"]
+    with contextlib.suppress(OSError):
+        jobs.own_folder().rmdir()  # the last one to leave
+    return []
+
+
+def _append_missing(own_hosts: Path, lines: list[str]) -> None:
+    """The lines of the other nodes' daemons, into this node's hostfile."""
+    known = own_hosts.read_text().splitlines(keepends=True)
+    with own_hosts.open("a") as file:
+        file.writelines(line for line in lines if line not in known)
+
+
+def _use_cores(cores: list[int]) -> None:
+    """Bind this process, and so all it starts, to *cores*."""
+    usable = os.sched_getaffinity(0)
+    missing = sorted(set(cores) - usable)
+    if missing:
+        raise GkfsError(
+            f"core {missing[0]} is not among those of the job here, {_ranges(sorted(usable))}", ExitStatus.USAGE
+        )
+    os.sched_setaffinity(0, cores)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-3,8` for 0 1 2 3 8."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
