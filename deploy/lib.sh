@@ -19,7 +19,11 @@ packages_run=(ca-certificates fuse3 gcc libc6-dev libfuse3-dev pkg-config python
     python3-venv)
 # The real programs that the tests and the quickstart run on a mount.
 packages_build=(bzip2 coreutils diffutils findutils gzip make procps tar util-linux xz-utils)
-packages_test=("${packages_build[@]}" acl attr fio g++ git postgresql rsync sqlite3)
+# A Slurm cluster on this machine (deploy/cluster), and MPI programs to run in it.
+packages_slurm=(fuse3 iproute2 munge slurm-client slurm-wlm-basic-plugins slurmctld slurmd util-linux)
+packages_mpi=(gcc libopenmpi-dev openmpi-bin python3-h5py-mpi python3-mpi4py)
+packages_test=("${packages_build[@]}" acl attr fio g++ git postgresql rsync sqlite3
+    "${packages_slurm[@]}" "${packages_mpi[@]}")
 
 die() { # STATUS MESSAGE...
     printf '%s: %s\n' "${0##*/}" "${*:2}" >&2
@@ -77,11 +81,31 @@ no_database_of_its_own() {
         as_root tee "$file" >/dev/null <<<'create_main_cluster = false'
 }
 
+# Runs COMMAND, as root, while a policy forbids packages to start services. A policy that is there
+# already is kept, and so is the one of another script that installs at the same time: one waits.
+without_services() { # COMMAND...
+    # shellcheck disable=SC2016  # for the inner shell
+    as_root flock --timeout 600 /usr/sbin bash -c '
+        policy=/usr/sbin/policy-rc.d
+        if [[ ! -e $policy ]]; then
+            trap "rm -f $policy" EXIT
+            printf "#!/bin/sh\nexit 101\n" >$policy && chmod 755 $policy || exit
+        fi
+        "$@"' without-services "$@"
+}
+
+# Programs of packages are needed, never their services: the Slurm and munge that deploy/cluster
+# runs are its own. They must not come up with the machine, either.
 apt_install() { # PACKAGE...
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) service
     if [[ " $* " == *' postgresql '* ]]; then no_database_of_its_own || return; fi
     as_root "${apt[@]}" update &&
-        as_root "${apt[@]}" install -y --no-install-recommends "$@"
+        without_services "${apt[@]}" install -y --no-install-recommends "$@" || return
+    for service in munge slurmctld slurmd; do
+        if [[ " $* " == *" $service "* ]] && command -v systemctl >/dev/null; then
+            as_root systemctl --quiet disable "$service" || true # not a machine of systemd's
+        fi
+    done
 }
 
 need_packages() { # PACKAGE...
