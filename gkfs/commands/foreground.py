@@ -38,10 +38,11 @@ class Command:
         self._terminal = _Terminal()
         self._terminal.give_to(self._group)
 
-    def wait(self, grace_s: float, signals: Signals, watch: Callable[[], None]) -> int:
-        """Its exit status, 128 + n when killed by signal n; *watch* is called now and then.
+    def wait(self, grace_s: float, signals: Signals, watch: Callable[[], None], *descriptors: int) -> int:
+        """Its exit status, 128 + n when killed by signal n.
 
-        A signal that asks for an end gives it *grace_s*, then comes SIGKILL.
+        *watch* is called now and then, and when one of *descriptors* is readable. A signal that asks for an end
+        gives COMMAND *grace_s*, then comes SIGKILL.
         """
         deadline_s = float("inf")
         try:
@@ -50,7 +51,7 @@ class Command:
                 if now_s >= deadline_s:
                     self._signal(signal.SIGKILL)
                     deadline_s = float("inf")
-                for number in signals.wait(min(deadline_s - now_s, _FOR_EVER_S)):
+                for number in signals.wait(min(deadline_s - now_s, _FOR_EVER_S), *descriptors):
                     if number in PASSED_ON:
                         self._signal(number)
                     if number in ENDING:

@@ -45,7 +45,7 @@ class Wishes(NamedTuple):
 
 
 class Leader:
-    """Leads the nodes of one file system. `close` ends whatever is left."""
+    """Leads the nodes of one file system: `start`, `watch` now and then, `stop`, `close`."""
 
     def __init__(self, wishes: Wishes, signals: Signals) -> None:
         if len(wishes.serving) * wishes.daemons > DAEMONS_MAX:
@@ -99,6 +99,7 @@ class Leader:
                 self._note_here()
         except BaseException:
             self._end_all(orderly=False)
+            self.close()
             raise
 
     def _plans(self) -> dict[int, Plan]:
@@ -168,8 +169,11 @@ class Leader:
         for visitor in self._visitors:
             self._gang.send(visitor, {"is": "stopped", "warnings": warnings})
         self._gang.flush(END_GRACE_S)
-        self._gang.close()
         return warnings
+
+    def close(self) -> None:
+        """Nothing is listened to any more."""
+        self._gang.close()
 
     def _end_all(self, orderly: bool) -> list[str]:
         deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
@@ -262,4 +266,6 @@ def until_the_end(leader: Leader, signals: Signals, on_turn: Callable[[], None] 
             signals.pause(JOB_STOP_TIMEOUT_S, leader.fileno())
     except Interrupted:
         pass
-    return leader.stop()
+    warnings = leader.stop()
+    leader.close()
+    return warnings

@@ -8,7 +8,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -16,9 +16,12 @@ from gkfs.commands import children, hostfiles, mounts, rootdirs, terminal
 from gkfs.commands.children import Child
 from gkfs.commands.foreground import PASSED_ON, Command
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, launch
+from gkfs.commands.launchers import Launcher
+from gkfs.commands.leader import Leader, Wishes
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
+from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.limits import RUN_GRACE_S
 
@@ -27,6 +30,8 @@ _EPILOG = """\b
 Examples:
   gkfs run -m /tmp/fast -- make -C /tmp/fast
   gkfs run -m /mnt/job -n 2 -r /local/ssd -- sh -c 'cp input/* "$GKFS_MOUNTDIR" && ./solve'
+In a Slurm job, a file system of all its nodes while COMMAND runs on this one:
+  gkfs run -- sh -c 'cd "$GKFS_MOUNTDIR" && srun ./solve'
 Exit status: that of COMMAND, 128+N when signal N killed it; 125 when gkfs itself
 failed, 126 when COMMAND cannot be executed, 127 when it is not found.
 """
@@ -35,26 +40,25 @@ failed, 126 when COMMAND cannot be executed, 127 when it is not found.
 @verb(
     "run",
     _EPILOG,
-    rootdir={"help": "Existing folder for the data.  [default: a temporary one in $TMPDIR]"},
+    rootdir={"help": "Existing folder for the data.  [default: a temporary one in $TMPDIR; in a job: searched]"},
     mountdir={
-        "required": True,
-        "help": "Folder the file system appears in; made and removed if missing.",
+        "help": "Folder the file system appears in; made and removed if missing.  "
+        "[default in a job: /tmp/gkfs-UID/JOB/mnt]",
     },
-    daemons={"default": 1},
-    listen={"default": LOCAL_LISTEN},
+    listen={"help": "Address of the first daemon; the others take the next ports.  [default: any port]"},
     log={"help": "File for what daemons and mount have to say; kept."},
     grace={"default": RUN_GRACE_S},
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     rootdir: Path | None,
-    mountdir: Path,
-    daemons: int,
-    listen: str,
+    mountdir: Path | None,
+    daemons: int | None,
+    listen: str | None,
     log: Path | None,
     grace: float,
     command: tuple[str, ...],
-    **options: object,
+    **options: Any,
 ) -> None:
     """Start daemons, mount, run COMMAND, and clean up.
 
@@ -62,12 +66,48 @@ def run(
     """
     if not command[0]:
         raise click.UsageError("COMMAND is an empty word", click.get_current_context())
-    how = Options(**options)  # type: ignore[arg-type]  # click took the four settings from the table
+    spread = take_spread(options)
+    places = spread.places()
+    how = Options(**options)
     with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
-        mounted = _set_up(_Plan(rootdir, mountdir, daemons, listen, log, how), signals, undo)
-        signals.pause(0)
-        status = mounted.run(command, grace, signals)
+        if places.launcher is not Launcher.LOCAL:
+            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how)
+            status = _run_in_job(wishes, command, grace, signals)
+        elif mountdir is None:
+            raise click.UsageError(
+                "Missing option '--mountdir' (there is no job here).", click.get_current_context()
+            )
+        else:
+            plan = _Plan(rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how)
+            mounted = _set_up(plan, signals, undo)
+            signals.pause(0)
+            status = mounted.run(command, grace, signals)
     raise click.exceptions.Exit(status)
+
+
+def _run_in_job(wishes: Wishes, command: Sequence[str], grace_s: float, signals: Signals) -> int:
+    leader = Leader(wishes, signals)
+    leader.start()
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            for warning in leader.stop():
+                terminal.warn(warning)
+
+    def watch() -> None:
+        if not stopped and leader.watch():
+            stop()  # COMMAND wants it: `gkfs stop`
+
+    try:
+        return Command(command, os.environ | leader.job.environment()).wait(
+            grace_s, signals, watch, leader.fileno()
+        )
+    finally:
+        stop()
+        leader.close()
 
 
 class _Plan(NamedTuple):
