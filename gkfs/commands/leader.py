@@ -25,7 +25,7 @@ from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import VISITOR_RANK, Event, Gang, Message
 from gkfs.limits import DAEMONS_MAX, END_GRACE_S, JOB_START_TIMEOUT_S, JOB_STOP_TIMEOUT_S, POLL_INTERVAL_S
 
-_LOG_LINES_KEPT = 5
+_OTHERS_TOO_S = 0.2  # what one node cannot do others often cannot, either: they are counted
 
 
 class Wishes(NamedTuple):
@@ -149,13 +149,13 @@ class Leader:
     # --- while it runs
 
     def watch(self) -> bool:
-        """Take what has come: say what was lost; True when the end was asked for, or no node is left."""
+        """Take what has come: say what was lost; True when the end was asked for or has begun, or no node is left."""
         self._take(self._gang.poll(0))
         for rank, message in self._said.pop("lost", {}).items():
             terminal.warn(
                 f"{self._names[rank]}: {message['message']}; {self.job.mountdir} does not work as it did"
             )
-        return "stop" in self._said or not self._gang.ranks
+        return not self._said.keys().isdisjoint({"stop", "unmounted", "ended"}) or not self._gang.ranks
 
     def fileno(self) -> int:
         """Readable when `watch` has something to do."""
@@ -214,6 +214,7 @@ class Leader:
             self._signals.pause(min(POLL_INTERVAL_S * 10, deadline_s - time.monotonic()), self._gang.fileno())
             self._take(self._gang.poll(0))
             if self._failures:
+                self._take(self._gang.poll(_OTHERS_TOO_S))
                 raise self._failure()
             for child in self._launchers:
                 if child.ended and (child.process.returncode or not self._gang.ranks):
@@ -242,7 +243,7 @@ class Leader:
     def _failure(self) -> GkfsError:
         first = self._failures[min(self._failures)]
         more = len(self._failures) - 1
-        return GkfsError(f"{first}{f' (and {more} more nodes)' if more else ''}", first.status)
+        return GkfsError(f"{first}{f' ({more} more so)' if more else ''}", first.status)
 
     def _late(self, answer: str) -> GkfsError:
         done = self._said.get(answer, {})

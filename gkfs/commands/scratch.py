@@ -2,7 +2,7 @@
 
 In this order, the first folder that exists, that this user may write to, and that is on a disk of this node:
 
-    $SLURM_TMPDIR, $LOCAL_SCRATCH, $JOBFS, $TMPDIR      if set
+    $SLURM_TMPDIR, $LOCAL_SCRATCH, $JOBFS, $TMPDIR      if set, and not just to /tmp
     /mnt/local, /local/scratch, /local, /localscratch, /lscratch, /scratch/local, /nvme, /mnt/nvme, /ssd, /mnt/ssd
     /tmp, /var/tmp
 
@@ -20,6 +20,7 @@ from gkfs.commands import mounts
 from gkfs.errors import ExitStatus, GkfsError
 
 VARIABLES: Final = ("SLURM_TMPDIR", "LOCAL_SCRATCH", "JOBFS", "TMPDIR")
+_LAST: Final = ("/tmp", "/var/tmp")  # Slurm sets TMPDIR to /tmp unless the site knows better
 FOLDERS: Final = (
     "/mnt/local",
     "/local/scratch",
@@ -31,8 +32,7 @@ FOLDERS: Final = (
     "/mnt/nvme",
     "/ssd",
     "/mnt/ssd",
-    "/tmp",
-    "/var/tmp",
+    *_LAST,
 )
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 _REMOTE: Final = frozenset(
@@ -84,7 +84,8 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # known to the job, not to this node
         user = str(os.geteuid())
-    named = [environ[variable] for variable in VARIABLES if environ.get(variable, "").startswith("/")]
+    named = [environ.get(variable, "").rstrip("/") for variable in VARIABLES]
+    named = [folder for folder in named if folder.startswith("/") and folder not in _LAST]
     for folder in dict.fromkeys([*named, *FOLDERS]):
         own = Path(folder) / user
         if own.is_dir():

@@ -1,0 +1,135 @@
+"""However a job ends, nothing of its file system stays on any node."""
+
+import time
+
+import pytest
+
+from tests.slurm.slurm_cluster import Job, SlurmCluster, until
+
+_GONE_WITHIN_S = 30
+_BUSY = """
+eval "$(gkfs start)" || exit 90
+srun --overlap -N3 -n3 sh -c 'head -c 3M /dev/urandom > $GKFS_MOUNTDIR/$(hostname)'
+srun --overlap -N3 -n3 sh -c 'exec 3<$GKFS_MOUNTDIR/$(hostname); cd $GKFS_MOUNTDIR; exec sleep 1000' &
+until [ "$(squeue -h -s -j $SLURM_JOB_ID -o %i | wc -l)" -ge 3 ]; do sleep 0.1; done
+sleep 0.5
+echo busy
+"""
+
+
+def busy_job(cluster: SlurmCluster, rest: str = "wait", *options: str) -> Job:
+    """A job whose steps have the mounts of all nodes in use."""
+    job = cluster.submit(_BUSY + rest, "-N3", *options)
+    job.wait_for("busy")
+    return job
+
+
+def assert_gone(cluster: SlurmCluster) -> None:
+    """The last thing that ended the job was done just now."""
+    assert until(lambda: not cluster.leftovers(), _GONE_WITHIN_S), cluster.leftovers()
+
+
+def test_a_job_that_does_not_stop_its_file_system(cluster: SlurmCluster) -> None:
+    done = cluster.sbatch('eval "$(gkfs start)"; touch $GKFS_MOUNTDIR/a; ls $GKFS_MOUNTDIR', "-N3")
+    assert (done.state, done.output) == ("COMPLETED", "a\n")
+    assert_gone(cluster)
+
+
+def test_a_job_whose_command_fails(cluster: SlurmCluster) -> None:
+    done = cluster.sbatch("gkfs run -- sh -c 'cd $GKFS_MOUNTDIR; touch a; srun --overlap ls; exit 7'", "-N3")
+    assert (done.state, done.status, done.output) == ("FAILED", 7, "a\n" * 3)
+    assert_gone(cluster)
+
+
+def test_scancel(cluster: SlurmCluster) -> None:
+    busy_job(cluster).cancel()
+    assert_gone(cluster)
+
+
+def test_scancel_with_sigkill_to_the_batch_script_only(cluster: SlurmCluster) -> None:
+    busy_job(cluster).cancel("--batch", "--signal=KILL")
+    assert_gone(cluster)
+
+
+def test_kill_9_of_the_batch_shell(cluster: SlurmCluster) -> None:
+    job = busy_job(cluster, "wait; wait")
+    found = cluster.on("node1", "pkill", "-KILL", "-f", f"job{job.number:05d}/slurm_script")
+    assert found.returncode == 0
+    assert_gone(cluster)
+
+
+@pytest.mark.parametrize("what", ["mount --foreground", "daemon --rootdir", "gkfs node"])
+def test_kill_9_of_a_part_on_one_node(cluster: SlurmCluster, what: str) -> None:
+    job = busy_job(cluster, "sleep 1; ls $GKFS_MOUNTDIR >/dev/null; gkfs stop; wait")
+    found = cluster.on("node2", "pkill", "-KILL", "-f", what)
+    assert found.returncode == 0
+    result = job.wait()
+    if what != "gkfs node":  # whoever reports is still there
+        assert "node2: " in result.output
+        assert "was killed by SIGKILL" in result.output
+    assert_gone(cluster)
+
+
+def test_kill_9_of_the_leader(cluster: SlurmCluster) -> None:
+    job = busy_job(cluster)
+    assert cluster.on("node1", "pkill", "-KILL", "-f", "gkfs start").returncode == 0
+    assert_gone_within = time.monotonic() + _GONE_WITHIN_S
+    assert until(lambda: not [line for line in cluster.leftovers() if "process" in line], 20)
+    assert time.monotonic() < assert_gone_within
+    job.cancel()
+    assert_gone(cluster)
+
+
+def test_time_limit(cluster: SlurmCluster) -> None:
+    job = busy_job(cluster, "wait; wait", "-t", "0:01")
+    assert until(lambda: job.state == "TIMEOUT", 150), job.state
+    assert_gone(cluster)
+
+
+def test_stop_from_another_node_of_the_job(cluster: SlurmCluster) -> None:
+    done = cluster.sbatch(
+        'eval "$(gkfs start)"; srun --overlap -N1 -w node3 gkfs stop; ls -d /tmp/gkfs-* /mnt/local/gkfs-*',
+        "-N3",
+    )
+    assert "has ended on 3 nodes" in done.output
+    assert done.output.count("No such file or directory") == 2
+
+
+def test_two_jobs_on_the_same_nodes_do_not_disturb_each_other(cluster: SlurmCluster) -> None:
+    first = busy_job(
+        cluster,
+        "until [ -e go ]; do sleep 0.1; done; srun --overlap -N3 -n3 sh -c 'wc -c < "
+        "$GKFS_MOUNTDIR/$(hostname)'; gkfs stop",
+        "-n3",
+        "-c1",
+    )
+    second = cluster.submit(
+        'eval "$(gkfs start)"; srun --overlap -N3 -n3 sh -c "hostname > $GKFS_MOUNTDIR/\\$(hostname)"; '
+        "ls $GKFS_MOUNTDIR; echo up; sleep 100",
+        "-N3",
+        "-n3",
+        "-c1",
+    )
+    second.wait_for("up")
+    assert second.output == "node1\nnode2\nnode3\nup\n"
+    second.cancel()
+    assert until(lambda: second.state == "CANCELLED", 20)
+    assert until(lambda: not [line for line in cluster.leftovers() if f"/{second.number}/" in line], 20)
+    (first.folder / "go").touch()
+    result = first.wait()
+    assert result.output.count(str(3 << 20)) == 3, result.output
+
+
+def test_what_a_killed_file_system_left_does_not_hinder_the_next_one_of_the_job(cluster: SlurmCluster) -> None:
+    done = cluster.sbatch(
+        """
+eval "$(gkfs start)"; echo first > $GKFS_MOUNTDIR/a
+srun --overlap pkill -KILL -f 'gkfs (node|mount|daemon)'; sleep 1
+ls $GKFS_MOUNTDIR; ls -d /mnt/local/gkfs-*
+eval "$(gkfs start)"; echo second > $GKFS_MOUNTDIR/b; ls $GKFS_MOUNTDIR; gkfs stop
+""",
+        "-N3",
+    )
+    assert "Transport endpoint is not connected" in done.output
+    assert "\nb\n" in done.output, done.output
+    assert_gone(cluster)
