@@ -49,13 +49,20 @@ class DaemonSettings:
     daemon_index: int
     listen: str = "tcp://127.0.0.1:0"
     advertise_host: str | None = None
+    until_killed: bool = False  # signals that ask for an end are somebody else's to act upon
 
 
 def run_daemon(settings: DaemonSettings) -> None:
     """Serve until SHUTDOWN, SIGTERM or SIGINT. Raises GkfsError when the daemon cannot start."""
+    if settings.until_killed:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if settings.until_killed:
+        trio.run(serve, settings)
+        return
     early: list[int] = []
     # In force before trio's handlers and after: an early signal is not lost, a late one does not kill.
     for number in _STOP_SIGNALS:

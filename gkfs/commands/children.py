@@ -114,10 +114,11 @@ def start(
 
 
 def end(children: Iterable[Child], grace_s: float = END_GRACE_S) -> None:
-    """SIGTERM to all, after *grace_s* SIGKILL; returns when all are gone."""
+    """SIGTERM to all, after *grace_s* SIGKILL, without a grace at once; returns when all are gone."""
     running = [child for child in children if not child.ended]
     for child in running:
-        child.process.terminate()
+        if grace_s > 0:
+            child.process.terminate()
     wait(running, grace_s)
     for child in running:
         if not child.ended:
@@ -132,9 +133,9 @@ def wait(children: Sequence[Child], timeout_s: float) -> None:
         pass
 
 
-def die_with_parent(parent: int) -> None:
-    """Get SIGTERM when process *parent* ends, however it ends; exits at once when it has already."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Get signal *number* when process *parent* ends, however it ends; exits at once when it has already."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         sys.exit(int(ExitStatus.FAILURE))
 

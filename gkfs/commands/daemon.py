@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _WILDCARDS = ("0.0.0.0", "::")
     listen={"default": "tcp://0.0.0.0:0", "help": "Address to listen on; port 0 takes a free one."},
 )
 @click.option("--die-with", type=int, hidden=True)
+@click.option("--until-killed", is_flag=True, hidden=True)
 def daemon(
     rootdir: Path,
     hostfile: Path,
@@ -39,13 +41,14 @@ def daemon(
     listen: str,
     advertise: str | None,
     die_with: int | None,
+    until_killed: bool,
 ) -> None:
     """Run one daemon in the foreground, until SIGTERM or `gkfs stop`.
 
     Of many that start at once with -n the first makes the hostfile, the others join its file system.
     """
     if die_with is not None:
-        children.die_with_parent(die_with)
+        children.die_with_parent(die_with, signal.SIGKILL if until_killed else signal.SIGTERM)
     rootdirs.check_usable(rootdir)
     hosts = _join(hostfile, rootdir, index, daemons)
     if index >= hosts.daemon_count:
@@ -61,7 +64,7 @@ def daemon(
     if advertise is None and tcp_address(listen)[0] in _WILDCARDS:
         advertise = socket.gethostname()  # "all my addresses" is none that others could call
     folder = rootdirs.daemon_folder(rootdir, index)
-    run_daemon(DaemonSettings(folder, hostfile, index, listen, advertise))
+    run_daemon(DaemonSettings(folder, hostfile, index, listen, advertise, until_killed))
 
 
 def set_up_logging(file: Path | None = None) -> None:

@@ -69,9 +69,9 @@ class Leader:
             str(mountdir),
             self._gang.environment,
         )
-        descriptor, log = tempfile.mkstemp(prefix=f"gkfs-{wishes.name}-", suffix=".log")
-        os.close(descriptor)
-        self.log = Path(log)  # of what starts the nodes
+        # Of what starts the nodes. Without a name: nothing stays of it when we are killed.
+        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115
+        self.log = Path(f"/proc/{os.getpid()}/fd/{self._log_file.fileno()}")
         self._launchers: list[children.Child] = []
         self._own_folder: Path | None = None  # where no node of the job has one
         self.lines: list[str] = []
@@ -149,7 +149,7 @@ class Leader:
     # --- while it runs
 
     def watch(self) -> bool:
-        """Take what has come: say what was lost; True when the end was asked for or has begun, or no node is left."""
+        """Take what has come: say what was lost; True when the end was asked for or has begun, or none is left."""
         self._take(self._gang.poll(0))
         for rank, message in self._said.pop("lost", {}).items():
             terminal.warn(
@@ -174,6 +174,7 @@ class Leader:
     def close(self) -> None:
         """Nothing is listened to any more."""
         self._gang.close()
+        self._log_file.close()
 
     def _end_all(self, orderly: bool) -> list[str]:
         deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
@@ -194,7 +195,6 @@ class Leader:
             if rank not in self._said.get("ended", {})
         ]
         children.end(self._launchers)
-        self.log.unlink(missing_ok=True)
         if self._own_folder is not None:
             for path in self._own_folder.iterdir():
                 path.unlink()

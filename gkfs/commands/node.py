@@ -163,7 +163,9 @@ class _Node:
             self._warnings += remove_data(folder)
 
     def _start_daemons(self, plan: Plan, data: Path, own_hosts: Path, state: Path) -> None:
-        arguments = ["daemon", "--rootdir", str(data), "--hostfile", str(own_hosts), "--listen", plan.listen]
+        # At the end of a job Slurm signals all processes of a step at once; the mount needs the daemons longer.
+        arguments = ["daemon", "--until-killed", "--rootdir", str(data), "--hostfile", str(own_hosts)]
+        arguments += ["--listen", plan.listen]
         if plan.interface:
             arguments += ["--advertise", addresses.of_interface(plan.interface)]
         for index in range(plan.first_daemon, plan.first_daemon + plan.daemons):
