@@ -99,6 +99,7 @@ GANG_MESSAGE_MAX_BYTES: Final = 8 << 20  # a hostfile of DAEMONS_MAX lines fits
 KEEPALIVE_IDLE_S: Final = 5  # a host that vanished is noticed after this, and KEEPALIVE_PROBES times this again
 KEEPALIVE_PROBES: Final = 3
 JOB_START_TIMEOUT_S: Final = 120.0  # from srun to the last node that is ready; hundreds of nodes may share a disk
+DAEMON_RESTARTS_MAX: Final = 3  # of daemons that were killed, on one node of a job
 JOB_END_GRACE_S: Final = 1.0  # a node told to end by a signal waits so long for the others to unmount
 JOB_STOP_TIMEOUT_S: Final = 30.0  # for all nodes to unmount, end their daemons and remove their data
 

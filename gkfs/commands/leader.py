@@ -164,19 +164,20 @@ class Leader:
     # --- end
 
     def stop(self) -> list[str]:
-        """Unmount, end and remove everything, on all nodes. What could not be done, with the node's name."""
-        warnings = self._end_all(orderly=True)
+        """Unmount, end and remove everything, on all nodes. What to warn of, with the node's name."""
+        self._end_all(orderly=True)
+        warnings, left = self._warnings("warnings"), self._left()
         for visitor in self._visitors:
-            self._gang.send(visitor, {"is": "stopped", "warnings": warnings})
+            self._gang.send(visitor, {"is": "stopped", "warnings": warnings, "left": left})
         self._gang.flush(END_GRACE_S)
-        return warnings
+        return warnings + left
 
     def close(self) -> None:
         """Nothing is listened to any more."""
         self._gang.close()
         self._log_file.close()
 
-    def _end_all(self, orderly: bool) -> list[str]:
+    def _end_all(self, orderly: bool) -> None:
         deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
         if orderly:
             self._gang.broadcast({"do": "unmount"})
@@ -184,22 +185,20 @@ class Leader:
         self._gang.broadcast({"do": "end"})
         self._gather("ended", deadline_s)
         children.wait(self._launchers, END_GRACE_S)
-        warnings = [
-            f"{self._names[rank]}: {warning}"
-            for rank, message in sorted(self._said.get("ended", {}).items())
-            for warning in message["warnings"]
-        ]
-        warnings += [
-            f"{name} did not say that it has ended: look at it"
-            for rank, name in sorted(self._names.items())
-            if rank not in self._said.get("ended", {})
-        ]
         children.end(self._launchers)
         if self._own_folder is not None:
             for path in self._own_folder.iterdir():
                 path.unlink()
             self._own_folder.rmdir()
-        return warnings
+
+    def _warnings(self, kind: str) -> list[str]:
+        ended = sorted(self._said.get("ended", {}).items())
+        return [f"{self._names[rank]}: {text}" for rank, message in ended for text in message[kind]]
+
+    def _left(self) -> list[str]:
+        """What may still be on the nodes."""
+        silent = [name for rank, name in sorted(self._names.items()) if rank not in self._said.get("ended", {})]
+        return [*self._warnings("left"), *(f"{name} did not say that it has ended: look at it" for name in silent)]
 
     def _gather(self, answer: str, deadline_s: float) -> None:
         """Wait until all that are still connected have given *answer*, whatever else they say."""

@@ -92,6 +92,15 @@ def check_fuse() -> None:
         raise GkfsError("fusermount3 is not in PATH: install fuse3", ExitStatus.FUSE)
 
 
+def others_may_be_let_in() -> bool:
+    """Whether this user may mount with allow_other: root, or everybody by the site's /etc/fuse.conf."""
+    try:
+        lines = Path("/etc/fuse.conf").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    return os.geteuid() == 0 or "user_allow_other" in [line.strip() for line in lines]
+
+
 def unmount(mountdir: Path, lazy: bool = False) -> None:
     """Unmount; *lazy* detaches a mount in use. Raises Busy, or GkfsError (MOUNTDIR or FUSE)."""
     if os.geteuid() == 0:

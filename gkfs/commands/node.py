@@ -25,20 +25,23 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 
 from gkfs import addresses, hostfile
-from gkfs.commands import children, hostfiles, jobs, launchers, mounts, rootdirs, scratch
+from gkfs.commands import children, hostfiles, jobs, launch, launchers, mounts, records, rootdirs, scratch
 from gkfs.commands.children import Child
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.signals import ENDING, Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import GangEnded, Member, Message
+from gkfs.hostfile import DaemonAddress
 from gkfs.limits import (
+    DAEMON_RESTARTS_MAX,
     JOB_END_GRACE_S,
     JOB_START_TIMEOUT_S,
     JOB_STOP_TIMEOUT_S,
@@ -83,7 +86,11 @@ class _Node:
         self._arrived: list[Message] = []
         self._daemons: list[Child] = []
         self._client: Child | None = None
+        self._addresses: dict[int, DaemonAddress] = {}  # of the daemons here, by index
+        self._restart: Callable[..., Child]
+        self._restarts = 0
         self._warnings: list[str] = []
+        self._left: list[str] = []  # what could not be removed
         self._orderly = False  # the leader said `unmount`, and will say `end`
 
     def run(self) -> None:
@@ -100,7 +107,7 @@ class _Node:
                     self._watch()
         except (_ToldToEnd, GangEnded, Interrupted):
             pass  # the stack has undone everything
-        self._tell({"is": "ended", "warnings": self._warnings})
+        self._tell({"is": "ended", "warnings": self._warnings, "left": self._left})
 
     # --- start
 
@@ -116,9 +123,14 @@ class _Node:
         if plan.daemons:
             data = undo.enter_context(self._data_folder(plan, job.name, state))
             undo.callback(self._end_daemons)
-            self._start_daemons(plan, data, own_hosts, state)
+            for index in range(plan.first_daemon, plan.first_daemon + plan.daemons):
+                rootdirs.daemon_folder(data, index).mkdir(mode=0o700)
+                listen = launch.listen_of(plan.listen, index - plan.first_daemon)
+                self._daemons.append(self._start_daemon(plan, index, data, state, listen))
+            self._restart = partial(self._start_daemon, plan, data=data, state=state)
         undo.callback(self._let_others_unmount)
-        lines = self._wait_for_daemons(own_hosts)
+        self._addresses = self._wait_for_daemons(own_hosts)
+        lines = [hostfile.format_daemon(address) for address in self._addresses.values()]
         self._member.send({"is": "prepared", "lines": lines})
         order = self._wait_for("mount", JOB_START_TIMEOUT_S)
         _append_missing(own_hosts, order["lines"])
@@ -127,6 +139,9 @@ class _Node:
             mountdir = Path(job.mountdir)
             undo.enter_context(mounts.prepared(mountdir))
             how = Options(**plan.options)
+            if mountdir.is_relative_to(state) and mounts.others_may_be_let_in():
+                # Nobody but root gets there anyway; slurmstepd, which is root, must, to start steps.
+                how = how._replace(allow_other=True)
             log = state / "mount.log"
             self._client = mount_in_background(
                 own_hosts, mountdir, how, log, self._signals, die_with_us=True, job=job.name
@@ -144,14 +159,14 @@ class _Node:
             yield folder
         finally:
             os.close(lock)
-            self._warnings += _remove_files(folder)
+            self._left += _remove_files(folder)
 
     @contextlib.contextmanager
     def _data_folder(self, plan: Plan, name: str, state: Path) -> Iterator[Path]:
         parent = Path(plan.rootdir) if plan.rootdir else scratch.find()
         rootdirs.check_usable(parent)
         folder = parent / jobs.data_name(name)
-        self._warnings += remove_data(folder)  # of a file system that was killed
+        self._left += remove_data(folder)  # of a file system that was killed
         try:
             folder.mkdir(mode=0o700)
             (state / jobs.DATA_NAME).symlink_to(folder)
@@ -160,22 +175,18 @@ class _Node:
         try:
             yield folder
         finally:
-            self._warnings += remove_data(folder)
+            self._left += remove_data(folder)
 
-    def _start_daemons(self, plan: Plan, data: Path, own_hosts: Path, state: Path) -> None:
+    def _start_daemon(self, plan: Plan, index: int, data: Path, state: Path, listen: str) -> Child:
         # At the end of a job Slurm signals all processes of a step at once; the mount needs the daemons longer.
-        arguments = ["daemon", "--until-killed", "--rootdir", str(data), "--hostfile", str(own_hosts)]
-        arguments += ["--listen", plan.listen]
+        arguments = ["daemon", "--until-killed", "--rootdir", str(data), "--index", str(index)]
+        arguments += ["--hostfile", str(state / jobs.HOSTS_NAME), "--listen", listen]
         if plan.interface:
             arguments += ["--advertise", addresses.of_interface(plan.interface)]
-        for index in range(plan.first_daemon, plan.first_daemon + plan.daemons):
-            rootdirs.daemon_folder(data, index).mkdir(mode=0o700)
-            log = state / f"daemon-{index}.log"
-            name = f"daemon {index}"
-            self._daemons.append(children.spawn(name, [*arguments, "--index", str(index)], log, die_with_us=True))
+        return children.spawn(f"daemon {index}", arguments, state / f"daemon-{index}.log", die_with_us=True)
 
-    def _wait_for_daemons(self, own_hosts: Path) -> list[str]:
-        """The lines of this node's daemons, once all have written theirs."""
+    def _wait_for_daemons(self, own_hosts: Path) -> dict[int, DaemonAddress]:
+        """This node's daemons, once all have written their lines."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
             for daemon in self._daemons:
@@ -183,7 +194,7 @@ class _Node:
                     raise daemon.failure()
             known = hostfiles.read(own_hosts).daemons
             if len(known) == len(self._daemons):
-                return [hostfile.format_daemon(address) for address in known.values()]
+                return dict(known)
             if time.monotonic() > deadline_s:
                 raise GkfsError(f"its daemons are not ready after {START_TIMEOUT_S:.0f} s", ExitStatus.UNREACHABLE)
             self._pause(POLL_INTERVAL_S)
@@ -198,16 +209,28 @@ class _Node:
             for message in self._take("unmount", "end"):
                 self._orderly = message["do"] == "unmount"
                 return
-            ended = [child for child in (*self._daemons, self._client) if child and child.ended]
-            for child in ended:
-                if child.pid not in reported:
+            for child in (*self._daemons, self._client):
+                if child is not None and child.ended and child.pid not in reported:
                     reported.add(child.pid)
-                    self._member.send({"is": "lost", "message": str(child.failure())})
+                    again = self._start_again(child)
+                    self._member.send({"is": "lost", "message": str(child.failure()), "again": again})
+
+    def _start_again(self, child: Child) -> bool:
+        """Another daemon for one that ended, on its data and its port: clients wait for it and go on."""
+        if child not in self._daemons or self._restarts >= DAEMON_RESTARTS_MAX:
+            return False
+        self._restarts += 1
+        place = self._daemons.index(child)
+        address = sorted(self._addresses.values())[place]
+        port = address.tcp.rpartition(":")[2]
+        self._daemons[place] = self._restart(index=address.daemon, listen=f"tcp://0.0.0.0:{port}")
+        return True
 
     # --- end
 
     def _unmount(self, mountdir: Path, client: Child) -> None:
         self._warnings += mounts.end(mountdir, client)
+        records.remove(mountdir)  # a client that was killed has not
 
     def _let_others_unmount(self) -> None:
         """Daemons must live until no mount needs them any more, on any node."""

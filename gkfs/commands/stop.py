@@ -46,26 +46,29 @@ def _stop_job(name: str, json: bool) -> None:
         _stop_without_leader(job)
         return
     warnings: list[str] = []
+    left: list[str] = []
     try:
         visitor.send({"is": "stop"})
         answer = visitor.receive(JOB_STOP_TIMEOUT_S + 2 * END_GRACE_S)
         if answer is None:
             raise GkfsError(f"job {name}: its leader does not answer", ExitStatus.UNREACHABLE)
-        warnings = answer["warnings"]
+        warnings, left = answer["warnings"], answer["left"]
     except GangEnded:
         terminal.warn(f"job {name}: its leader ended while it was asked to")
     finally:
         visitor.close()
-    for warning in warnings:
+    for warning in [*warnings, *left[:-1]]:
         terminal.warn(warning)
     if json:
-        terminal.print_json({"fsid": job.fsid, "job": name, "hosts": job.hosts, "warnings": warnings})
-    elif not warnings:
+        terminal.print_json(
+            {"fsid": job.fsid, "job": name, "hosts": job.hosts, "warnings": warnings, "left": left}
+        )
+    elif not left:
         terminal.say(
             f"file system {job.fsid} has ended on {len(job.hosts)} node{'s' if len(job.hosts) > 1 else ''}"
         )
-    if warnings:
-        raise GkfsError(f"job {name}: {len(warnings)} things could not be ended or removed")
+    if left:
+        raise GkfsError(left[-1])
 
 
 def _stop_without_leader(job: Job) -> None:
