@@ -16,10 +16,8 @@ set -e
 export H5PY_ALWAYS_USE_MPI=1
 programs={_PROGRAMS}
 mpi="srun --overlap --mpi=pmix -N3 -n6"
-io() {{ $mpi /usr/bin/python3 $programs/mpi_io.py $1 $GKFS_MOUNTDIR/$2; }}
-check() {{ $mpi -m cyclic /usr/bin/python3 $programs/mpi_io.py $1 $GKFS_MOUNTDIR/$2; }}
-hdf5() {{ $mpi /usr/bin/python3 $programs/mpi_hdf5.py $1 $GKFS_MOUNTDIR/$2; }}
-check_hdf5() {{ srun --overlap -N3 -n3 /usr/bin/python3 $programs/mpi_hdf5.py check $GKFS_MOUNTDIR/$1; }}
+io() {{ $mpi /usr/bin/python3 $programs/mpi_io.py $GKFS_MOUNTDIR/file "$@"; }}
+check() {{ $mpi -m cyclic /usr/bin/python3 $programs/mpi_io.py $GKFS_MOUNTDIR/file "${{@/#/check-}}"; }}
 """
 
 
@@ -37,9 +35,17 @@ exit $status"""
     return done
 
 
+def write_and_check(cluster: SlurmCluster, settings: str, *kinds: str) -> None:
+    """Both as steps of one job."""
+    done = in_a_job(cluster, f"{settings}\nio {' '.join(kinds)}\ncheck {' '.join(kinds)}")
+    assert [line for line in done.output.splitlines() if line.endswith(" is right")] == [
+        *(f"{kind} is right" for kind in kinds),
+        *(f"check-{kind} is right" for kind in kinds),
+    ]
+
+
 def test_a_file_per_process_is_read_by_all_others(cluster: SlurmCluster) -> None:
-    done = in_a_job(cluster, "io file-per-process a; check check-file-per-process a")
-    assert "check-file-per-process is right" in done.output
+    write_and_check(cluster, "", "file-per-process")
 
 
 # What docs/mpi.md says to set; OMPIO needs nothing.
@@ -51,34 +57,28 @@ _SETTINGS = {
 
 @pytest.mark.parametrize("io", _SETTINGS)
 def test_many_write_one_file_by_mpi_io(cluster: SlurmCluster, io: str) -> None:
-    kinds = ("blocks", "blocks-collective", "pieces", "pieces-collective")
-    steps = "; ".join(f"io {kind} {kind}; check check-{kind.removesuffix('-collective')} {kind}" for kind in kinds)
-    done = in_a_job(cluster, f"{_SETTINGS[io]}; {steps}")
-    for kind in kinds:
-        assert f"{kind} is right\n" in done.output
-    assert done.output.count("\ncheck-") == len(kinds)
+    write_and_check(cluster, _SETTINGS[io], "blocks", "blocks-collective", "pieces", "pieces-collective")
 
 
 @pytest.mark.parametrize("io", _SETTINGS)
 def test_nobody_reads_what_is_older_than_a_sync_on_a_mount_with_direct_io(cluster: SlurmCluster, io: str) -> None:
-    done = in_a_job(cluster, f"{_SETTINGS[io]}; io rounds a", "--direct-io")
+    done = in_a_job(cluster, f"{_SETTINGS[io]}\nio rounds", "--direct-io")
     assert "rounds is right" in done.output
 
 
 def test_a_shared_file_pointer_works_with_the_setting_for_it(cluster: SlurmCluster) -> None:
-    steps = "; ".join(
-        f"io {kind} {kind}; check check-{kind} {kind}" for kind in ("shared-pointer-ordered", "shared-pointer")
-    )
-    done = in_a_job(cluster, f"export OMPI_MCA_sharedfp=individual; {steps}")
-    assert "check-shared-pointer is right" in done.output
-    assert "check-shared-pointer-ordered is right" in done.output
+    setting = "export OMPI_MCA_io=ompio OMPI_MCA_sharedfp=individual"
+    write_and_check(cluster, setting, "shared-pointer-ordered", "shared-pointer")
 
 
 @pytest.mark.parametrize("io", _SETTINGS)
 def test_parallel_hdf5(cluster: SlurmCluster, io: str) -> None:
-    steps = "; ".join(f"hdf5 {kind} {kind}; check_hdf5 {kind}" for kind in ("independent", "collective"))
-    done = in_a_job(cluster, f"{_SETTINGS[io]}; {steps}")
-    assert done.output.count("HDF5 is right") == 2 * 3
+    script = f"""{_SETTINGS[io]}
+$mpi /usr/bin/python3 $programs/mpi_hdf5.py write $GKFS_MOUNTDIR/file
+srun --overlap -N3 -n3 /usr/bin/python3 $programs/mpi_hdf5.py check $GKFS_MOUNTDIR/file"""
+    done = in_a_job(cluster, script)
+    assert done.output.count("independent HDF5 is right") == 3
+    assert done.output.count("collective HDF5 is right") == 3
 
 
 @pytest.mark.parametrize(

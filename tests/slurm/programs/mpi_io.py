@@ -20,7 +20,7 @@ RANK: int = COMM.rank
 SIZE: int = COMM.size
 BLOCK = 300_007  # bytes; no multiple of a page or of a chunk
 PIECE = 7
-PIECES = 1_000
+PIECES = 500
 ROUNDS = 25
 
 Bytes = NDArray[np.uint8]
