@@ -2,18 +2,18 @@
 
 import re
 
-from tests.slurm.in_a_job import START, STOP
 from tests.slurm.slurm_cluster import SlurmCluster
 
 
 def test_a_file_written_on_one_node_is_read_on_another(cluster: SlurmCluster) -> None:
     done = cluster.sbatch(
-        f"""{START}
+        """
+eval "$(gkfs start)"
 srun --overlap -N1 -w node1 sh -c 'hostname > $GKFS_MOUNTDIR/name; head -c 5M /dev/urandom > $GKFS_MOUNTDIR/data'
 srun --overlap -N1 -w node2 sh -c 'echo on $(hostname), $(id -un): $(cat $GKFS_MOUNTDIR/name)'
 srun --overlap sh -c 'sha256sum < $GKFS_MOUNTDIR/data'
 stat -fc 'a mount of %T' $GKFS_MOUNTDIR
-{STOP}""",
+gkfs stop""",
         "-N3",
     )
     assert (done.state, done.status) == ("COMPLETED", 0), done.output
