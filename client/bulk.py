@@ -23,7 +23,7 @@ import outcome
 import trio
 
 from gkfs import chunks, hostfile, metadentry, paths
-from gkfs.bulk_messages import ChecksumRequest, PutRequest
+from gkfs.bulk_messages import ChecksumRequest, PutReply, PutRequest
 from gkfs.channel import Call
 from gkfs.client.crowd import Crowd, Threads
 from gkfs.client.pool import Pool
@@ -44,6 +44,7 @@ from gkfs.messages import (
     ExtendRequest,
     HoldRequest,
     LinkRequest,
+    LookupReply,
     LookupRequest,
     ReadChunkReply,
     ReadChunkRequest,
@@ -169,12 +170,10 @@ class Bulk:
 
     # --- entries
 
-    async def put(
-        self, path: bytes, parent_fid: int, what: Attributes, data: Buffer = b"", *, touch: bool = True
-    ) -> Put:
+    def begin_put(self, path: bytes, parent_fid: int, what: Attributes, data: Buffer = b"") -> Call[PutReply]:
         """Create *path* with all of *what*, a file with its first chunk, unless something is there already.
 
-        *touch*: note it for the directory's times and link count; else the caller does (see `note`).
+        The caller notes it for the directory (see `note`).
         """
         kind = stat.S_IFMT(what.mode)
         regular = kind == stat.S_IFREG
@@ -194,15 +193,27 @@ class Bulk:
             [part for pair in what.xattrs for part in pair],
             data,
         )
-        reply = await self.about(path, PUT, request)
-        if touch and not reply.record:
-            self.note(paths.split(path)[0], parent_fid, 1 if kind == stat.S_IFDIR else 0)
+        return self.about(path, PUT, request)
+
+    async def put(self, path: bytes, parent_fid: int, what: Attributes, data: Buffer = b"") -> Put:
+        """As `begin_put`, noted for the directory's times and link count."""
+        reply = await self.begin_put(path, parent_fid, what, data)
+        if not reply.record:
+            self.note(paths.split(path)[0], parent_fid, 1 if stat.S_ISDIR(what.mode) else 0)
         return Put(reply.fid, reply.record)
+
+    def begin_lookup(self, path: bytes) -> Call[LookupReply]:
+        """What stands under the name *path*, a link included; a directory's is leased like any client's."""
+        return self.about(path, LOOKUP, LookupRequest(path))
+
+    def place_of(self, path: bytes, entry: Metadentry) -> bytes:
+        """Where the record of *entry*, which has the name *path*, is: there, or at its inode address."""
+        return paths.inode_address(entry.fid) if entry.nlink > 1 and not entry.is_directory else path
 
     async def lookup(self, path: bytes) -> Metadentry:
         """The record of *path*, also of a file with several names. ENOENT when there is none."""
         for _ in range(MOVES_FOLLOWED):
-            record = (await self.about(path, LOOKUP, LookupRequest(path))).record
+            record = (await self.begin_lookup(path)).record
             if not metadentry.is_link_record(record):
                 return metadentry.decode(record)
             entry = await self.linked(metadentry.fid_of(record))

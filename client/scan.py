@@ -1,7 +1,8 @@
 """What is kept of an entry wherever it is moved to, and the walk over all records of a tree at one daemon."""
 
 import os
-from typing import NamedTuple, Self
+import stat
+from typing import Any, Final, NamedTuple, Self
 
 from gkfs import metadentry, paths
 from gkfs.bulk_messages import ScanReply, ScanRequest
@@ -9,6 +10,8 @@ from gkfs.channel import Call
 from gkfs.client.pool import Pool
 from gkfs.metadentry import Metadentry, Xattrs
 from gkfs.operations import SCAN
+
+_DEVICES: Final = (stat.S_IFCHR, stat.S_IFBLK)
 
 
 class Attributes(NamedTuple):
@@ -28,10 +31,26 @@ class Attributes(NamedTuple):
     @classmethod
     def of_stat(cls, found: os.stat_result, target: bytes = b"", xattrs: Xattrs = ()) -> Self:
         """Those of a file of another file system."""
-        sparse = found.st_blocks * 512 < found.st_size
         times = found.st_atime_ns, found.st_mtime_ns
-        return cls(
-            found.st_mode, found.st_uid, found.st_gid, found.st_rdev, found.st_size, *times, target, xattrs, sparse
+        return cls(found.st_mode, found.st_uid, found.st_gid, found.st_rdev, found.st_size, *times, target, xattrs)
+
+    def is_as(self, other: "Attributes") -> bool:
+        """Whether a copy with *other* is complete, judging as rsync does: by type, size and time."""
+        return (
+            stat.S_IFMT(self.mode) == stat.S_IFMT(other.mode)
+            and self.mtime_ns == other.mtime_ns
+            and (self.size == other.size or not stat.S_ISREG(self.mode))
+            and (self.rdev == other.rdev or stat.S_IFMT(self.mode) not in _DEVICES)
+            and self.target == other.target
+        )
+
+    def is_owned_as(self, other: "Attributes") -> bool:
+        """Whether permissions, owner and extended attributes are those of *other*."""
+        return (self.mode, self.uid, self.gid, sorted(self.xattrs)) == (
+            other.mode,
+            other.uid,
+            other.gid,
+            sorted(other.xattrs),
         )
 
     @classmethod
@@ -50,6 +69,12 @@ class Attributes(NamedTuple):
             entry.xattrs,
             sparse,
         )
+
+
+def from_fields(fields: list[Any]) -> Attributes:
+    """Attributes that travelled as a list."""
+    what = Attributes(*fields)
+    return what._replace(xattrs=tuple((name, value) for name, value in what.xattrs))
 
 
 class Scan:
