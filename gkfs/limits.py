@@ -115,4 +115,5 @@ POLL_INTERVAL_S: Final = 0.02  # of what nobody announces: a socket that is refu
 RUN_GRACE_S: Final = 10.0  # COMMAND of `gkfs run` after a signal; with the clean-up below Slurm's KillWait of 30 s
 END_GRACE_S: Final = 5.0  # a mount or daemon of `gkfs run` between SIGTERM and SIGKILL
 BUSY_RETRY_S: Final = 0.5  # a program that just ended may hold the mount a moment longer
+MOVERS_MAX: Final = 64  # `--movers` of one node; more than it has cores wait for each other
 DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its disks and cores for nothing

@@ -1,15 +1,15 @@
-"""`gkfs mover`: one of the processes that move trees for `gkfs stage-in` and `gkfs stage-out`. Not started by hand.
+"""`gkfs mover`: one of the processes that move trees for `gkfs stage-in` and `gkfs stage-out`.
 
-    coordinator      mover
-               <-    joined     my node
-    begin      ->               what is to be done, and the hostfile
-               <-    ready      connected to all daemons; `sees`: I see the same files as the coordinator
-               <-    failed     or not: why
-    unit       ->               one piece of work; several at a time
-               <-    progress, error, differs, more, join, items         see `gkfs.client.stage`
-               <-    done
-    stop       ->               begin nothing new, end what is under way
-    end        ->
+coordinator      mover
+           <-    joined     my node
+begin      ->               what is to be done, and the hostfile
+           <-    ready      connected to all daemons; `sees`: I see the same files as the coordinator
+           <-    failed     or not: why
+unit       ->               one piece of work; several at a time
+           <-    progress, error, differs, more, join, items         see `gkfs.client.stage`
+           <-    done
+stop       ->               begin nothing new, end what is under way
+end        ->
 """
 
 import os

@@ -6,7 +6,6 @@ What a mover was at when it died is done again by others: a unit can be repeated
 """
 
 import contextlib
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -124,10 +123,8 @@ class Coordinator:
                 if child.ended and child.process.returncode:
                     raise child.failure()
             if time.monotonic() > deadline_s:
-                raise GkfsError(
-                    f"{len(self._movers)} of {self._size} movers are there {JOB_START_TIMEOUT_S:.0f} s after the start",
-                    ExitStatus.UNREACHABLE,
-                )
+                there = f"{len(self._movers)} of {self._size} movers are there"
+                raise GkfsError(f"{there} after {JOB_START_TIMEOUT_S:.0f} s", ExitStatus.UNREACHABLE)
         if not self._movers:
             raise GkfsError(f"no node sees {self._errand.look_at[0][0].decode(errors='replace')}")
         if self._left_out:
@@ -339,12 +336,6 @@ class Coordinator:
                 self._turn()
 
 
-def movers_by_default(places: Places) -> int:
+def movers_by_default() -> int:
     """How many movers a node gets."""
-    del places
     return 2
-
-
-def this_host() -> str:
-    """What movers here call this node."""
-    return socket.gethostname()
