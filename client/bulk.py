@@ -116,7 +116,7 @@ def run(
         try:
             try:
                 await bulk.pool.connect()
-            except* GkfsError as group:
+            except BaseExceptionGroup as group:
                 raise _only(group) from None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bulk.pool.maintain)
@@ -130,11 +130,12 @@ def run(
     return trio.run(main).unwrap()
 
 
-def _only(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
-    error: BaseException = group
+def _only(group: BaseExceptionGroup) -> BaseException:
+    """The first of all that went wrong; what is no GkfsError comes first."""
+    others = group.split(GkfsError)[1]
+    error: BaseException = others or group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, GkfsError)
     return error
 
 
@@ -151,7 +152,7 @@ class Bulk:
         self.distributor = Distributor(hosts.daemon_count)
         self.threads = Threads(self.pump, _THREADS)
         self._touched: dict[bytes, tuple[int, int, int]] = {}  # path of a directory: fid, mtime_ns, subdirectories
-        self._holding: dict[int, bytes] = {}
+        self._holding: dict[int, tuple[bytes, int]] = {}  # by fid: path, and how many blocks hold it
         self._held: set[int] = set()  # of *_holding*: the daemon was told
 
     def close(self) -> None:
@@ -325,12 +326,14 @@ class Bulk:
     @contextmanager
     def holding(self, path: bytes, fid: int) -> Iterator[None]:
         """Within the block the file counts as open here: removed by others, it keeps its data until the end."""
-        self._holding[fid] = path
+        self._holding[fid] = (path, self._holding.get(fid, (path, 0))[1] + 1)
         try:
             yield
         finally:
-            del self._holding[fid]
-            if fid in self._held:
+            times = self._holding.pop(fid)[1] - 1
+            if times:
+                self._holding[fid] = (path, times)
+            elif fid in self._held:
                 self._held.discard(fid)
                 self.about(path, RELEASE, ReleaseRequest(fid))  # if it fails the daemon finds out by itself
 
@@ -339,7 +342,7 @@ class Bulk:
         while True:
             await trio.sleep(HOLD_RENEW_S)
             by_owner: dict[int, HoldRequest] = {}
-            for fid, path in self._holding.items():
+            for fid, (path, _) in self._holding.items():
                 request = by_owner.setdefault(self.distributor.path_owner(path), HoldRequest([], []))
                 request.paths.append(path)
                 request.fids.append(fid)

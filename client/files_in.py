@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gkfs import metadentry
 from gkfs.client import ordinary
@@ -115,14 +115,17 @@ class FilesIn(Stage):
         """One file that needs a closer look."""
         try:
             if one.links > 1 and not place.whole:
-                item = [place.src, place.dst, place.fid, one.name, place.alias]
-                self.collect("links", one.inode, [item])
+                self.collect("links", [(one.inode, self.item(place, one.name))])
             elif one.data is None:
                 await self._large(place, one, entry)
             else:
                 await self._mend(place, one, entry, equal=equal)
         except OSError as error:
             self.failed(place.target(one.name), error)
+
+    def item(self, place: Place, name: bytes) -> list[Any]:
+        """One of the names of a file, for the unit `links`."""
+        return [place.src, place.dst, place.fid, name, place.alias]
 
     # --- what is there already
 
@@ -345,8 +348,7 @@ class FilesIn(Stage):
             if text:
                 self.differs(path, text)
             if one.links > 1 and not place.whole:
-                item = [place.src, place.dst, place.fid, one.name, place.alias]
-                self.collect("links", one.inode, [item])
+                self.collect("links", [(one.inode, self.item(place, one.name))])
             self.done_with(what, moved=False)
 
 

@@ -141,9 +141,9 @@ def finish_named(base: int, name: bytes, what: Attributes) -> None:
         mode &= 0o1777
     if not stat.S_ISLNK(what.mode):
         os.chmod(name, mode, dir_fd=base)
-        path = b"/proc/self/fd/%d/%s" % (base, name)
-        for key, value in what.xattrs:
-            os.setxattr(path, key, value, follow_symlinks=False)
+    path = b"/proc/self/fd/%d/%s" % (base, name)
+    for key, value in what.xattrs:
+        os.setxattr(path, key, value, follow_symlinks=False)
     os.utime(name, ns=(what.atime_ns, what.mtime_ns), dir_fd=base, follow_symlinks=False)
 
 

@@ -26,7 +26,7 @@ class Listed(NamedTuple):
 
     files: list[bytes]
     folders: list[tuple[bytes, Attributes]]
-    others: list[tuple[bytes, Attributes]]  # symlinks and special files
+    others: list["Seen"]  # symlinks and special files
     errors: list[tuple[bytes, OSError]]
 
 
@@ -78,7 +78,8 @@ def list_folder(folder: bytes) -> Listed:
                 elif entry.is_dir(follow_symlinks=False):
                     listed.folders.append((name, look(base, name)))
                 else:
-                    listed.others.append((name, look(base, name)))
+                    found = os.stat(name, dir_fd=base, follow_symlinks=False)
+                    listed.others.append(_seen(name, found, _attributes(base, name, found), None))
             except OSError as error:
                 listed.errors.append((name, error))
     return listed

@@ -91,9 +91,9 @@ class Stage:
         """Work of which *then* follows the last, with its key "failed" set if one has failed."""
         self._tell({"is": "join", "units": list(units), "then": then})
 
-    def collect(self, kind: str, key: Any, items: Sequence[Any]) -> None:
-        """Items for a unit of that *kind* after everything else; of the same *key* they stay together."""
-        self._tell({"is": "items", "kind": kind, "key": key, "items": list(items)})
+    def collect(self, kind: str, items: Sequence[tuple[Any, Any]]) -> None:
+        """Pairs of key and item, for a unit of that *kind* after everything else; there those of a key meet."""
+        self._tell({"is": "items", "kind": kind, "items": [list(pair) for pair in items]})
 
     # --- telling
 

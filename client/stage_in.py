@@ -19,6 +19,7 @@ from gkfs.client.bulk import Bulk
 from gkfs.client.crowd import Crowd
 from gkfs.client.files_in import FilesIn, Place
 from gkfs.client.names import resolve
+from gkfs.client.ordinary import Seen
 from gkfs.client.scan import Attributes, from_fields
 from gkfs.client.stage import Plan, Tell, Unit, name_in, not_a
 from gkfs.limits import READDIR_PAGE_ENTRIES
@@ -68,7 +69,7 @@ class StageIn(FilesIn):
             return
         directory, fresh = await self._make_directory(dst)
         if not fresh:
-            self.collect("directories", None, [[dst, directory.fid, True, None]])
+            self.collect("directories", [(dst, [directory.fid, True, None])])
         for source in sources:
             await self._begin(source, Place(b"", dst, directory.fid, fresh and len(sources) == 1))
 
@@ -92,15 +93,15 @@ class StageIn(FilesIn):
         folder, name = name_in(path)
         place = place._replace(src=folder)
         if not stat.S_ISDIR(what.mode):
+            self.count(found_files=1)
             if stat.S_ISREG(what.mode):
-                self.count(found_files=1)
                 await self.move_files(place, [name])
             else:
-                await self._others(place, [(name, what)])
+                await self._others(place, [Seen(name, what)])
         elif contents:
             if place.dst != paths.ROOT:  # the root stays as it is
-                item = [place.dst, place.fid, not place.fresh, list(self.owned(what))]
-                self.collect("directories", None, [item])
+                item = [place.fid, False, list(self.owned(what))]
+                self.collect("directories", [(place.dst, item)])
             self.more(
                 {"do": "list", "places": [list(Place(path, place.dst, place.fid, place.fresh))], "path": path}
             )
@@ -121,7 +122,7 @@ class StageIn(FilesIn):
             listed = await self.bulk.threads.run(ordinary.list_folder, place.src)
             for name, error in listed.errors:
                 self.failed(place.source(name), error)
-            self.count(found_files=len(listed.files))
+            self.count(found_files=len(listed.files) + len(listed.others))
             await self._folders(place, listed.folders)
             await self._others(place, listed.others)
             rest = listed.files[_FILES_KEPT:]
@@ -142,7 +143,7 @@ class StageIn(FilesIn):
     async def _folders(self, place: Place, folders: Sequence[tuple[bytes, Attributes]]) -> None:
         """Make directories, and have them listed."""
         found: list[list[Any]] = []
-        items: list[list[Any]] = []
+        items: list[tuple[bytes, list[Any]]] = []
         made = 0
         now_ns = time.time_ns()
         calls: list[Call[PutReply] | None] = []
@@ -161,12 +162,12 @@ class StageIn(FilesIn):
                 continue
             made += fresh
             found.append(list(Place(place.source(name), target, fid, fresh)))
-            items.append([target, fid, not fresh, list(self.owned(what))])
+            items.append((target, [fid, not fresh, list(self.owned(what))]))
         if made:
             self.bulk.note(place.dst, place.fid, made)
             self.count(directories=made)
         if items and not self.plan.verify:
-            self.collect("directories", None, items)
+            self.collect("directories", items)
         step = max(1, min(_FOLDERS_TOGETHER, len(found) // 4))
         units = [
             {"do": "list", "places": found[start : start + step], "path": place.src}
@@ -195,12 +196,14 @@ class StageIn(FilesIn):
 
     # --- symlinks and special files
 
-    async def _others(self, place: Place, others: Sequence[tuple[bytes, Attributes]]) -> None:
+    async def _others(self, place: Place, others: Sequence[Seen]) -> None:
         crowd = self.bulk.crowd(64)
         made: list[bytes] = []
-        self.count(found_files=len(others))
-        for name, what in others:
-            await crowd.start(self._other(place, name, self.owned(what), made))
+        for one in others:
+            if one.links > 1 and not place.whole:
+                self.collect("links", [(one.inode, self.item(place, one.name))])
+            elif one.what is not None:
+                await crowd.start(self._other(place, one.name, self.owned(one.what), made))
         await crowd.finish()
         if made:
             self.bulk.note(place.dst, place.fid)
@@ -236,14 +239,18 @@ class StageIn(FilesIn):
     async def links(self, unit: Unit) -> None:
         """Names of files with several: the first one is moved, the others become links to it."""
         crowd = Crowd(self.bulk.pump, 8)
-        for items in unit["groups"]:
+        for _, items in unit["groups"]:
             await crowd.start(self._link_group(items))
         await crowd.finish()
 
     async def _link_group(self, items: Sequence[Sequence[Any]]) -> None:
         first, *others = [(Place(src, dst, fid, False, alias, True), name) for src, dst, fid, name, alias in items]
         if not self.plan.verify:
-            await self.move_files(first[0], [first[1]])
+            (seen,) = await self.bulk.threads.run(ordinary.look_at_all, first[0].src, [first[1]])
+            if seen.what is not None and not stat.S_ISREG(seen.what.mode):
+                await self._others(first[0], [seen])
+            else:
+                await self.move_files(first[0], [first[1]])
         source = first[0].target(first[1])
         (entry,) = await self.entries([source])
         if not isinstance(entry, Metadentry):
@@ -273,7 +280,10 @@ class StageIn(FilesIn):
     async def directories(self, unit: Unit) -> None:
         """Directories in which nothing changes any more get their times."""
         crowd = Crowd(self.bulk.pump, 64)
-        for path, fid, existed, fields in unit["items"]:
+        for path, items in unit["groups"]:
+            fid = items[0][0]
+            existed = unit["again"] or any(item[1] for item in items)
+            fields = next((item[2] for item in items if item[2]), None)
             await crowd.start(self._end_directory(path, fid, existed, from_fields(fields) if fields else None))
         await crowd.finish()
 

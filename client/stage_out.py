@@ -134,7 +134,7 @@ class StageOut(FilesOut):
                     await self._found_folder(target, metadentry.decode(record))
                 elif metadentry.is_link_record(record):
                     self.count(found_files=1)
-                    self.collect("links", metadentry.fid_of(record), [[path, target]])
+                    self.collect("links", [(metadentry.fid_of(record), [path, target])])
                 else:
                     folder, name = name_in(target)
                     folders.setdefault(folder, []).append(File(path, metadentry.decode(record), name))
@@ -175,14 +175,14 @@ class StageOut(FilesOut):
         return folder in self._fresh
 
     def _end_folder(self, target: bytes, entry: Metadentry) -> None:
-        self.collect("directories", None, [[target, list(self.owned(Attributes.of_entry(entry)))]])
+        self.collect("directories", [(target, list(self.owned(Attributes.of_entry(entry))))])
 
     # --- after everything else
 
     async def links(self, unit: Unit) -> None:
         """Files with several names: one is moved, the others become links to it."""
         crowd = self.bulk.crowd(8)
-        for items in unit["groups"]:
+        for _, items in unit["groups"]:
             await crowd.start(self._link_group(items))
         await crowd.finish()
 
@@ -212,8 +212,9 @@ class StageOut(FilesOut):
 
     async def directories(self, unit: Unit) -> None:
         """Folders in which nothing changes any more get their attributes."""
-        for start in range(0, len(unit["items"]), BATCH_FILES):
-            some = [(path, from_fields(fields)) for path, fields in unit["items"][start : start + BATCH_FILES]]
+        for start in range(0, len(unit["groups"]), BATCH_FILES):
+            groups = unit["groups"][start : start + BATCH_FILES]
+            some = [(path, from_fields(items[0])) for path, items in groups]
             outcomes = await self.bulk.threads.run(_end_folders, some, self.plan.verify)
             for (path, what), outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, FileNotFoundError) and self.plan.verify:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -180,17 +179,15 @@ def _identities(outer: Sequence[bytes]) -> Iterator[tuple[bytes, list[int]]]:
 
 @contextlib.contextmanager
 def _log(given: Path | None) -> Iterator[Path]:
-    """The file for messages of movers; one of our own is removed when it says nothing."""
+    """The file for messages of movers."""
     if given is not None:
         yield given
         return
-    descriptor, name = tempfile.mkstemp(prefix="gkfs-stage-", suffix=".log")
-    os.close(descriptor)
-    path = Path(name)
+    descriptor = os.memfd_create("gkfs-stage.log")  # nothing is left of it, however this ends
     try:
-        yield path
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     finally:
-        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 # --- what came of it

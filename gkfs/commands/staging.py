@@ -25,8 +25,7 @@ Unit = dict[str, Any]
 _UNITS_AT_ONCE: Final = 3  # of one mover: it reads the next while the last is being written
 _TURN_S: Final = 0.2
 _TRIES: Final = 3  # of a unit whose mover dies
-_GROUPS_TOGETHER: Final = 64  # files with several names, as one unit
-_ITEMS_TOGETHER: Final = 512
+_GROUPS_TOGETHER: Final = 256  # items of one key, as one unit
 _PHASES: Final = ("links", "directories")  # after everything else, in this order
 
 
@@ -92,6 +91,7 @@ class Coordinator:
         self._items: dict[str, dict[Any, list[Any]]] = {}
         self._number = 0
         self._failure: GkfsError | None = None
+        self._has_lost = False  # a mover, in the middle of its work
 
     def run(self, on_turn: Callable[[Result], None]) -> Result:
         """Do it; *on_turn* is called every moment with what is known. Raises GkfsError when it cannot go on."""
@@ -184,6 +184,7 @@ class Coordinator:
         if not mover.ready:
             self._failure = self._failure or GkfsError(f"a mover on {mover.node} ended before it had begun")
             return
+        self._has_lost = True
         self.result.warnings.append(f"a mover on {mover.node} has ended; others do what it was at")
         for unit in mover.busy.values():
             unit["tries"] = unit.get("tries", 1) + 1
@@ -245,14 +246,10 @@ class Coordinator:
             found = self._items.pop(kind, None)
             if not found:
                 continue
-            if kind == "links":
-                groups = list(found.values())
-                for start in range(0, len(groups), _GROUPS_TOGETHER):
-                    self._queue({"do": kind, "groups": groups[start : start + _GROUPS_TOGETHER]})
-            else:
-                items = [item for some in found.values() for item in some]
-                for start in range(0, len(items), _ITEMS_TOGETHER):
-                    self._queue({"do": kind, "items": items[start : start + _ITEMS_TOGETHER]})
+            groups = list(found.items())
+            for start in range(0, len(groups), _GROUPS_TOGETHER):
+                some = groups[start : start + _GROUPS_TOGETHER]
+                self._queue({"do": kind, "groups": some, "again": self._has_lost})
             return True
         return False
 
@@ -272,9 +269,9 @@ class Coordinator:
             self._queue(unit)
 
     def _collect(self, _: int, message: Message) -> None:
-        key = message["key"]
         of_kind = self._items.setdefault(message["kind"], {})
-        of_kind.setdefault(tuple(key) if isinstance(key, list) else key, []).extend(message["items"])
+        for key, item in message["items"]:
+            of_kind.setdefault(tuple(key) if isinstance(key, list) else key, []).append(item)
 
     def _done(self, rank: int, message: Message) -> None:
         unit = self._movers[rank].busy.pop(message["id"], None)
