@@ -61,7 +61,7 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     """
     hosts = _complete_hostfile(settings.hostfile)
     _check_fuse()
-    _keep_large_buffers()
+    keep_large_buffers()
     trio.run(_Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
 
 
@@ -163,7 +163,7 @@ def _check_fuse() -> None:
         raise GkfsError("fusermount3 is not installed (package fuse3)", ExitStatus.FUSE)
 
 
-def _keep_large_buffers() -> None:
+def keep_large_buffers() -> None:
     """Keep 1 MiB buffers in the heap: mapping and unmapping one for each request costs a fifth of the CPU."""
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)

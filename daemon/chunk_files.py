@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+import mmh3
+
 from gkfs.messages import Buffer
 
 _FOLDERS: Final = 256
@@ -39,6 +41,36 @@ def cut_file(path: str, kept: int) -> int:
     except FileNotFoundError:
         pass
     return 0
+
+
+def write_file(path: str, data: Buffer) -> None:
+    """Make the chunk file *path*, which must not exist. Raises OSError; then a part of it may be there."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write_all(fd, data, 0)
+    finally:
+        os.close(fd)
+
+
+def digest_files(work: list[tuple[str, int]]) -> list[bytes]:
+    """Checksum of the first bytes of each (path, bytes), zeros behind its end; b"" if missing. Raises OSError."""
+    buffer = bytearray(max((length for _, length in work), default=0))
+    return [_digest(path, memoryview(buffer)[:length]) for path, length in work]
+
+
+def _digest(path: str, view: memoryview) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        filled = 0
+        while filled < len(view) and (count := os.preadv(fd, [view[filled:]], filled)):
+            filled += count
+    finally:
+        os.close(fd)
+    view[filled:] = bytes(len(view) - filled)
+    return mmh3.mmh3_x64_128_digest(view)
 
 
 def write_all(fd: int, data: Buffer, offset: int) -> None:

@@ -4,6 +4,7 @@ import trio
 
 from gkfs.daemon.adopt import Adoption
 from gkfs.daemon.attributes import Attributes
+from gkfs.daemon.bulk import Bulk
 from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
@@ -28,6 +29,7 @@ from gkfs.distributor import Distributor
 from gkfs.operations import (
     ADOPT,
     ALLOCATED,
+    CHECKSUM,
     CREATE,
     CUT_CHUNKS,
     DETACH,
@@ -37,6 +39,7 @@ from gkfs.operations import (
     HOLD,
     LINK,
     LOOKUP,
+    PUT,
     PUT_INODE,
     PUT_RECORDS,
     READ_CHUNK,
@@ -46,6 +49,7 @@ from gkfs.operations import (
     RENAME,
     RESERVE,
     RMDIR,
+    SCAN,
     SEAL,
     SETATTR,
     SETXATTR,
@@ -93,6 +97,7 @@ class Handlers:
         self._truncation = Truncation(store, records, guards, distributor, peers, self._reclaimer)
         self._chunks = Chunks(storage)
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
+        self._bulk = Bulk(own_index, store, storage, guards, parents, fids)
         self._trees = Trees(store, guards, moves, distributor, peers)
         self._adoption = Adoption(store, guards, moves, parents, self._opens, self._links, leases)
         steps = RenameSteps(store, guards, moves, distributor, peers, sessions, leases, nursery)
@@ -101,6 +106,9 @@ class Handlers:
     def register(self, dispatcher: Dispatcher) -> None:
         """Have *dispatcher* serve everything."""
         serve = dispatcher.serve
+        serve(PUT, self._bulk.put)
+        serve(SCAN, self._bulk.scan)
+        serve(CHECKSUM, self._bulk.checksum)
         serve(LOOKUP, self._namespace.lookup)
         serve(STAT, self._namespace.stat)
         serve(CREATE, self._namespace.create)

@@ -7,7 +7,8 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
     02 fid           a directory in which nothing may be created: b"" when it was removed (fids are never reused,
                      so this stays for ever), b"?" while that is being decided
     03 intent        an operation over several daemons begun here (msgpack, see `rmdir` and `rename`)
-    04 fid chunk     the chunk exists here; written before its file, so this index is a superset of the files
+    04 fid chunk     the chunk exists here; written before its file, so this index is a superset of the files;
+                     b"", or b"?" until the record that came with the data is there: else a restart removes it
     05 intent        what ADOPT answered to this intent (msgpack), until the source says FORGET_INTENT
     06 fid           chunks of this file are still to be cut (msgpack, see `reclaim` and `truncate`)
     07 client slot   the latest replies to this client (msgpack, see `session`), for repeats after a restart
@@ -32,6 +33,8 @@ TREE_LOCKS = b"\x08"
 INODES = b"\x09"
 HOLDERS = b"\x0a"
 STAGED = b"\x0b"
+
+UNCLAIMED = b"?"  # value of a chunk's entry: its record does not exist yet
 
 _FID = struct.Struct(">cQ")
 _CHUNK = struct.Struct(">cQI")

@@ -154,10 +154,7 @@ class Namespace:
         if existing is not None:
             return self._existing(request, existing)
         self._parents.check(request.path, request.parent_fid)
-        if stat.S_IFMT(request.mode) not in _TYPES:
-            raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: mode {request.mode:o} without type")
-        if bool(request.target) != stat.S_ISLNK(request.mode) or len(request.target) > SYMLINK_TARGET_MAX_BYTES:
-            raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: target of {len(request.target)} bytes")
+        check_kind(request.path, request.mode, request.target)
         entry = Metadentry.new(
             mode=request.mode,
             uid=request.uid,
@@ -198,3 +195,11 @@ class Namespace:
         self._store.count_entry(entry.mode, -1)
         kept = self._opens.discard(session.client_id, entry, request.open_fid, request.now_ns)
         return UnlinkReply(entry.fid, kept)
+
+
+def check_kind(path: bytes, mode: int, target: bytes) -> None:
+    """Raise OSError (EINVAL) unless *mode* has a file type, and *target* is of a symlink if there is one."""
+    if stat.S_IFMT(mode) not in _TYPES:
+        raise os_error(errno.EINVAL, f"{paths.printable(path)}: mode {mode:o} without type")
+    if bool(target) != stat.S_ISLNK(mode) or len(target) > SYMLINK_TARGET_MAX_BYTES:
+        raise os_error(errno.EINVAL, f"{paths.printable(path)}: target of {len(target)} bytes")

@@ -27,7 +27,7 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.limits import CHUNK_SIZE_BYTES, SCAN_PAGE_RECORDS
 from gkfs.messages import CutChunksRequest
-from gkfs.metadentry import Metadentry
+from gkfs.metadentry import PLACEMENT_HASHED, PLACEMENT_HEAD, Metadentry
 from gkfs.operations import CUT_CHUNKS
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Cut(NamedTuple):
         if self.end:
             first = self.size // CHUNK_SIZE_BYTES
             return distributor.chunk_owners(fid, first, self.end, self.placement)
-        if self.placement:
+        if PLACEMENT_HASHED != self.placement < PLACEMENT_HEAD:
             return {self.placement - 1}
         return set(range(distributor.daemon_count))
 

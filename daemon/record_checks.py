@@ -7,7 +7,7 @@ from typing import Final
 from gkfs import paths
 from gkfs.daemon.faults import Kind
 from gkfs.limits import FILE_SIZE_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
-from gkfs.metadentry import FLAG_LINK, FLAG_SPARSE, ROOT_FID, Metadentry
+from gkfs.metadentry import FLAG_LINK, FLAG_SPARSE, PLACEMENT_HEAD, ROOT_FID, Metadentry
 
 _TYPES: Final = frozenset(
     {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
@@ -45,8 +45,10 @@ def bad_record(path: bytes, entry: Metadentry, daemon_count: int) -> Iterator[tu
         if entry != entry.link():
             yield Kind.TYPE, "a link that says more than type and fid"
         return
-    if entry.placement > daemon_count:
-        yield Kind.PLACEMENT, f"all chunks on daemon {entry.placement - 1} of {daemon_count}"
+    head = entry.placement >= PLACEMENT_HEAD
+    daemon = entry.placement - (PLACEMENT_HEAD if head else 1)
+    if daemon >= daemon_count:
+        yield Kind.PLACEMENT, f"{'the first chunk' if head else 'all chunks'} on daemon {daemon} of {daemon_count}"
     if entry.rdev and kind not in _DEVICES:
         yield Kind.DEVICE, f"device number {entry.rdev:#x}, mode {entry.mode:o}"
     if kind in _TYPES:

@@ -21,7 +21,15 @@ from typing import Any, Final
 import trio
 
 from gkfs.daemon import keys
-from gkfs.daemon.chunk_files import cut_file, cut_files, file_name, make_folders, write_all
+from gkfs.daemon.chunk_files import (
+    cut_file,
+    cut_files,
+    digest_files,
+    file_name,
+    make_folders,
+    write_all,
+    write_file,
+)
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
@@ -123,6 +131,42 @@ class ChunkStorage:
         file.users += 1
         return self._read_in_thread(file, offset, length)
 
+    def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
+        """Write the begin of a file that nobody knows yet, up to a chunk; `claim` must follow, or `cut`.
+
+        *data* must stay unchanged until done. Raises OSError: EINVAL, ENOSPC, EIO.
+        """
+        if not _exists(fid, 0, 0) or not 0 < len(data) <= CHUNK_SIZE_BYTES:
+            raise os_error(errno.EINVAL, f"file {fid:x}: cannot begin with {len(data)} bytes")
+        self._check_space(len(data))
+        self._store.put_now(keys.chunk(fid, 0), keys.UNCLAIMED)
+        self._note_unsynced(fid, 0)
+        if len(data) > INLINE_IO_MAX_BYTES:
+            return self._write_new_in_thread(fid, data)
+        try:
+            write_file(self._path(fid, 0), data)
+        finally:
+            self.add_found(fid, 0)
+        return None
+
+    async def _write_new_in_thread(self, fid: int, data: Buffer) -> None:
+        try:
+            await trio.to_thread.run_sync(write_file, self._path(fid, 0), data, limiter=self._threads)
+        finally:
+            self.add_found(fid, 0)
+
+    def claim(self, fid: int) -> None:
+        """What `write_new` wrote is a file's from the next commit on, in which its record must be, too."""
+        self._store.put(keys.chunk(fid, 0), b"")
+
+    def digests(self, items: list[tuple[int, int, int]]) -> Coroutine[Any, Any, list[bytes]]:
+        """Checksums of (fid, chunk, length), see `ChecksumRequest`. Raises OSError."""
+        for fid, chunk, length in items:
+            if not _exists(fid, chunk, 0) or not 0 <= length <= CHUNK_SIZE_BYTES:
+                raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: no checksum of {length} bytes")
+        work = [(self._path(fid, chunk), length) for fid, chunk, length in items]
+        return trio.to_thread.run_sync(digest_files, work, limiter=self._threads)
+
     async def sync(self, fid: int) -> None:
         """Bring what was written to *fid* here to the disk. Raises OSError."""
         if fid in self._unsynced:
@@ -219,7 +263,7 @@ class ChunkStorage:
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, os.stat(self._folder).st_dev
 
     def add_found(self, fid: int, chunk: int) -> None:
-        """Count a file that had no entry in the index and gets one now."""
+        """Count a file that was not made by `write`, whatever there is of it."""
         with contextlib.suppress(FileNotFoundError):
             self.used_bytes += os.stat(self._path(fid, chunk)).st_size
 
@@ -326,11 +370,18 @@ class ChunkStorage:
         return found
 
     def _count_bytes(self) -> None:
+        unclaimed: list[bytes] = []
         for page in self._store.pages(*keys.table(keys.CHUNKS)):
             self._unsynced_forgotten = True  # an earlier run may have left them so
-            for key, _ in page:
+            for key, value in page:
                 with contextlib.suppress(FileNotFoundError):
                     self.used_bytes += os.stat(self._path(*keys.chunk_of_key(key))).st_size
+                if value == keys.UNCLAIMED:
+                    unclaimed.append(key)
+        for key in unclaimed:
+            self.used_bytes -= cut_file(self._path(*keys.chunk_of_key(key)), 0)
+            self._store.delete(key)
+        self._store.commit()
 
 
 def _exists(fid: int, chunk: int, offset: int) -> bool:

@@ -48,17 +48,23 @@ def with_attributes(entry: Metadentry, request: SetattrRequest) -> Metadentry:
 
 def with_xattr(entry: Metadentry, request: SetxattrRequest) -> Metadentry:
     """*entry* after a SETXATTR. Raises OSError: EINVAL, ENOSPC above `XATTRS_MAX_BYTES` together."""
-    name, value = request.name, request.value
-    if not 0 < len(name) <= XATTR_NAME_MAX_BYTES or len(value) > XATTR_VALUE_MAX_BYTES or b"\0" in name:
-        raise os_error(errno.EINVAL, f"attribute {name[:40]!r}, {len(name)} bytes, of {len(value)} bytes")
-    xattrs = (*_others(entry.xattrs, name), (name, value))
-    size_bytes = sum(len(name) + len(value) + _XATTR_OVERHEAD_BYTES for name, value in xattrs)
+    xattrs = (*_others(entry.xattrs, request.name), (request.name, request.value))
+    check_xattrs(entry.fid, xattrs)
+    return entry.changed(xattrs=xattrs, ctime_ns=request.now_ns)
+
+
+def check_xattrs(fid: int, xattrs: Xattrs) -> None:
+    """Raise OSError unless the file *fid* may have these: EINVAL, ENOSPC above `XATTRS_MAX_BYTES` together."""
+    size_bytes = 0
+    for name, value in xattrs:
+        if not 0 < len(name) <= XATTR_NAME_MAX_BYTES or len(value) > XATTR_VALUE_MAX_BYTES or b"\0" in name:
+            raise os_error(errno.EINVAL, f"attribute {name[:40]!r}, {len(name)} bytes, of {len(value)} bytes")
+        size_bytes += len(name) + len(value) + _XATTR_OVERHEAD_BYTES
     if size_bytes > XATTRS_MAX_BYTES:
         raise os_error(
             errno.ENOSPC,
-            f"file {entry.fid:x}: {size_bytes} bytes of extended attributes, at most {XATTRS_MAX_BYTES} allowed",
+            f"file {fid:x}: {size_bytes} bytes of extended attributes, at most {XATTRS_MAX_BYTES} allowed",
         )
-    return entry.changed(xattrs=xattrs, ctime_ns=request.now_ns)
 
 
 def without_xattr(entry: Metadentry, request: RemovexattrRequest) -> Metadentry:

@@ -16,10 +16,12 @@ from gkfs.commands.configuration import configuration
 from gkfs.commands.daemon import daemon
 from gkfs.commands.fsck import fsck
 from gkfs.commands.mount import mount
+from gkfs.commands.mover import mover
 from gkfs.commands.node import node
 from gkfs.commands.options import AbsolutePath, place_of
 from gkfs.commands.run import run
 from gkfs.commands.signals import Interrupted
+from gkfs.commands.stage import stage_in, stage_out
 from gkfs.commands.start import start
 from gkfs.commands.status import status
 from gkfs.commands.stop import stop
@@ -49,6 +51,8 @@ Exit status:
   4  mountdir             128+N  ended by signal N
   5  hostfile                10  fsck: there were faults, all are repaired
                           11  fsck: there are faults
+                          12  stage-in, stage-out: not everything was moved
+                          13  stage-in, stage-out --verify: the copies differ
 `gkfs run` ends as its command does; 125 gkfs failed, 126 not executable, 127 not found.
 """
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -63,7 +67,8 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for _verb in (run, start, mount, umount, stop, status, fsck, daemon, node, configuration):
+_VERBS = (run, start, mount, umount, stop, status, stage_in, stage_out, fsck, daemon, configuration, node, mover)
+for _verb in _VERBS:
     cli.add_command(_verb)
 
 

@@ -64,15 +64,22 @@ class Setting(NamedTuple):
 CONFIG_VARIABLE: Final = "GKFS_CONFIG"
 DEBUG_VARIABLE: Final = "GKFS_DEBUG"
 
+_STAGING: Final = ("stage-in", "stage-out")
 # Short forms are those of the original GekkoFS where it has the option.
 SETTINGS: Final = (
     Setting("rootdir", Kind.PATH, "r", ("run", "start", "daemon"), "Folder that holds the daemons' folders."),
-    Setting("mountdir", Kind.PATH, "m", ("run", "start", "mount", "umount"), "Folder the file system appears in."),
+    Setting(
+        "mountdir",
+        Kind.PATH,
+        "m",
+        ("run", "start", "mount", "umount", *_STAGING),
+        "Folder the file system appears in.",
+    ),
     Setting(
         "hostfile",
         Kind.PATH,
         "H",
-        ("start", "mount", "stop", "status", "fsck", "daemon"),
+        ("start", "mount", "stop", "status", "fsck", "daemon", *_STAGING),
         "File that names the daemons; the same on all nodes.",
     ),
     Setting(
@@ -103,20 +110,33 @@ SETTINGS: Final = (
         "request_timeout",
         Kind.SECONDS,
         "",
-        ("run", "start", "mount"),
+        ("run", "start", "mount", *_STAGING),
         "Calls fail when a daemon is silent so long.",
     ),
     Setting("foreground", Kind.FLAG, "f", ("mount",), "Serve the mount in this process."),
     Setting(
-        "log", Kind.PATH, "", ("run", "start", "mount"), "File for what the background processes have to say."
+        "log",
+        Kind.PATH,
+        "",
+        ("run", "start", "mount", *_STAGING),
+        "File for what the background processes have to say.",
     ),
     Setting("grace", Kind.SECONDS, "", ("run",), "Time for COMMAND between a signal and SIGKILL."),
     Setting("lazy", Kind.FLAG, "l", ("umount",), "Detach a busy mount now, end it when its files are closed."),
     Setting("force", Kind.FLAG, "", ("umount",), "Detach it and end its client; programs on it get errors."),
     Setting("purge", Kind.FLAG, "", ("stop",), "Remove the data of this machine's daemons, too."),
     Setting("repair", Kind.FLAG, "", ("fsck",), "Mend what can be mended without losing anything."),
+    Setting("movers", Kind.INTEGER, "", _STAGING, "Processes that move files, on each node."),
+    Setting("checksum", Kind.FLAG, "c", _STAGING, "Compare contents, whatever sizes and times say."),
+    Setting("verify", Kind.FLAG, "", _STAGING, "Change nothing: compare all, contents too, and say what differs."),
     Setting("wait", Kind.SECONDS, "w", ("mount", "status"), "Wait so long for all daemons to be there."),
-    Setting("json", Kind.FLAG, "", ("start", "stop", "status", "fsck", "config"), "Print JSON, for programs."),
+    Setting(
+        "json",
+        Kind.FLAG,
+        "",
+        ("start", "stop", "status", "fsck", "config", *_STAGING),
+        "Print JSON, for programs.",
+    ),
 )
 VERBS: Final = tuple(sorted({verb for setting in SETTINGS for verb in setting.verbs}))
 

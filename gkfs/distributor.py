@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from gkfs.hashing import chunk_hash, jump_hash, path_hash
-from gkfs.metadentry import PLACEMENT_HASHED
+from gkfs.metadentry import PLACEMENT_HASHED, PLACEMENT_HEAD
 
 
 class Distributor:
@@ -23,18 +23,21 @@ class Distributor:
     def chunk_owner(self, fid: int, index: int, placement: int = PLACEMENT_HASHED) -> int:
         """The daemon that holds chunk *index* of the file *fid*."""
         if placement != PLACEMENT_HASHED:
-            return placement - 1
+            if placement < PLACEMENT_HEAD:
+                return placement - 1
+            if index == 0:
+                return placement - PLACEMENT_HEAD
         if self.daemon_count == 1:
             return 0
         return _chunk_owner(fid, index, self.daemon_count)
 
     def chunk_owners(self, fid: int, first: int, end: int, placement: int = PLACEMENT_HASHED) -> set[int]:
         """The daemons that may hold chunks of *fid* with an index in ``[first, end)``; all when there are many."""
-        if placement != PLACEMENT_HASHED:
+        if PLACEMENT_HASHED != placement < PLACEMENT_HEAD:
             return {placement - 1} if end > first else set()
         if end - first >= 4 * self.daemon_count:
             return set(range(self.daemon_count))
-        return {self.chunk_owner(fid, index) for index in range(first, end)}
+        return {self.chunk_owner(fid, index, placement) for index in range(first, end)}
 
 
 @lru_cache(maxsize=4096)

@@ -24,6 +24,8 @@ class ExitStatus(IntEnum):
     FUSE = 9  # /dev/fuse or fusermount3 missing or not permitted
     MENDED = 10  # `gkfs fsck`: there were faults, all are repaired
     FAULTS = 11  # `gkfs fsck`: there are faults
+    INCOMPLETE = 12  # `gkfs stage-in`, `stage-out`: some entries were not moved, all others were
+    DIFFERENT = 13  # `gkfs stage-in`, `stage-out` with --verify: the copies differ
     RUN_FAILED = 125  # `gkfs run`: gkfs itself failed, the command did not run
     RUN_NOT_EXECUTABLE = 126
     RUN_NOT_FOUND = 127

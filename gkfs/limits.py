@@ -25,7 +25,7 @@ FILE_SIZE_MAX_BYTES: Final = (CHUNK_INDEX_MAX + 1) * CHUNK_SIZE_BYTES
 DAEMONS_MAX: Final = 1 << 15  # daemon index: 15 bits of a fid, so that a fid is positive as a signed number
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
 RECEIVE_BUFFER_BYTES: Final = 1 << 20  # holds the largest body and many small messages
@@ -73,6 +73,8 @@ METADATA_CACHE_BYTES: Final = 64 << 20  # RocksDB's cache of blocks
 METADATA_FILES_MAX: Final = 256  # descriptors RocksDB keeps for its tables
 METADATA_LOG_BYTES: Final = 1 << 20  # RocksDB's own log, two of them are kept
 METADATA_REOPEN_BYTES: Final = 2 << 20  # free space that RocksDB needs to open
+SCAN_PAGE_BYTES: Final = 256 << 10  # records sent at once of a whole tree
+CHECKSUMS_MAX: Final = 256  # chunks in one question for checksums
 SPACE_RESERVE_BYTES: Final = 64 << 20  # kept from data, so that a full disk still takes the records of removals
 SPACE_RESERVE_SHARE: Final = 16  # but not more than a 16th of a small disk
 SPACE_CHECK_BYTES: Final = 16 << 20  # written between two looks at the free space, well below the reserve
@@ -114,4 +116,5 @@ POLL_INTERVAL_S: Final = 0.02  # of what nobody announces: a socket that is refu
 RUN_GRACE_S: Final = 10.0  # COMMAND of `gkfs run` after a signal; with the clean-up below Slurm's KillWait of 30 s
 END_GRACE_S: Final = 5.0  # a mount or daemon of `gkfs run` between SIGTERM and SIGKILL
 BUSY_RETRY_S: Final = 0.5  # a program that just ended may hold the mount a moment longer
+MOVERS_MAX: Final = 64  # `--movers` of one node; more than it has cores wait for each other
 DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its disks and cores for nothing

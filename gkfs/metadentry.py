@@ -18,9 +18,14 @@ import stat
 import struct
 from typing import Any, Final, NamedTuple, Self
 
+from gkfs.limits import DAEMONS_MAX
+
 FORMAT: Final = 1
 ROOT_FID: Final = 1
-PLACEMENT_HASHED: Final = 0  # k > 0: all chunks on daemon k - 1
+PLACEMENT_HASHED: Final = 0
+# From 1 to DAEMONS_MAX: all chunks on daemon placement - 1. Above: the first chunk on daemon placement - this, all
+# others hashed.
+PLACEMENT_HEAD: Final = DAEMONS_MAX + 1
 FLAG_LINK: Final = 1  # the record is under the file's inode address
 FLAG_SPARSE: Final = 2  # there may be holes: st_blocks does not follow from the size
 
@@ -193,6 +198,16 @@ def without_set_id(mode: int) -> int:
         return mode
     mode &= ~stat.S_ISUID
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+def head_on(daemon_index: int) -> int:
+    """The placement of a file whose first chunk is on the daemon of that index; hashed where 16 bits do not tell.
+
+    >>> head_on(0), head_on(32766), head_on(32767)
+    (32769, 65535, 0)
+    """
+    placement = PLACEMENT_HEAD + daemon_index
+    return placement if placement < 1 << 16 else PLACEMENT_HASHED
 
 
 def make_fid(daemon_index: int, boot_epoch: int, counter: int) -> int:

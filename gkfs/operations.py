@@ -4,6 +4,14 @@ import errno
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, get_type_hints
 
+from gkfs.bulk_messages import (
+    ChecksumReply,
+    ChecksumRequest,
+    PutReply,
+    PutRequest,
+    ScanReply,
+    ScanRequest,
+)
 from gkfs.messages import (
     AllocatedReply,
     AllocatedRequest,
@@ -123,6 +131,8 @@ WHERE = Operation(25, "where", WhereRequest, WhereReply, idempotent=True, by_ino
 HOLD = Operation(26, "hold", HoldRequest, HoldReply, idempotent=True)
 SETXATTR = Operation(27, "setxattr", SetxattrRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
 REMOVEXATTR = Operation(28, "removexattr", RemovexattrRequest, RecordReply, _XATTR, by_inode=True)
+PUT = Operation(29, "put", PutRequest, PutReply, _NAME, bulk_request=True)
+SCAN = Operation(35, "scan", ScanRequest, ScanReply, idempotent=True)
 SYNC_METADATA = Operation(22, "sync_metadata", SyncMetadataRequest, Empty, idempotent=True)
 
 WRITE_CHUNK = Operation(30, "write_chunk", WriteChunkRequest, WriteChunkReply, idempotent=True, bulk_request=True)
@@ -130,6 +140,7 @@ READ_CHUNK = Operation(31, "read_chunk", ReadChunkRequest, ReadChunkReply, idemp
 CUT_CHUNKS = Operation(32, "cut_chunks", CutChunksRequest, Empty, idempotent=True)
 SYNC_CHUNKS = Operation(33, "sync_chunks", SyncChunksRequest, Empty, idempotent=True)
 ALLOCATED = Operation(34, "allocated", AllocatedRequest, AllocatedReply, idempotent=True)
+CHECKSUM = Operation(36, "checksum", ChecksumRequest, ChecksumReply, idempotent=True)
 
 SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), idempotent=True)
 UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True)

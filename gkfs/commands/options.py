@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from gkfs import config
 from gkfs.commands.launchers import Launcher
 from gkfs.config import CONFIG_VARIABLE, Kind, Setting
-from gkfs.limits import DAEMONS_LOCAL_MAX, DAEMONS_MAX
+from gkfs.limits import DAEMONS_LOCAL_MAX, DAEMONS_MAX, MOVERS_MAX
 
 _METAVARS = {
     "listen": "tcp://HOST:PORT",
@@ -91,6 +91,8 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
             return {"metavar": _METAVARS.get(setting.key, "HOST")}
         case Kind.INTEGER if setting.key == "index":
             return {"type": click.IntRange(0, DAEMONS_MAX - 1), "metavar": "I"}
+        case Kind.INTEGER if setting.key == "movers":
+            return {"type": click.IntRange(1, MOVERS_MAX), "metavar": "N"}
         case Kind.INTEGER:
             most = DAEMONS_MAX if verb_name == "daemon" else DAEMONS_LOCAL_MAX
             return {"type": click.IntRange(1, most), "metavar": "DAEMONS"}

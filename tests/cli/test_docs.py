@@ -30,7 +30,7 @@ def test_every_setting_has_a_row(setting: Setting) -> None:
 
 
 def test_every_verb_and_exit_status_has_a_row() -> None:
-    assert {f"`gkfs {name}`" for name in cli.commands} <= rows().keys()
+    assert {f"`gkfs {name}`" for name, command in cli.commands.items() if not command.hidden} <= rows().keys()
     statuses = {number for first in rows() for number in re.findall(r"^\d+|(?<=, )\d+", first)}
     assert {str(int(status)) for status in ExitStatus} <= statuses
 
@@ -43,6 +43,8 @@ def test_every_kind_of_fault_has_a_row() -> None:
 def test_verbs_have_the_options_of_the_table_and_no_others() -> None:
     for name, command in cli.commands.items():
         assert isinstance(command, click.Command)
+        if command.hidden:
+            continue
         options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
         assert {option.name for option in options} == {"config", *(s.key for s in config.settings_of(name))}
         assert all(option.envvar for option in options)

@@ -18,6 +18,7 @@ LAYERS: dict[str, int] = {
     "gkfs.distributor": 2,
     "gkfs.config": 2,
     "gkfs.messages": 2,
+    "gkfs.bulk_messages": 2,
     "gkfs.peer_messages": 2,
     "gkfs.changes": 2,
     "gkfs.operations": 2,

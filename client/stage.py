@@ -1,0 +1,236 @@
+"""What stage-in and stage-out share: units of work that come from a coordinator, and what is told of them.
+
+A mover does units beside each other (`Stage.do`). While it does one it finds more work: units that any mover may
+do, or that a node should (`node`), ranges of one large file with what comes after the last of them (a *join*), and
+items that the coordinator collects until all else is in place: names of files with several names, directories
+whose times must come last. All of it travels as plain dictionaries; `gkfs.commands.staging` is the other side.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import mmh3
+
+from gkfs import chunks, paths
+from gkfs.client import ordinary
+from gkfs.client.bulk import Bulk
+from gkfs.client.crowd import Crowd
+from gkfs.client.scan import Attributes
+from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.metadentry import Metadentry
+
+log = logging.getLogger(__name__)
+
+Unit = dict[str, Any]
+Tell = Callable[[Unit], None]
+_TELL_EVERY_S: Final = 0.1
+_BATCHES_AT_ONCE: Final = 6  # of one unit
+BATCH_FILES: Final = 64  # small files opened, read or written by one call in a thread
+BATCH_BYTES: Final = 4 << 20
+SPAN_CHUNKS: Final = 64  # of a large file, moved by one node as one unit
+
+
+class Plan(NamedTuple):
+    """What was asked for."""
+
+    checksum: bool = False  # compare contents, whatever sizes and times say
+    verify: bool = False  # change nothing, say what differs
+
+
+class Stage:
+    """One mover's work; *tell* sends a message to the coordinator."""
+
+    def __init__(self, bulk: Bulk, plan: Plan, tell: Tell) -> None:
+        self.bulk = bulk
+        self.plan = plan
+        self.stopping = False
+        self.is_root = os.geteuid() == 0
+        self._groups = {os.getegid(), *os.getgroups()}
+        self._tell = tell
+        self._counts = {"files": 0, "bytes": 0, "skipped": 0, "found_files": 0, "found_bytes": 0, "directories": 0}
+        self._told_s = 0.0
+        self.node = socket.gethostname()
+        self.nodes = list(dict.fromkeys(address.host for _, address in sorted(bulk.hosts.daemons.items())))
+        self.handlers: dict[str, Callable[[Unit], Awaitable[None]]] = {}
+
+    # --- units
+
+    async def do(self, unit: Unit) -> None:
+        """Do one unit and say when it is done. Whatever fails is told; nothing is raised."""
+        failed = False
+        try:
+            await self.handlers[unit["do"]](unit)
+        except OSError as error:
+            failed = True
+            self.failed(unit.get("path", b""), error)
+        except Exception as error:  # our mistake; the leader must not wait for ever
+            log.exception("%s failed unexpectedly", unit["do"])
+            failed = True
+            self.failed(unit.get("path", b""), OSError(0, f"unexpected: {error!r}"))
+        await self.bulk.touch_all()
+        self.tell_counts()
+        self._tell({"is": "done", "id": unit["id"], "failed": failed})
+
+    def crowd(self) -> Crowd:
+        """For the batches of one unit."""
+        return self.bulk.crowd(_BATCHES_AT_ONCE)
+
+    def more(self, *units: Unit) -> None:
+        """Work for whoever is free."""
+        if units:
+            self._tell({"is": "more", "units": list(units)})
+
+    def join(self, units: Sequence[Unit], then: Unit) -> None:
+        """Work of which *then* follows the last, with its key "failed" set if one has failed."""
+        self._tell({"is": "join", "units": list(units), "then": then})
+
+    def collect(self, kind: str, items: Sequence[tuple[Any, Any]]) -> None:
+        """Pairs of key and item, for a unit of that *kind* after everything else; there those of a key meet."""
+        self._tell({"is": "items", "kind": kind, "items": [list(pair) for pair in items]})
+
+    # --- telling
+
+    def count(self, **more: int) -> None:
+        """Add to what is told of progress."""
+        for name, number in more.items():
+            self._counts[name] += number
+        if time.monotonic() > self._told_s + _TELL_EVERY_S:
+            self.tell_counts()
+
+    def tell_counts(self) -> None:
+        """Say now how far we are."""
+        self._told_s = time.monotonic()
+        if any(self._counts.values()):
+            self._tell({"is": "progress", **self._counts})
+            self._counts = dict.fromkeys(self._counts, 0)
+
+    def failed(self, path: bytes, error: OSError) -> None:
+        """One entry could not be moved; the rest goes on."""
+        reason = os.strerror(error.errno) if error.errno else "failed"
+        text = str(error.strerror or error)
+        self._tell({"is": "error", "path": path, "text": text if reason in text else f"{reason}: {text}"})
+
+    def differs(self, path: bytes, text: str) -> None:
+        """`--verify` has found a difference."""
+        self._tell({"is": "differs", "path": path, "text": text})
+
+    def done_with(self, what: Attributes, *, moved: bool) -> None:
+        """One entry is as it should be, because it was *moved*, or was so before."""
+        if moved:
+            self.count(files=1)
+        else:
+            self.count(skipped=1, bytes=what.size if stat.S_ISREG(what.mode) else 0)
+
+    # --- what both directions need
+
+    def owned(self, what: Attributes) -> Attributes:
+        """*what* with an owner that this user may give, and without rights that must not go to another."""
+        if self.is_root:
+            return what
+        uid, gid = os.geteuid(), what.gid if what.gid in self._groups else os.getegid()
+        mode = what.mode if (uid, gid) == (what.uid, what.gid) else what.mode & ~(stat.S_ISUID | stat.S_ISGID)
+        return what._replace(uid=uid, gid=gid, mode=mode)
+
+    def difference(self, expected: Attributes, found: Attributes) -> str:
+        """What of *found* is not as it should be, without contents; empty when nothing is."""
+        if stat.S_IFMT(expected.mode) != stat.S_IFMT(found.mode):
+            return "another type"
+        if stat.S_ISREG(expected.mode) and expected.size != found.size:
+            return f"{found.size} bytes, expected {expected.size}"
+        if expected.target != found.target or not expected._replace(mtime_ns=0).is_as(found._replace(mtime_ns=0)):
+            return "another target or device"
+        if expected.mtime_ns != found.mtime_ns:
+            return "another modification time"
+        wrong = [
+            name
+            for name, one, other in (
+                ("permissions", expected.mode, found.mode),
+                ("owner", expected.uid, found.uid),
+                ("group", expected.gid, found.gid),
+                ("extended attributes", sorted(expected.xattrs), sorted(found.xattrs)),
+            )
+            if one != other and not (name == "permissions" and stat.S_ISLNK(expected.mode))
+        ]
+        return f"other {', '.join(wrong)}" if wrong else ""
+
+    async def other_contents(self, path: bytes, entry: Metadentry) -> str:
+        """Where the ordinary file *path*, of that size, is not as *entry*; empty if nowhere. Raises OSError."""
+        fd = await self.bulk.threads.run(ordinary.open_file, path)
+        try:
+            for first in range(0, entry.size, BATCH_BYTES):
+                if self.stopping:
+                    break
+                offsets = range(first, min(first + BATCH_BYTES, entry.size), CHUNK_SIZE_BYTES)
+                items = [
+                    (
+                        entry.fid,
+                        entry.placement,
+                        offset // CHUNK_SIZE_BYTES,
+                        min(CHUNK_SIZE_BYTES, entry.size - offset),
+                    )
+                    for offset in offsets
+                ]
+                digests = await self.bulk.digests(items)
+                for offset, item, digest in zip(offsets, items, digests, strict=True):
+                    data = await self.bulk.threads.run(ordinary.read_chunk, fd, offset, item[3], False)
+                    if not is_of(digest, data):
+                        return f"other contents, from byte {offset} to {offset + item[3]}"
+        finally:
+            os.close(fd)
+        return ""
+
+    def spans(self, fid: int, placement: int, size: int) -> Iterator[tuple[str, int, int]]:
+        """Parts of a large file, (node, first chunk, end): each node moves those chunks of a span that it has."""
+        step = SPAN_CHUNKS * len(self.nodes)
+        total = chunks.count(size)
+        for first in range(0, total, step):
+            end = min(first + step, total)
+            for node in self.nodes:
+                if any(self.is_of(node, fid, placement, chunk) for chunk in range(first, end)):
+                    yield node, first, end
+
+    def is_of(self, node: str, fid: int, placement: int, chunk: int) -> bool:
+        """Whether a chunk lies on *node*."""
+        return (
+            len(self.nodes) == 1
+            or node == self.bulk.hosts.daemons[self.bulk.distributor.chunk_owner(fid, chunk, placement)].host
+        )
+
+
+def name_in(path: bytes) -> tuple[bytes, bytes]:
+    """(folder, name) of a path of either side."""
+    folder, _, name = path.rpartition(b"/")
+    return folder or b"/", name
+
+
+def below(folder: bytes, name: bytes) -> bytes:
+    """The path of *name* in *folder*, on either side."""
+    return paths.join(folder, name)
+
+
+def is_of(digest: bytes, data: bytes | None) -> bool:
+    """Whether *digest* is of *data*; b"": nothing is stored; None: a hole, which nothing stored is equal to."""
+    if data is None:
+        return not digest
+    if not digest:
+        return not data.strip(b"\0")
+    return mmh3.mmh3_x64_128_digest(data) == digest
+
+
+async def settled(crowd: Crowd) -> None:
+    """Wait for what is still at work after something has failed."""
+    with contextlib.suppress(OSError):
+        await crowd.finish()
+
+
+def not_a(what: str) -> OSError:
+    """What stands in the way is not *what* it must be."""
+    number = errno.ENOTDIR if what == "directory" else errno.EISDIR
+    return OSError(number, f"what is there is {'no' if number == errno.ENOTDIR else 'a'} directory")
