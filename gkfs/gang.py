@@ -25,8 +25,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Self
 
-import msgpack
-
 from gkfs import addresses
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.limits import (
@@ -68,6 +66,8 @@ def _proof(key: bytes, role: bytes, rank: int, challenge: bytes) -> bytes:
 
 
 def _encode(message: Message) -> bytes:
+    import msgpack  # here and below: not for `gkfs --help`
+
     body: bytes = msgpack.packb(message)
     if len(body) > GANG_MESSAGE_MAX_BYTES:
         raise ValueError(f"message of {len(body)} bytes, at most {GANG_MESSAGE_MAX_BYTES} are possible")
@@ -98,6 +98,8 @@ class _Decoder:
         return messages
 
     def _decoded(self, body: bytearray) -> Message:
+        import msgpack
+
         try:
             message = msgpack.unpackb(body)
         except (ValueError, TypeError, msgpack.UnpackException) as error:

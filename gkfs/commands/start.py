@@ -20,7 +20,7 @@ from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
 
 _EPILOG = """\b
-In a Slurm job, on all its nodes:
+Examples: in a Slurm job, on all its nodes:
   eval "$(gkfs start)"                           daemons and mounts; then $GKFS_MOUNTDIR is there
   eval "$(gkfs start -m /mnt/job -n 2)"          two daemons on each node, mounted on /mnt/job
   gkfs start --env-file env && . ./env           the variables in a file
