@@ -27,6 +27,7 @@ def hooks(cluster: SlurmCluster) -> Iterator[None]:
     for place in places:
         shutil.copy(_HOOKS / place.name, place)
     yield
+    cluster.on(0, "scancel", "--user=hpc")  # what a test that failed has left
     problems = cluster.trouble()  # before they are taken away: a job may be ending still
     for place in places:
         place.unlink()
@@ -94,7 +95,7 @@ sha256sum < $GKFS_MOUNTDIR/data | diff - sum && touch $GKFS_MOUNTDIR/more && gkf
     )
     other.wait_for("ready")
     done = cluster.sbatch(f'eval "$(gkfs start)"\nsh {killer(cluster)}\nls $GKFS_MOUNTDIR', "-w", "node1")
-    assert "Transport endpoint" in done.output
+    assert "Transport endpoint" in done.output or "connection abort" in done.output
     assert until(lambda: not left_of(cluster, done.job), 20), left_of(cluster, done.job)
     assert left_of(cluster, other.number)
     (other.folder / "go").touch()
