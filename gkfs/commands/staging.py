@@ -6,6 +6,7 @@ What a mover was at when it died is done again by others: a unit can be repeated
 """
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ Unit = dict[str, Any]
 
 _UNITS_AT_ONCE: Final = 3  # of one mover: it reads the next while the last is being written
 _TURN_S: Final = 0.2
+_MOVERS_MAX: Final = 4
 _TRIES: Final = 3  # of a unit whose mover dies
 _GROUPS_TOGETHER: Final = 256  # items of one key, as one unit
 _PHASES: Final = ("links", "directories")  # after everything else, in this order
@@ -101,8 +103,10 @@ class Coordinator:
             )
             self._gather()
             self._queue(self._errand.unit)
-            while self._hand_out():
+            while not self.result.signal and self._hand_out():
                 self._turn()
+                if self._failure is not None:
+                    raise self._failure
                 on_turn(self.result)
             return self.result
         finally:
@@ -127,7 +131,7 @@ class Coordinator:
                 raise GkfsError(f"{there} after {JOB_START_TIMEOUT_S:.0f} s", ExitStatus.UNREACHABLE)
         if not self._movers:
             raise GkfsError(f"no node sees {self._errand.look_at[0][0].decode(errors='replace')}")
-        if self._left_out:
+        if self._left_out and self._movers:
             nodes = sorted(set(self._left_out))
             self.result.warnings.append(f"{', '.join(nodes[:5])} does not see the same files, and takes no part")
 
@@ -334,5 +338,5 @@ class Coordinator:
 
 
 def movers_by_default() -> int:
-    """How many movers a node gets."""
-    return 2
+    """How many movers a node gets: one for each core, up to what a disk and a network have use for."""
+    return min(_MOVERS_MAX, len(os.sched_getaffinity(0)))
