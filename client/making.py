@@ -176,6 +176,8 @@ def begin_file(folder: bytes, name: bytes, size: int) -> bool:
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # other names of it keep their contents
                 remove(base, name)
                 was_there = False
+            elif found.st_uid == os.geteuid():
+                os.chmod(name, 0o600, dir_fd=base)  # gets its own in the end
         except FileNotFoundError:
             was_there = False
         fd = os.open(name, flags, 0o600, dir_fd=base)

@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from gkfs.client import bulk
+from gkfs.client.bulk import Bulk
 from gkfs.errors import ExitStatus
 from tests.cli.workplace import Workplace, eventually
 from tests.mount import sample_tree
@@ -66,11 +67,17 @@ def make_tree(top: Path, files: int = 60) -> Path:
 
 def names_in(site: Workplace, directory: str = "/") -> list[str]:
     """All names below *directory* of the namespace."""
-    out = site.folder / f"names-{time.monotonic_ns()}"
-    stage(site, "out", "-H", site.hosts, directory.rstrip("/") + "/", out)
-    names = sorted(str(path.relative_to(out)) for path in out.rglob("*"))
-    shutil.rmtree(out)
-    return names
+    top = directory.encode().rstrip(b"/")
+
+    async def work(b: Bulk) -> list[str]:
+        found = []
+        for daemon in range(b.hosts.daemon_count):
+            scan = b.scan(daemon, top or b"/")
+            while page := await scan.page():
+                found += [path[len(top) + 1 :].decode() for path, _ in page]
+        return sorted(found)
+
+    return bulk.run(site.hosts, work)
 
 
 # --- what is moved
