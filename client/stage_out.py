@@ -168,9 +168,10 @@ class StageOut(FilesOut):
             return folder in self._fresh
         if self.plan.verify:
             return False
-        if await self.bulk.threads.run(making.make_folder, folder, mode):
+        made = await self.bulk.threads.run(making.make_folder, folder, mode)
+        if made:
             self._fresh.add(folder)
-            self.count(directories=1)
+            self.count(directories=made)
         self._made.add(folder)
         return folder in self._fresh
 

@@ -133,7 +133,7 @@ class Coordinator:
             raise GkfsError(f"no node sees {self._errand.look_at[0][0].decode(errors='replace')}")
         if self._left_out and self._movers:
             nodes = sorted(set(self._left_out))
-            self.result.warnings.append(f"{', '.join(nodes[:5])} does not see the same files, and takes no part")
+            self.result.warnings.append(f"not by {', '.join(nodes[:5])}: the same files are not seen there")
 
     def _turn(self) -> None:
         """Wait for a message, a signal, or a moment, and take what came."""
