@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 Unit = dict[str, Any]
 Tell = Callable[[Unit], None]
 _TELL_EVERY_S: Final = 0.1
+_UNITS_TOGETHER: Final = 16  # in one message, whatever length paths have: GANG_MESSAGE_MAX_BYTES
+_ITEMS_TOGETHER: Final = 250  # likewise
 _BATCHES_AT_ONCE: Final = 6  # of one unit
 BATCH_FILES: Final = 64  # small files opened, read or written by one call in a thread
 BATCH_BYTES: Final = 4 << 20
@@ -86,8 +88,8 @@ class Stage:
 
     def more(self, *units: Unit) -> None:
         """Work for whoever is free."""
-        if units:
-            self._tell({"is": "more", "units": list(units)})
+        for start in range(0, len(units), _UNITS_TOGETHER):
+            self._tell({"is": "more", "units": list(units[start : start + _UNITS_TOGETHER])})
 
     def join(self, units: Sequence[Unit], then: Unit) -> None:
         """Work of which *then* follows the last, with its key "failed" set if one has failed."""
@@ -95,7 +97,9 @@ class Stage:
 
     def collect(self, kind: str, items: Sequence[tuple[Any, Any]]) -> None:
         """Pairs of key and item, for a unit of that *kind* after everything else; there those of a key meet."""
-        self._tell({"is": "items", "kind": kind, "items": [list(pair) for pair in items]})
+        for start in range(0, len(items), _ITEMS_TOGETHER):
+            some = [list(pair) for pair in items[start : start + _ITEMS_TOGETHER]]
+            self._tell({"is": "items", "kind": kind, "items": some})
 
     # --- telling
 

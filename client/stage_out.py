@@ -188,7 +188,7 @@ class StageOut(FilesOut):
         await crowd.finish()
 
     async def _link_group(self, items: Sequence[Sequence[Any]]) -> None:
-        (path, target), *others = sorted((path, target) for path, target in items)
+        (path, target), *others = items
         source = name_in(target)
         try:
             entry = await self.bulk.lookup(path)

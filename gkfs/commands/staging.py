@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +27,7 @@ _UNITS_AT_ONCE: Final = 3  # of one mover: it reads the next while the last is b
 _TURN_S: Final = 0.2
 _MOVERS_MAX: Final = 4
 _TRIES: Final = 3  # of a unit whose mover dies
-_GROUPS_TOGETHER: Final = 256  # items of one key, as one unit
+_ITEMS_TOGETHER: Final = 250  # as one unit, whatever length paths have: GANG_MESSAGE_MAX_BYTES
 _PHASES: Final = ("links", "directories")  # after everything else, in this order
 
 
@@ -250,12 +250,27 @@ class Coordinator:
             found = self._items.pop(kind, None)
             if not found:
                 continue
-            groups = list(found.items())
-            for start in range(0, len(groups), _GROUPS_TOGETHER):
-                some = groups[start : start + _GROUPS_TOGETHER]
-                self._queue({"do": kind, "groups": some, "again": self._has_lost})
+            for groups in self._portions(kind, found):
+                self._queue({"do": kind, "groups": groups, "again": self._has_lost})
             return True
         return False
+
+    def _portions(self, kind: str, found: dict[Any, list[Any]]) -> Iterator[list[tuple[Any, list[Any]]]]:
+        """Groups of items, in portions that fit a message; what does not fit of one comes in the next phase."""
+        portion: list[tuple[Any, list[Any]]] = []
+        room = _ITEMS_TOGETHER
+        for key, items in found.items():
+            if len(items) > _ITEMS_TOGETHER:
+                rest = items[_ITEMS_TOGETHER:]
+                self._items.setdefault(kind, {})[key] = [items[0], *rest]  # which all others have to do with
+                items = items[:_ITEMS_TOGETHER]
+            if len(items) > room:
+                yield portion
+                portion, room = [], _ITEMS_TOGETHER
+            portion.append((key, items))
+            room -= len(items)
+        if portion:
+            yield portion
 
     def _more(self, _: int, message: Message) -> None:
         if not self.result.signal:

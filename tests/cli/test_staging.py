@@ -419,3 +419,17 @@ def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workpla
     assert_same(source, out / "source")
     workplace.ok("fsck", "-H", workplace.hosts)
     workplace.ok("stop", "-H", workplace.hosts, "--purge")
+
+
+def test_a_file_with_very_many_names_and_a_folder_with_very_many_folders_fit_the_messages(pair: Workplace) -> None:
+    source, out = pair.folder / "source", pair.folder / "out"
+    (source / "names").mkdir(parents=True)
+    (source / "names" / "0").write_text("one")
+    for number in range(1, 700):
+        os.link(source / "names" / "0", source / "names" / str(number))
+    for number in range(600):
+        (source / f"{number}-{'x' * 200}").mkdir()
+    stage(pair, "in", source, "/")
+    stage(pair, "out", "/source", out)
+    assert_same(source, out / "source")
+    assert stage(pair, "in", source, "/")["files"] == stage(pair, "out", "/source", out)["files"] == 0
