@@ -110,6 +110,7 @@ class FilesIn(Stage):
             self.count(files=1, bytes=what.size)
         if made:
             self.bulk.note(place.dst, place.fid)
+            await self.bulk.touch_all()
 
     async def _guarded(self, place: Place, one: Seen, entry: Metadentry | None, *, equal: bool) -> None:
         """One file that needs a closer look."""
@@ -330,26 +331,26 @@ class FilesIn(Stage):
 
     async def _verify(self, place: Place, names: Sequence[bytes]) -> None:
         """Say which files are not there as they are here."""
+        pairs: list[tuple[bytes, Metadentry]] = []
+        texts: dict[bytes, str] = {}
         for one, entry in await self._both(place, names):
             if one.what is None:
                 continue
-            path, what = place.target(one.name), self.owned(one.what)
+            what = self.owned(one.what)
             self.count(found_bytes=what.size)
-            if entry is None:
-                self.differs(path, "is missing")
-                continue
-            text = self.difference(what, Attributes.of_entry(entry))
-            if not text or text.startswith("other "):
-                try:
-                    text = await self.other_contents(place.source(one.name), entry) or text
-                except OSError as error:
-                    self.failed(path, error)
-                    continue
-            if text:
-                self.differs(path, text)
             if one.links > 1 and not place.whole:
                 self.collect("links", [(one.inode, self.item(place, one.name))])
+            if entry is None:
+                texts[one.name] = "is missing"
+                continue
+            texts[one.name] = self.difference(what, Attributes.of_entry(entry))
+            if entry.is_regular and entry.size == what.size:
+                pairs.append((one.name, entry))
             self.done_with(what, moved=False)
+        texts |= await self.differing(place.src, [pair for pair in pairs if pair[1].size])
+        for name, text in texts.items():
+            if text:
+                self.differs(place.target(name), text)
 
 
 def _one(path: bytes) -> tuple[bytes, list[bytes]]:

@@ -15,6 +15,7 @@ from gkfs import paths
 from gkfs.channel import Call
 from gkfs.client import making, ordinary
 from gkfs.client.making import New
+from gkfs.client.ordinary import Seen
 from gkfs.client.scan import Attributes, from_fields
 from gkfs.client.stage import SPAN_CHUNKS, Stage, Unit, below, is_of, name_in, not_a, settled
 from gkfs.limits import CHUNK_SIZE_BYTES
@@ -101,6 +102,7 @@ class FilesOut(Stage):
     ) -> tuple[list[File], dict[bytes, Attributes]]:
         """Those of *files* that must be moved, and what is there of them. The others are finished."""
         seen = await self.bulk.threads.run(ordinary.look_at_all, folder, [file.name for file in files])
+        equal = await self._equal(folder, list(zip(files, seen, strict=True))) if self.plan.checksum else set()
         rest: list[File] = []
         known: dict[bytes, Attributes] = {}
         complete: list[tuple[File, Attributes]] = []
@@ -112,13 +114,7 @@ class FilesOut(Stage):
                 self.failed(below(folder, file.name), one.error or OSError(errno.EIO, "cannot be looked at"))
             elif stat.S_ISDIR(one.what.mode):
                 self.failed(below(folder, file.name), not_a("file"))
-            elif self.plan.checksum and file.entry.is_regular and file.entry.size == one.what.size:
-                if await self._has_contents(below(folder, file.name), file.entry):
-                    complete.append((file, one.what))
-                else:
-                    rest.append(file)
-                    known[file.name] = one.what
-            elif what.is_as(one.what):
+            elif file.name in equal or (not self.plan.checksum and what.is_as(one.what)):
                 complete.append((file, one.what))
             else:
                 rest.append(file)
@@ -138,9 +134,18 @@ class FilesOut(Stage):
                     continue
             self.done_with(what, moved=False)
 
-    async def _has_contents(self, path: bytes, entry: Metadentry) -> bool:
-        """Whether the file *path* holds what *entry* does. Raises OSError."""
-        return not entry.size or not await self.other_contents(path, entry)
+    async def _equal(self, folder: bytes, both: Sequence[tuple[File, Seen]]) -> set[bytes]:
+        """Names of what is there with the same contents, or target."""
+        alike = [
+            file
+            for file, one in both
+            if one.what is not None
+            and Attributes.of_entry(file.entry)._replace(mtime_ns=0).is_as(one.what._replace(mtime_ns=0))
+        ]
+        other = await self.differing(
+            folder, [(file.name, file.entry) for file in alike if file.entry.is_regular and file.entry.size]
+        )
+        return {file.name for file in alike} - other.keys()
 
     # --- large files
 
@@ -216,24 +221,24 @@ class FilesOut(Stage):
     async def _verify(self, folder: bytes, files: Sequence[File]) -> None:
         """Say which files are not there as the file system has them."""
         seen = await self.bulk.threads.run(ordinary.look_at_all, folder, [file.name for file in files])
+        texts: dict[bytes, str] = {}
+        pairs: list[tuple[bytes, Metadentry]] = []
         for file, one in zip(files, seen, strict=True):
-            path, what = below(folder, file.name), self.owned(Attributes.of_entry(file.entry))
+            what = self.owned(Attributes.of_entry(file.entry))
             if one.what is None:
                 if isinstance(one.error, FileNotFoundError):
-                    self.differs(path, "is missing")
+                    texts[file.name] = "is missing"
                 elif one.error is not None:
-                    self.failed(path, one.error)
+                    self.failed(below(folder, file.name), one.error)
                 continue
-            text = self.difference(what, one.what)
-            if file.entry.is_regular and file.entry.size == one.what.size and stat.S_ISREG(one.what.mode):
-                try:
-                    text = await self.other_contents(path, file.entry) or text
-                except OSError as error:
-                    self.failed(path, error)
-                    continue
-            if text:
-                self.differs(path, text)
+            texts[file.name] = self.difference(what, one.what)
+            if file.entry.is_regular and stat.S_ISREG(one.what.mode) and file.entry.size == one.what.size:
+                pairs.append((file.name, file.entry))
             self.done_with(what, moved=False)
+        texts |= await self.differing(folder, [pair for pair in pairs if pair[1].size])
+        for name, text in texts.items():
+            if text:
+                self.differs(below(folder, name), text)
 
 
 def write_files(folder: bytes, items: Sequence[New], replace: bool) -> list[OSError | None]:

@@ -25,21 +25,22 @@ class New(NamedTuple):
     data: Buffer = b""
 
 
-def make_folder(path: bytes, mode: int = 0o700) -> bool:
-    """Make *path* and what is missing above it; whether it was not there. Raises OSError: ENOTDIR."""
+def make_folder(path: bytes, mode: int = 0o700) -> int:
+    """Make *path* and what is missing above it; how many were missing. Raises OSError: ENOTDIR."""
     parent, _, name = path.rstrip(b"/").rpartition(b"/")
     if not name:
-        return False
+        return 0
+    above = 0
     try:
         with opened(parent or b"/") as base:
             return _make_folder_at(base, name, mode)
     except FileNotFoundError:
-        make_folder(parent, mode)
-        with opened(parent) as base:
-            return _make_folder_at(base, name, mode)
+        above = make_folder(parent, mode)
+    with opened(parent) as base:
+        return above + _make_folder_at(base, name, mode)
 
 
-def _make_folder_at(base: int, name: bytes, mode: int) -> bool:
+def _make_folder_at(base: int, name: bytes, mode: int) -> int:
     try:
         os.mkdir(name, mode, dir_fd=base)
     except FileExistsError:
@@ -48,8 +49,8 @@ def _make_folder_at(base: int, name: bytes, mode: int) -> bool:
             raise OSError(errno.ENOTDIR, "is there, and no directory") from None
         if found.st_uid == os.geteuid() and found.st_mode & 0o700 != 0o700:
             os.chmod(name, stat.S_IMODE(found.st_mode) | 0o700, dir_fd=base)  # gets its own mode in the end
-        return False
-    return True
+        return 0
+    return 1
 
 
 def write_files(folder: bytes, items: Sequence[New], *, replace: bool) -> list[OSError | None]:
@@ -176,6 +177,8 @@ def begin_file(folder: bytes, name: bytes, size: int) -> bool:
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # other names of it keep their contents
                 remove(base, name)
                 was_there = False
+            elif found.st_uid == os.geteuid():
+                os.chmod(name, 0o600, dir_fd=base)  # gets its own in the end
         except FileNotFoundError:
             was_there = False
         fd = os.open(name, flags, 0o600, dir_fd=base)

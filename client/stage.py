@@ -22,7 +22,9 @@ from gkfs import chunks, paths
 from gkfs.client import ordinary
 from gkfs.client.bulk import Bulk
 from gkfs.client.crowd import Crowd
+from gkfs.client.ordinary import SMALL_MAX_BYTES
 from gkfs.client.scan import Attributes
+from gkfs.errors import ExitStatus
 from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.metadentry import Metadentry
 
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 Unit = dict[str, Any]
 Tell = Callable[[Unit], None]
 _TELL_EVERY_S: Final = 0.1
+_UNITS_TOGETHER: Final = 16  # in one message, whatever length paths have: GANG_MESSAGE_MAX_BYTES
+_ITEMS_TOGETHER: Final = 250  # likewise
 _BATCHES_AT_ONCE: Final = 6  # of one unit
 BATCH_FILES: Final = 64  # small files opened, read or written by one call in a thread
 BATCH_BYTES: Final = 4 << 20
@@ -84,8 +88,8 @@ class Stage:
 
     def more(self, *units: Unit) -> None:
         """Work for whoever is free."""
-        if units:
-            self._tell({"is": "more", "units": list(units)})
+        for start in range(0, len(units), _UNITS_TOGETHER):
+            self._tell({"is": "more", "units": list(units[start : start + _UNITS_TOGETHER])})
 
     def join(self, units: Sequence[Unit], then: Unit) -> None:
         """Work of which *then* follows the last, with its key "failed" set if one has failed."""
@@ -93,7 +97,9 @@ class Stage:
 
     def collect(self, kind: str, items: Sequence[tuple[Any, Any]]) -> None:
         """Pairs of key and item, for a unit of that *kind* after everything else; there those of a key meet."""
-        self._tell({"is": "items", "kind": kind, "items": [list(pair) for pair in items]})
+        for start in range(0, len(items), _ITEMS_TOGETHER):
+            some = [list(pair) for pair in items[start : start + _ITEMS_TOGETHER]]
+            self._tell({"is": "items", "kind": kind, "items": some})
 
     # --- telling
 
@@ -113,6 +119,9 @@ class Stage:
 
     def failed(self, path: bytes, error: OSError) -> None:
         """One entry could not be moved; the rest goes on."""
+        if error.errno == errno.ETIMEDOUT and not self.stopping:  # each of all others would take as long
+            self.stopping = True
+            self._tell({"is": "failed", "message": str(error.strerror), "status": int(ExitStatus.UNREACHABLE)})
         reason = os.strerror(error.errno) if error.errno else "failed"
         text = str(error.strerror or error)
         self._tell({"is": "error", "path": path, "text": text if reason in text else f"{reason}: {text}"})
@@ -160,31 +169,58 @@ class Stage:
         ]
         return f"other {', '.join(wrong)}" if wrong else ""
 
-    async def other_contents(self, path: bytes, entry: Metadentry) -> str:
-        """Where the ordinary file *path*, of that size, is not as *entry*; empty if nowhere. Raises OSError."""
-        fd = await self.bulk.threads.run(ordinary.open_file, path)
+    async def differing(self, folder: bytes, pairs: Sequence[tuple[bytes, Metadentry]]) -> dict[bytes, str]:
+        """Where ordinary files, by name in *folder*, have other contents than records of the same size.
+
+        What cannot be read is told, and counts as different. Raises OSError when there is no such folder.
+        """
+        result: dict[bytes, str] = {}
+        small = {name: entry for name, entry in pairs if entry.size <= SMALL_MAX_BYTES}
+        names = list(small)
+        while names and not self.stopping:
+            seen = await self.bulk.threads.run(ordinary.read_files, folder, names, BATCH_BYTES)
+            names = names[len(seen) :]
+            entries = [small[one.name] for one in seen]
+            digests = await self.bulk.digests([(entry.fid, entry.placement, 0, entry.size) for entry in entries])
+            for one, entry, digest in zip(seen, entries, digests, strict=True):
+                if one.error is not None:
+                    self.failed(below(folder, one.name), one.error)
+                    result[one.name] = "cannot be read"
+                elif one.data is None:  # it has several names
+                    result |= await self._differing_large(folder, one.name, entry)
+                elif not is_of(digest, one.data):
+                    result[one.name] = f"other contents, of {entry.size} bytes"
+        for name, entry in pairs:
+            if entry.size > SMALL_MAX_BYTES:
+                result |= await self._differing_large(folder, name, entry)
+        return result
+
+    async def _differing_large(self, folder: bytes, name: bytes, entry: Metadentry) -> dict[bytes, str]:
+        """As `differing`, of one file."""
+        found: list[int] = []
+        crowd = self.bulk.crowd(_BATCHES_AT_ONCE)
         try:
-            for first in range(0, entry.size, BATCH_BYTES):
-                if self.stopping:
-                    break
-                offsets = range(first, min(first + BATCH_BYTES, entry.size), CHUNK_SIZE_BYTES)
-                items = [
-                    (
-                        entry.fid,
-                        entry.placement,
-                        offset // CHUNK_SIZE_BYTES,
-                        min(CHUNK_SIZE_BYTES, entry.size - offset),
-                    )
-                    for offset in offsets
-                ]
-                digests = await self.bulk.digests(items)
-                for offset, item, digest in zip(offsets, items, digests, strict=True):
-                    data = await self.bulk.threads.run(ordinary.read_chunk, fd, offset, item[3], False)
-                    if not is_of(digest, data):
-                        return f"other contents, from byte {offset} to {offset + item[3]}"
-        finally:
-            os.close(fd)
-        return ""
+            fd = await self.bulk.threads.run(ordinary.open_file, below(folder, name))
+            try:
+                for chunk in range(chunks.count(entry.size)):
+                    if not self.stopping and not found:
+                        await crowd.start(self._compare(fd, entry, chunk, found))
+                await crowd.finish()
+            finally:
+                await settled(crowd)
+                os.close(fd)
+        except OSError as error:
+            self.failed(below(folder, name), error)
+            return {name: "cannot be read"}
+        return {name: f"other contents, in the MiB from byte {min(found)}"} if found else {}
+
+    async def _compare(self, fd: int, entry: Metadentry, chunk: int, found: list[int]) -> None:
+        offset = chunk * CHUNK_SIZE_BYTES
+        length = min(CHUNK_SIZE_BYTES, entry.size - offset)
+        data = await self.bulk.threads.run(ordinary.read_chunk, fd, offset, length, False)
+        (digest,) = await self.bulk.digests([(entry.fid, entry.placement, chunk, length)])
+        if not is_of(digest, data):
+            found.append(offset)
 
     def spans(self, fid: int, placement: int, size: int) -> Iterator[tuple[str, int, int]]:
         """Parts of a large file, (node, first chunk, end): each node moves those chunks of a span that it has."""

@@ -165,6 +165,7 @@ class StageIn(FilesIn):
             items.append((target, [fid, not fresh, list(self.owned(what))]))
         if made:
             self.bulk.note(place.dst, place.fid, made)
+            await self.bulk.touch_all()
             self.count(directories=made)
         if items and not self.plan.verify:
             self.collect("directories", items)

@@ -21,7 +21,7 @@ from gkfs.client.stage import BATCH_BYTES, BATCH_FILES, Plan, Tell, Unit, below,
 from gkfs.hashing import path_hash
 from gkfs.metadentry import Metadentry
 
-_FOLDER_MODE: Final = 0o700
+_FOLDER_MODE: Final = 0o700  # until it gets its own
 
 
 class StageOut(FilesOut):
@@ -37,7 +37,7 @@ class StageOut(FilesOut):
             "links": self.links,
             "directories": self.directories,
         }
-        os.umask(0)  # permissions are given as they are
+        self._mode = 0o777 & ~os.umask(0)  # permissions are given as they are, but for folders that have none
         self._made: set[bytes] = set()  # folders known to be there
         self._fresh: set[bytes] = set()  # and those that were made by us: nothing of others is in them
 
@@ -57,10 +57,10 @@ class StageOut(FilesOut):
         alone = len(unit["sources"]) == 1 and not unit["into"] and not sources[0][1].is_directory
         if alone and not os.path.isdir(dst):
             folder, name = name_in(dst)
-            await self._make(folder)
+            await self._make(folder, self._mode)
             await self._single(sources[0][0], sources[0][1], folder, name)
             return
-        fresh = await self._make(dst)
+        fresh = await self._make(dst, self._mode)
         for path, entry, name in sources:
             target = below(dst, name) if name else dst
             if not entry.is_directory:
@@ -162,15 +162,16 @@ class StageOut(FilesOut):
             return
         self._end_folder(target, entry)
 
-    async def _make(self, folder: bytes) -> bool:
+    async def _make(self, folder: bytes, mode: int = _FOLDER_MODE) -> bool:
         """Make a folder unless it is known to be there; whether it was missing. Raises OSError."""
         if folder in self._made:
             return folder in self._fresh
         if self.plan.verify:
             return False
-        if await self.bulk.threads.run(making.make_folder, folder, _FOLDER_MODE):
+        made = await self.bulk.threads.run(making.make_folder, folder, mode)
+        if made:
             self._fresh.add(folder)
-            self.count(directories=1)
+            self.count(directories=made)
         self._made.add(folder)
         return folder in self._fresh
 
@@ -187,7 +188,7 @@ class StageOut(FilesOut):
         await crowd.finish()
 
     async def _link_group(self, items: Sequence[Sequence[Any]]) -> None:
-        (path, target), *others = sorted((path, target) for path, target in items)
+        (path, target), *others = items
         source = name_in(target)
         try:
             entry = await self.bulk.lookup(path)

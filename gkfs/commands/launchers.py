@@ -155,6 +155,7 @@ def _srun(where: Places, per_host: int) -> list[str]:
         f"--nodelist={','.join(where.hosts)}",
         "--job-name=gkfs",
         "--overlap",  # beside the steps of the job, taking nothing from them
+        "--overcommit",  # a job with one processor on a node may have several of us there
         "--cpu-bind=none",
         "--mem=0",
         "--gres=none",

@@ -6,9 +6,10 @@ What a mover was at when it died is done again by others: a unit can be repeated
 """
 
 import contextlib
+import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,8 +25,9 @@ Unit = dict[str, Any]
 
 _UNITS_AT_ONCE: Final = 3  # of one mover: it reads the next while the last is being written
 _TURN_S: Final = 0.2
+_MOVERS_MAX: Final = 4
 _TRIES: Final = 3  # of a unit whose mover dies
-_GROUPS_TOGETHER: Final = 256  # items of one key, as one unit
+_ITEMS_TOGETHER: Final = 250  # as one unit, whatever length paths have: GANG_MESSAGE_MAX_BYTES
 _PHASES: Final = ("links", "directories")  # after everything else, in this order
 
 
@@ -101,8 +103,10 @@ class Coordinator:
             )
             self._gather()
             self._queue(self._errand.unit)
-            while self._hand_out():
+            while not self.result.signal and self._hand_out():
                 self._turn()
+                if self._failure is not None:
+                    raise self._failure
                 on_turn(self.result)
             return self.result
         finally:
@@ -127,9 +131,9 @@ class Coordinator:
                 raise GkfsError(f"{there} after {JOB_START_TIMEOUT_S:.0f} s", ExitStatus.UNREACHABLE)
         if not self._movers:
             raise GkfsError(f"no node sees {self._errand.look_at[0][0].decode(errors='replace')}")
-        if self._left_out:
+        if self._left_out and self._movers:
             nodes = sorted(set(self._left_out))
-            self.result.warnings.append(f"{', '.join(nodes[:5])} does not see the same files, and takes no part")
+            self.result.warnings.append(f"not by {', '.join(nodes[:5])}: the same files are not seen there")
 
     def _turn(self) -> None:
         """Wait for a message, a signal, or a moment, and take what came."""
@@ -246,12 +250,27 @@ class Coordinator:
             found = self._items.pop(kind, None)
             if not found:
                 continue
-            groups = list(found.items())
-            for start in range(0, len(groups), _GROUPS_TOGETHER):
-                some = groups[start : start + _GROUPS_TOGETHER]
-                self._queue({"do": kind, "groups": some, "again": self._has_lost})
+            for groups in self._portions(kind, found):
+                self._queue({"do": kind, "groups": groups, "again": self._has_lost})
             return True
         return False
+
+    def _portions(self, kind: str, found: dict[Any, list[Any]]) -> Iterator[list[tuple[Any, list[Any]]]]:
+        """Groups of items, in portions that fit a message; what does not fit of one comes in the next phase."""
+        portion: list[tuple[Any, list[Any]]] = []
+        room = _ITEMS_TOGETHER
+        for key, items in found.items():
+            if len(items) > _ITEMS_TOGETHER:
+                rest = items[_ITEMS_TOGETHER:]
+                self._items.setdefault(kind, {})[key] = [items[0], *rest]  # which all others have to do with
+                items = items[:_ITEMS_TOGETHER]
+            if len(items) > room:
+                yield portion
+                portion, room = [], _ITEMS_TOGETHER
+            portion.append((key, items))
+            room -= len(items)
+        if portion:
+            yield portion
 
     def _more(self, _: int, message: Message) -> None:
         if not self.result.signal:
@@ -334,5 +353,5 @@ class Coordinator:
 
 
 def movers_by_default() -> int:
-    """How many movers a node gets."""
-    return 2
+    """How many movers a node gets: one for each core, up to what a disk and a network have use for."""
+    return min(_MOVERS_MAX, len(os.sched_getaffinity(0)))

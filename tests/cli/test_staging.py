@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from gkfs.client import bulk
+from gkfs.client.bulk import Bulk
 from gkfs.errors import ExitStatus
 from tests.cli.workplace import Workplace, eventually
 from tests.mount import sample_tree
@@ -66,11 +67,17 @@ def make_tree(top: Path, files: int = 60) -> Path:
 
 def names_in(site: Workplace, directory: str = "/") -> list[str]:
     """All names below *directory* of the namespace."""
-    out = site.folder / f"names-{time.monotonic_ns()}"
-    stage(site, "out", "-H", site.hosts, directory.rstrip("/") + "/", out)
-    names = sorted(str(path.relative_to(out)) for path in out.rglob("*"))
-    shutil.rmtree(out)
-    return names
+    top = directory.encode().rstrip(b"/")
+
+    async def work(b: Bulk) -> list[str]:
+        found = []
+        for daemon in range(b.hosts.daemon_count):
+            scan = b.scan(daemon, top or b"/")
+            while page := await scan.page():
+                found += [path[len(top) + 1 :].decode() for path, _ in page]
+        return sorted(found)
+
+    return bulk.run(site.hosts, work)
 
 
 # --- what is moved
@@ -389,3 +396,40 @@ def test_without_a_terminal_progress_is_told_in_lines(pair: Workplace, monkeypat
     assert lines
     assert all(line.startswith("stage-in: ") and " files, " in line for line in lines)
     assert "61 of 61 files" in lines[-1]
+
+
+def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workplace: Workplace) -> None:
+    daemons = workplace.start_daemons(2)["daemons"]
+    source, out = make_tree(workplace.folder / "source", 300), workplace.folder / "out"
+    os.kill(daemons[1]["pid"], signal.SIGKILL)
+    line = workplace.fails(6, "stage-in", "-H", workplace.hosts, source, "/")
+    assert "daemon 1" in line
+    workplace.gkfs("stop", "-H", workplace.hosts)
+    workplace.start_daemons(2)
+    process = workplace.start(("stage-in", "-H", workplace.hosts, "--request-timeout", "1.5", source, "/"))
+    before = chunks_there(workplace)
+    eventually(lambda: chunks_there(workplace) > before + 30, "some files are there")
+    pid = workplace.ok("status", "-H", workplace.hosts, "--json").json["daemons"][1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    _, err = process.communicate(timeout=15)
+    os.kill(pid, signal.SIGCONT)
+    assert (process.returncode, "daemon 1" in err) == (6, True), err
+    stage(workplace, "in", source, "/")
+    stage(workplace, "out", "/source", out)
+    assert_same(source, out / "source")
+    workplace.ok("fsck", "-H", workplace.hosts)
+    workplace.ok("stop", "-H", workplace.hosts, "--purge")
+
+
+def test_a_file_with_very_many_names_and_a_folder_with_very_many_folders_fit_the_messages(pair: Workplace) -> None:
+    source, out = pair.folder / "source", pair.folder / "out"
+    (source / "names").mkdir(parents=True)
+    (source / "names" / "0").write_text("one")
+    for number in range(1, 700):
+        os.link(source / "names" / "0", source / "names" / str(number))
+    for number in range(600):
+        (source / f"{number}-{'x' * 200}").mkdir()
+    stage(pair, "in", source, "/")
+    stage(pair, "out", "/source", out)
+    assert_same(source, out / "source")
+    assert stage(pair, "in", source, "/")["files"] == stage(pair, "out", "/source", out)["files"] == 0

@@ -1,6 +1,7 @@
 """A client without a mount: PUT, SCAN and CHECKSUM, and the calls of `gkfs.client.bulk` around them."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Coroutine
@@ -17,8 +18,9 @@ from gkfs.client.scan import Attributes
 from gkfs.daemon import bulk as handlers
 from gkfs.daemon.faults import Kind
 from gkfs.limits import CHUNK_SIZE_BYTES
-from gkfs.operations import PUT
-from tests.cluster.cluster import Cluster, eventually, in_cluster
+from gkfs.messages import RenameRequest, RmdirRequest
+from gkfs.operations import PUT, RENAME, RMDIR
+from tests.cluster.cluster import Cluster, eventually, fails, in_cluster
 
 T = TypeVar("T")
 FILE = Attributes(stat.S_IFREG | 0o4751, 12, 34, 0, 0, 1_000_000_001, -2_000_000_003, b"", ((b"user.a", b"\0b"),))
@@ -196,3 +198,77 @@ async def test_what_a_daemon_has_written_of_a_put_when_it_dies_is_gone_after_its
 async def _ignore(cluster: Cluster, request: PutRequest) -> None:
     with contextlib.suppress(OSError):
         await cluster.client.call(0, PUT, request)
+
+
+@in_cluster(2)
+async def test_of_two_who_put_the_same_file_one_succeeds_and_nothing_is_left_of_the_other(
+    cluster: Cluster,
+) -> None:
+    async def work(b: Bulk) -> None:
+        what = FILE._replace(size=300_000)
+        calls = [b.begin_put(b"/f", ROOT_FID, what, bytes([number]) * what.size) for number in range(1, 9)]
+        replies = [await call for call in calls]
+        assert sum(not reply.record for reply in replies) == 1
+        entry = await b.lookup(b"/f")
+        assert {metadentry.fid_of(reply.record) for reply in replies if reply.record} == {entry.fid}
+        b.note(b"/", ROOT_FID)
+        await b.touch_all()
+
+    await run(cluster, work)
+
+
+@in_cluster(3)
+async def test_nothing_is_put_into_a_directory_that_was_removed_or_renamed(cluster: Cluster) -> None:
+    async def work(b: Bulk) -> None:
+        removed = await b.put(b"/removed", ROOT_FID, DIRECTORY)
+        moved = await b.put(b"/moved", ROOT_FID, DIRECTORY)
+        await b.touch_all()
+        await b.about(b"/removed", RMDIR, RmdirRequest(b"/removed", 1))
+        await b.about(b"/moved", RENAME, RenameRequest(b"/moved", b"/elsewhere", ROOT_FID, 0, 0, 1))
+        for directory, fid in ((b"/removed", removed.fid), (b"/moved", moved.fid)):
+            for number, size in enumerate((0, 100, 300_000)):
+                with fails(errno.ENOENT):
+                    await b.put(directory + b"/%d" % number, fid, FILE._replace(size=size), bytes(size))
+        b.note(b"/", ROOT_FID, -1)
+        await b.touch_all()
+
+    await run(cluster, work)
+
+
+@in_cluster(1)
+async def test_put_refuses_what_cannot_be(cluster: Cluster) -> None:
+    wrong = (
+        FILE._replace(mode=0o644),
+        FILE._replace(mode=stat.S_IFLNK | 0o777),
+        FILE._replace(target=b"to"),
+        FILE._replace(size=2),
+        FILE._replace(size=1 << 60),
+        FILE._replace(xattrs=((b"", b""),)),
+        DIRECTORY._replace(mode=stat.S_IFIFO | 0o600),
+    )
+
+    async def work(b: Bulk) -> None:
+        for what in wrong:
+            with fails(errno.EINVAL):
+                await b.put(b"/f", ROOT_FID, what, b"123")
+        with fails(errno.ENOSPC):
+            await b.put(
+                b"/f", ROOT_FID, FILE._replace(xattrs=((b"user.a", bytes(60_000)), (b"user.b", bytes(60_000))))
+            )
+
+    await run(cluster, work)
+
+
+@in_cluster(2)
+async def test_a_repeated_put_is_answered_as_the_first_one(cluster: Cluster) -> None:
+    async def work(b: Bulk) -> None:
+        call = b.begin_put(b"/f", ROOT_FID, FILE._replace(size=3), b"123")
+        b.note(b"/", ROOT_FID)
+        connection = b.pool._connections[b.distributor.path_owner(b"/f")]
+        pieces = list(call.pieces)
+        connection.channel._output += pieces  # once more, as after a connection that broke
+        reply = await call
+        assert (reply.fid, reply.record) == ((await b.lookup(b"/f")).fid, b"")
+        await b.touch_all()
+
+    await run(cluster, work)

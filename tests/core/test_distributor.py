@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gkfs.distributor import Distributor
 from gkfs.hashing import jump_hash
+from gkfs.metadentry import head_on
 
 
 @pytest.mark.parametrize("daemons", [2, 4, 16])
@@ -33,6 +34,14 @@ def test_placement_by_hash_never_changes() -> None:
 
 PATH_OWNERS = [2, 4, 0, 2, 3, 2, 2, 1, 1, 1, 3, 1]
 CHUNK_OWNERS = [3, 3, 0, 4, 0, 2, 0, 3, 2, 2, 2, 0]
+
+
+def test_placement_of_the_head_moves_the_first_chunk_and_no_other() -> None:
+    distributor = Distributor(5)
+    placed = [distributor.chunk_owner(99, chunk, head_on(4)) for chunk in range(12)]
+    assert placed == [4, *(distributor.chunk_owner(99, chunk) for chunk in range(1, 12))]
+    assert 4 in distributor.chunk_owners(99, 0, 1, head_on(4))
+    assert distributor.chunk_owners(99, 0, 10**6, head_on(4)) == set(range(5))
 
 
 def test_local_placement_keeps_all_chunks_on_one_daemon() -> None:
