@@ -155,6 +155,7 @@ def _srun(where: Places, per_host: int) -> list[str]:
         f"--nodelist={','.join(where.hosts)}",
         "--job-name=gkfs",
         "--overlap",  # beside the steps of the job, taking nothing from them
+        "--overcommit",  # several processes on a node of which the job has one core
         "--cpu-bind=none",
         "--mem=0",
         "--gres=none",
