@@ -155,7 +155,7 @@ def _srun(where: Places, per_host: int) -> list[str]:
         f"--nodelist={','.join(where.hosts)}",
         "--job-name=gkfs",
         "--overlap",  # beside the steps of the job, taking nothing from them
-        "--overcommit",  # several processes on a node of which the job has one core
+        "--overcommit",  # a job with one processor on a node may have several of us there
         "--cpu-bind=none",
         "--mem=0",
         "--gres=none",

@@ -5,7 +5,7 @@ Any other path is one within the file system of the hostfile, or of this job, an
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,19 +27,19 @@ def locate(given: str, hostfile: Path | None) -> Subtree:
 
     With *hostfile* a mount of another file system is none; without, it is that of the mount, or of this job.
     """
-    mount, below = _in_mount(os.path.abspath(given))
-    if mount is not None:
-        record = records.find(mount)
-        if record is not None and (hostfile is None or _same(hostfile, Path(record.hostfile))):
-            return Subtree(hostfile or Path(record.hostfile), _checked(below), given)
-        if hostfile is None:
-            raise GkfsError(f"whose mount {mount} is was not noted here: name the hostfile", ExitStatus.USAGE)
-    if hostfile is None:
-        job = jobs.find(jobs.name_of())
-        if job is None:
-            raise GkfsError(f"{given} is in no mount of this node: name the hostfile", ExitStatus.USAGE)
-        hostfile = job.hostfile
-    return Subtree(hostfile, _checked(os.fsencode(os.path.normpath("/" + given.lstrip("/")))), given)
+    mount = mount_above(Path(os.path.abspath(given)))
+    record = records.find(mount) if mount is not None else None
+    if record is not None and (hostfile is None or _same(hostfile, Path(record.hostfile))):
+        return Subtree(hostfile or Path(record.hostfile), _checked(inside(given, mount)), given)
+    if hostfile is None and mount is not None:
+        raise GkfsError(f"whose mount {mount} is was not noted here: name the hostfile", ExitStatus.USAGE)
+    name = jobs.name_of() if hostfile is None else jobs.name_in(hostfile)
+    job = jobs.find(name) if name is not None else None
+    if hostfile is None and job is None:
+        raise GkfsError(f"{given} is in no mount of this node: name the hostfile", ExitStatus.USAGE)
+    found = hostfile or (job and job.hostfile)
+    assert found
+    return Subtree(found, _checked(inside(given, Path(job.mountdir) if job else None)), given)
 
 
 def locate_all(given: Sequence[str], hostfile: Path | None) -> list[Subtree]:
@@ -52,24 +52,37 @@ def locate_all(given: Sequence[str], hostfile: Path | None) -> list[Subtree]:
 
 def is_in(place: Path, hostfile: Path) -> bool:
     """Whether *place* is in a mount of the file system of *hostfile*."""
-    mount, _ = _in_mount(str(place))
+    mount = mount_above(place)
     record = records.find(mount) if mount is not None else None
     return record is not None and _same(hostfile, Path(record.hostfile))
 
 
-def _in_mount(text: str) -> tuple[Path | None, bytes]:
-    """The gkfs mount that the absolute path *text* is in, by itself or by a symbolic link, and the place in it."""
-    for resolve in (str, _resolved):  # a mount that hangs is only touched when it is not named itself
-        path = resolve(text)
-        above = [mount for mount in mounts.table() if mount.path == Path(path) or mount.path in Path(path).parents]
+def mount_above(path: Path) -> Path | None:
+    """The gkfs mount that the absolute *path* is on, by itself or by a symbolic link."""
+    for known in _names(path):
+        above = [mount for mount in mounts.table() if mount.path == known or mount.path in known.parents]
         last = max(above, key=lambda mount: len(mount.path.parts), default=None)
         if last is not None and last.fs_type == mounts.FS_TYPE:
-            return last.path, os.fsencode("/" + "/".join(Path(path).parts[len(last.path.parts) :]))
-    return None, b""
+            return last.path
+    return None
 
 
-def _resolved(text: str) -> str:
-    return os.path.join(os.path.realpath(os.path.dirname(text)), os.path.basename(text))
+def inside(argument: str, *tops: Path | None) -> bytes:
+    """A path of the namespace: the place below the first of the mounts *tops* that *argument* is in.
+
+    If it is in none, as it is; relative ones begin at the root then.
+    """
+    for top in [top for top in tops if top is not None]:
+        for known in _names(Path(os.path.abspath(argument))):
+            if known == top or top in known.parents:
+                return os.fsencode("/" + "/".join(known.parts[len(top.parts) :]))
+    return os.fsencode(os.path.normpath("/" + argument.lstrip("/")))
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """*path*, then without symbolic links: a mount that hangs is only touched when it is not named itself."""
+    yield path
+    yield Path(os.path.realpath(path.parent)) / path.name
 
 
 def _checked(path: bytes) -> bytes:
