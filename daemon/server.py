@@ -29,6 +29,7 @@ from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Rootdir
+from gkfs.daemon.usage import Usage
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, RECONNECT_MAX_S
@@ -198,6 +199,7 @@ class _Server:
         handlers = Handlers(self._identity, self._store, self._storage, guards, peers, self._sessions, nursery)
         handlers.register(self._dispatcher)
         Audit(self._store, self._storage, guards, self._rootdir.chunks).register(self._dispatcher)
+        Usage(self._store, guards).register(self._dispatcher)
         self._dispatcher.check_complete()
         handlers.resume()
 

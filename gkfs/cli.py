@@ -14,11 +14,13 @@ from gkfs import __version__
 from gkfs.commands import records
 from gkfs.commands.configuration import configuration
 from gkfs.commands.daemon import daemon
+from gkfs.commands.du import du
 from gkfs.commands.fsck import fsck
 from gkfs.commands.mount import mount
 from gkfs.commands.mover import mover
 from gkfs.commands.node import node
 from gkfs.commands.options import AbsolutePath, place_of
+from gkfs.commands.pack import pack
 from gkfs.commands.run import run
 from gkfs.commands.signals import Interrupted
 from gkfs.commands.stage import stage_in, stage_out
@@ -27,6 +29,7 @@ from gkfs.commands.status import status
 from gkfs.commands.stop import stop
 from gkfs.commands.terminal import one_line
 from gkfs.commands.umount import umount
+from gkfs.commands.unpack import unpack
 from gkfs.config import DEBUG_VARIABLE
 from gkfs.errors import ExitStatus, GkfsError
 
@@ -53,6 +56,7 @@ Exit status:
                           11  fsck: there are faults
                           12  stage-in, stage-out: not everything was moved
                           13  stage-in, stage-out --verify: the copies differ
+                          14  a pack is damaged or not complete
 `gkfs run` ends as its command does; 125 gkfs failed, 126 not executable, 127 not found.
 """
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -67,8 +71,24 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-_VERBS = (run, start, mount, umount, stop, status, stage_in, stage_out, fsck, daemon, configuration, node, mover)
-for _verb in _VERBS:
+_VERBS = (
+    run,
+    start,
+    mount,
+    umount,
+    stop,
+    status,
+    stage_in,
+    stage_out,
+    pack,
+    unpack,
+    du,
+    fsck,
+    daemon,
+    configuration,
+)
+_HIDDEN = (node, mover)
+for _verb in (*_VERBS, *_HIDDEN):
     cli.add_command(_verb)
 
 

@@ -65,6 +65,7 @@ CONFIG_VARIABLE: Final = "GKFS_CONFIG"
 DEBUG_VARIABLE: Final = "GKFS_DEBUG"
 
 _STAGING: Final = ("stage-in", "stage-out")
+_PACKING: Final = ("pack", "unpack")
 # Short forms are those of the original GekkoFS where it has the option.
 SETTINGS: Final = (
     Setting("rootdir", Kind.PATH, "r", ("run", "start", "daemon"), "Folder that holds the daemons' folders."),
@@ -79,7 +80,7 @@ SETTINGS: Final = (
         "hostfile",
         Kind.PATH,
         "H",
-        ("start", "mount", "stop", "status", "fsck", "daemon", *_STAGING),
+        ("start", "mount", "stop", "status", "fsck", "daemon", *_STAGING, *_PACKING, "du"),
         "File that names the daemons; the same on all nodes.",
     ),
     Setting(
@@ -88,8 +89,20 @@ SETTINGS: Final = (
     Setting("index", Kind.INTEGER, "i", ("daemon",), "Which of the daemons this is, from 0."),
     Setting("listen", Kind.TEXT, "l", ("run", "start", "daemon"), "Address to listen on, tcp://HOST:PORT."),
     Setting("advertise", Kind.TEXT, "", ("start", "daemon"), "Host name or address that others reach it at."),
-    Setting("launcher", Kind.TEXT, "", ("run", "start"), "What starts it on all nodes; auto: what is found."),
-    Setting("hosts", Kind.TEXT, "", ("run", "start"), "Nodes: a,b,c or a file (with a / in its name) of names."),
+    Setting(
+        "launcher",
+        Kind.TEXT,
+        "",
+        ("run", "start", *_PACKING),
+        "What starts it on all nodes; auto: what is found.",
+    ),
+    Setting(
+        "hosts",
+        Kind.TEXT,
+        "",
+        ("run", "start", *_PACKING),
+        "Nodes: a,b,c or a file (with a / in its name) of names.",
+    ),
     Setting("serve_on", Kind.TEXT, "", ("run", "start"), "Only these nodes run daemons."),
     Setting("mount_on", Kind.TEXT, "", ("run", "start"), "Only these nodes mount."),
     Setting("interface", Kind.TEXT, "", ("run", "start"), "Network interface the nodes' daemons are called at."),
@@ -123,18 +136,33 @@ SETTINGS: Final = (
     ),
     Setting("grace", Kind.SECONDS, "", ("run",), "Time for COMMAND between a signal and SIGKILL."),
     Setting("lazy", Kind.FLAG, "l", ("umount",), "Detach a busy mount now, end it when its files are closed."),
-    Setting("force", Kind.FLAG, "", ("umount",), "Detach it and end its client; programs on it get errors."),
+    Setting(
+        "force",
+        Kind.FLAG,
+        "",
+        ("umount", *_PACKING),
+        "Detach a busy mount and end its client; replace what is there.",
+    ),
     Setting("purge", Kind.FLAG, "", ("stop",), "Remove the data of this machine's daemons, too."),
     Setting("repair", Kind.FLAG, "", ("fsck",), "Mend what can be mended without losing anything."),
-    Setting("movers", Kind.INTEGER, "", _STAGING, "Processes that move files, on each node."),
+    Setting("movers", Kind.INTEGER, "", (*_STAGING, *_PACKING), "Processes that move files, on each node."),
     Setting("checksum", Kind.FLAG, "c", _STAGING, "Compare contents, whatever sizes and times say."),
-    Setting("verify", Kind.FLAG, "", _STAGING, "Change nothing: compare all, contents too, and say what differs."),
+    Setting(
+        "verify",
+        Kind.FLAG,
+        "",
+        (*_STAGING, "unpack"),
+        "Change nothing: compare all, contents too, and say what differs.",
+    ),
+    Setting("split", Kind.INTEGER, "", ("pack",), "Cut files larger than this in parts, for all nodes; 0: never."),
+    Setting("depth", Kind.INTEGER, "d", ("du",), "Show directories down to so many levels below PATH."),
+    Setting("histogram", Kind.FLAG, "", ("du",), "Show how many files are of which size and age, too."),
     Setting("wait", Kind.SECONDS, "w", ("mount", "status"), "Wait so long for all daemons to be there."),
     Setting(
         "json",
         Kind.FLAG,
         "",
-        ("start", "stop", "status", "fsck", "config", *_STAGING),
+        ("start", "stop", "status", "fsck", "config", *_STAGING, *_PACKING, "du"),
         "Print JSON, for programs.",
     ),
 )

@@ -68,6 +68,8 @@ BOOT_EPOCH_MAX: Final = (1 << 16) - 1  # 16 bits of a fid: starts of one daemon
 SCAN_PAGE_RECORDS: Final = 1000  # a walk over records takes so many, then lets others run
 AUDIT_PAGE_BYTES: Final = 256 << 10  # of `gkfs fsck`: what a daemon sends of its store at once
 AUDIT_PAGE_FILES: Final = 10_000  # names of chunk files a daemon reads for one answer
+USAGE_ANSWER_S: Final = 0.5  # a daemon that counts a large subtree says after so long how far it is
+USAGE_ANSWER_BYTES: Final = 256 << 10  # or with so much to say: below MESSAGE_BODY_MAX_BYTES, like a page of audit
 METADATA_MEMTABLE_BYTES: Final = 32 << 20  # of RocksDB, three of them
 METADATA_CACHE_BYTES: Final = 64 << 20  # RocksDB's cache of blocks
 METADATA_FILES_MAX: Final = 256  # descriptors RocksDB keeps for its tables
@@ -105,12 +107,33 @@ DAEMON_RESTARTS_MAX: Final = 3  # of daemons that were killed, on one node of a 
 JOB_END_GRACE_S: Final = 1.0  # a node told to end by a signal waits so long for the others to unmount
 JOB_STOP_TIMEOUT_S: Final = 30.0  # for all nodes to unmount, end their daemons and remove their data
 
+CREW_TURN_S: Final = 0.2  # who leads movers looks at signals and the time this often
+
+# --- packs: `gkfs pack` and `gkfs unpack`
+PACK_SPLIT_BYTES: Final = 256 << 20  # larger files are cut in parts of this size, for all nodes to share
+PACK_SEGMENT_BYTES: Final = 32 << 20  # of a container, unpacked by one mover: many more of them than movers
+PACK_INDEX_ENTRIES: Final = 1000  # members in a segment at most: its index block is read at once
+PACK_PIECE_BYTES: Final = CHUNK_SIZE_BYTES
+PACK_READS_AHEAD: Final = 512  # of one mover, from the daemons
+PACK_READS_AHEAD_BYTES: Final = 64 << 20
+PACK_GATHER_BYTES: Final = 8 << 20  # written at once to a container
+PACK_BLOCK_BYTES: Final = 4 << 20  # read at once from a container
+PACK_BLOCKS_AHEAD: Final = 4
+PACK_FILES_AT_ONCE: Final = 256  # small ones that one mover makes beside each other
+PACK_WRITES_AHEAD_BYTES: Final = 64 << 20
+PACK_LINKED_BATCH: Final = 100  # files with several names in one order to a mover
+PACK_LOCK_RENEW_S: Final = 2.0  # who packs says so often that it is alive
+PACK_LOCK_DEAD_S: Final = 10.0  # and counts as dead on other nodes when it has not said so for so long
+MANIFEST_SUBTREES_MAX: Final = 1000  # directories at the top that are described one by one
+PACK_REPORT_S: Final = 0.2  # movers say how far they are
+
 # --- command line
 CONTROL_TIMEOUT_S: Final = 5.0  # one question of `gkfs status` or `gkfs stop` to a connected daemon
 CONTROL_PARALLEL: Final = 64  # daemons asked at once: far below the file descriptors a process may have
 FSCK_UNFINISHED_S: Final = 10.0  # `gkfs fsck` waits so long for work in the background; it takes moments
 FSCK_SETTLE_S: Final = 1.5  # and so long for what clients publish late: SIZE_FLUSH_DELAY_S and some
 FSCK_TIMEOUT_S: Final = 60.0  # for one answer of a daemon that has much else to do
+USAGE_TIMEOUT_S: Final = 60.0  # `gkfs du`: for one answer of a daemon that has much else to do
 FSCK_ROUNDS_MAX: Final = 6  # repairs that make others necessary: a missing directory, its parent's link count
 POLL_INTERVAL_S: Final = 0.02  # of what nobody announces: a socket that is refused, a process that is gone
 RUN_GRACE_S: Final = 10.0  # COMMAND of `gkfs run` after a signal; with the clean-up below Slurm's KillWait of 30 s

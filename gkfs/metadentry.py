@@ -31,6 +31,7 @@ FLAG_SPARSE: Final = 2  # there may be holes: st_blocks does not follow from the
 
 _HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
 _FID = struct.Struct("<Q")
+_MODE_SIZE_MTIME = struct.Struct("<I20xQ8xq")  # from the mode on
 _FID_OFFSET: Final = 60
 _MODE_OFFSET: Final = 4
 _FLAGS_OFFSET: Final = 1
@@ -168,6 +169,12 @@ def fid_of(record: bytes) -> int:
 def is_directory_record(record: bytes) -> bool:
     """Whether a stored record is a directory's, without decoding the rest."""
     return record[_MODE_OFFSET + 1] & 0xF0 == stat.S_IFDIR >> 8
+
+
+def mode_size_mtime(record: bytes) -> tuple[int, int, int]:
+    """Mode, size in bytes and mtime in ns of a stored record, without decoding the rest."""
+    mode, size, mtime_ns = _MODE_SIZE_MTIME.unpack_from(record, _MODE_OFFSET)
+    return mode, size, mtime_ns
 
 
 def is_link_record(record: bytes) -> bool:

@@ -71,6 +71,7 @@ from gkfs.peer_messages import (
     TreeRequest,
     UnsealRequest,
 )
+from gkfs.usage_messages import UsageReply, UsageRequest
 
 Q = TypeVar("Q", bound=tuple)  # type: ignore[type-arg]
 R = TypeVar("R", bound=tuple)  # type: ignore[type-arg]
@@ -111,6 +112,7 @@ SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
 AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, idempotent=True)
 AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True)
 MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}))
+USAGE = Operation(7, "usage", UsageRequest, UsageReply, idempotent=True)
 
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
 STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)

@@ -122,6 +122,38 @@ class Conversation:
                 await trio.lowlevel.wait_writable(self._connection.fileno())
 
 
+async def converse(hosts: Hostfile, work: Callable[[dict[int, Conversation]], Awaitable[T]]) -> T:
+    """Do *work* with connections to all daemons, by index. Raises the first GkfsError, not in a group."""
+    if hosts.missing:
+        reason = f"daemon {hosts.missing[0]} is not in the hostfile: it has not started"
+        raise GkfsError(reason, ExitStatus.UNREACHABLE)
+    daemons: dict[int, Conversation] = {}
+    limit = trio.CapacityLimiter(CONTROL_PARALLEL)
+
+    async def begin(address: DaemonAddress) -> None:
+        async with limit:
+            daemons[address.daemon] = await Conversation.begin(address, hosts.fsid)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for address in hosts.daemons.values():
+                nursery.start_soon(begin, address)
+        return await work(daemons)
+    except* GkfsError as group:
+        raise _first(group) from None
+    finally:
+        for daemon in daemons.values():
+            daemon.close()
+
+
+def _first(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, GkfsError)
+    return error
+
+
 async def _ask(address: DaemonAddress, fsid: str, operation: Operation[Empty, R]) -> R:
     conversation = await Conversation.begin(address, fsid)
     try:

@@ -1,4 +1,6 @@
-"""`gkfs mover`: one of the processes that move trees for `gkfs stage-in` and `gkfs stage-out`.
+"""`gkfs mover`: one of the processes that move trees for `gkfs stage-in`, `stage-out`, `pack` and `unpack`.
+
+For packs see `gkfs.commands.packer`; for staging:
 
 coordinator      mover
            <-    joined     my node
@@ -28,7 +30,7 @@ from gkfs.limits import JOB_START_TIMEOUT_S
 
 @click.command("mover", hidden=True)
 def mover() -> None:
-    """Move what the coordinator says. Started by `gkfs stage-in` and `gkfs stage-out`, not by hand."""
+    """Move what the coordinator says. Started by other verbs, not by hand."""
     set_up_logging()
     member = Member.join(launchers.own_rank())
     try:
@@ -37,13 +39,22 @@ def mover() -> None:
         if order is None:
             return
         try:
-            _move(member, order)
+            _begin(member, order)
         except GkfsError as error:
             member.send({"is": "failed", "message": str(error), "status": int(error.status)})
     except GangEnded:
         pass  # whoever started us is gone
     finally:
         member.close()
+
+
+def _begin(member: Member, order: Message) -> None:
+    if order["do"] == "begin":
+        _move(member, order)
+    elif order["do"] != "end":
+        from gkfs.commands import packer
+
+        packer.work(member, order)
 
 
 def _move(member: Member, order: Message) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from gkfs.commands import hostfiles, jobs, mounts, mover, progress, records, staging, terminal
+from gkfs.commands import hostfiles, jobs, mover, progress, records, staging, subtrees, terminal
 from gkfs.commands.jobs import Job
 from gkfs.commands.launchers import Places, find_places
 from gkfs.commands.options import verb
@@ -100,7 +100,7 @@ def _site(options: _Options, arguments: Sequence[str]) -> _Site:
     hostfile, mountdir = options.hostfile, options.mountdir
     if hostfile is None:
         for argument in arguments:
-            mounted = _mount_above(Path(os.path.abspath(argument)))
+            mounted = subtrees.mount_above(Path(os.path.abspath(argument)))
             record = records.find(mounted) if mounted else None
             if mounted and record:
                 hostfile, mountdir = Path(record.hostfile), mounted
@@ -116,28 +116,6 @@ def _site(options: _Options, arguments: Sequence[str]) -> _Site:
     return _Site(hostfile, mountdir, find_places("local", None))
 
 
-def _mount_above(path: Path) -> Path | None:
-    """The gkfs mount that *path* is on, if it is on one."""
-    found = [mount.path for mount in mounts.table() if mount.fs_type == mounts.FS_TYPE]
-    real = Path(os.path.realpath(path.parent)) / path.name if path not in found else path
-    above = [mount for mount in found if mount == real or mount in real.parents]
-    return max(above, key=lambda mount: len(mount.parts), default=None)
-
-
-def _inside(argument: str, mountdir: Path | None) -> bytes:
-    """A path of the namespace: of one below the mount, else as it is; relative ones begin at the root.
-
-    A working directory on the mount is where relative paths begin.
-    """
-    path = Path(os.path.abspath(argument))
-    candidates = [_mount_above(path), mountdir]
-    for top in [candidate for candidate in candidates if candidate is not None]:
-        for known in (path, Path(os.path.realpath(path.parent)) / path.name):
-            if known == top or top in known.parents:
-                return os.fsencode("/" + "/".join(known.parts[len(top.parts) :]))
-    return os.fsencode(os.path.normpath("/" + argument).replace("//", "/"))
-
-
 def _is_contents(argument: str) -> bool:
     return argument.endswith("/") or os.path.basename(argument) in (".", "..")
 
@@ -150,7 +128,7 @@ def _errand(direction: str, arguments: Sequence[str], site: _Site, options: _Opt
         return os.fsencode(os.path.abspath(argument))
 
     def inside(argument: str) -> bytes:
-        return _inside(argument, site.mountdir)
+        return subtrees.inside(argument, subtrees.mount_above(Path(os.path.abspath(argument))), site.mountdir)
 
     here, there = (outside, inside) if direction == "in" else (inside, outside)
     unit = {
