@@ -47,9 +47,9 @@ class Child:
     def failure(self) -> GkfsError:
         """Why the ended child ended: its own one-line reason and its exit status, passed on."""
         code = self.process.returncode
-        reason = self._reason()
         if code < 0:
-            return GkfsError(f"{self.name} was killed by {signal.Signals(-code).name}{_after(reason)}")
+            return GkfsError(f"{self.name} was killed by {signal.Signals(-code).name}")
+        reason = self._reason()
         status = ExitStatus(code) if code in _STATUSES else ExitStatus.FAILURE
         if not reason:
             return GkfsError(f"{self.name} ended with status {code} and said nothing, see {self.log}", status)
@@ -165,7 +165,3 @@ def environment() -> dict[str, str]:
         # We run from a checkout, which the child's working directory does not tell it.
         result["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ours), result.get("PYTHONPATH")]))
     return result
-
-
-def _after(reason: str) -> str:
-    return f" after: {reason}" if reason else ""

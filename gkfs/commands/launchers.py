@@ -55,7 +55,7 @@ def find_places(launcher: str, hosts: str | None, environ: Mapping[str, str] = o
     """
     if launcher == "auto":
         in_job = environ.get("SLURM_JOB_ID") and environ.get("SLURM_JOB_NODELIST")
-        launcher = Launcher.SSH if hosts else Launcher.SLURM if in_job else Launcher.LOCAL
+        launcher = Launcher.SLURM if in_job else Launcher.SSH if hosts else Launcher.LOCAL
     kind = Launcher(launcher)
     if kind is Launcher.LOCAL:
         return Places(kind, (socket.gethostname(),))

@@ -152,9 +152,8 @@ class Leader:
         """Take what has come: say what was lost; True when the end was asked for or has begun, or none is left."""
         self._take(self._gang.poll(0))
         for rank, message in self._said.pop("lost", {}).items():
-            terminal.warn(
-                f"{self._names[rank]}: {message['message']}; {self.job.mountdir} does not work as it did"
-            )
+            what = "it is started again" if message["again"] else "what needs it fails from now on"
+            terminal.warn(f"{self._names[rank]}: {message['message']}; {what}")
         return not self._said.keys().isdisjoint({"stop", "unmounted", "ended"}) or not self._gang.ranks
 
     def fileno(self) -> int:

@@ -297,6 +297,7 @@ def clear(name: str) -> bool:
         found = mounts.locate(mountdir)
         if found is not None and found.fs_type == mounts.FS_TYPE:
             mounts.unmount(found.path, lazy=True)
+        records.remove(mountdir)
         data = folder / jobs.DATA_NAME
         if data.is_symlink() and data.readlink().name == jobs.data_name(name):
             remove_data(data.readlink())

@@ -86,7 +86,7 @@ export GKFS_RSH='./rsh'
 printf '#!/bin/sh\\nhost=$1; shift; exec srun --overlap -N1 -n1 -w $host sh -c "$*"\\n' > rsh; chmod +x rsh
 printf 'node1\\nnode3\\n' > ./nodes
 cd / ; export GKFS_RSH=$OLDPWD/rsh
-eval "$(gkfs start --hosts $OLDPWD/nodes)"
+eval "$(gkfs start --launcher ssh --hosts $OLDPWD/nodes)"
 srun --overlap -N1 -w node3 sh -c 'echo over ssh > $GKFS_MOUNTDIR/a'; cat $GKFS_MOUNTDIR/a
 gkfs stop
 """,
