@@ -118,13 +118,13 @@ class SlurmCluster:
         os.chown(folder, USERS[user], USERS[user])
         return folder
 
-    def submit(self, text: str, *options: str, user: str = "hpc") -> "Job":
+    def submit(self, text: str, *options: str, user: str = "hpc", arguments: Iterable[str] = ()) -> "Job":
         """Hand a batch script to Slurm; it runs in an empty folder of `shared`, `Job.folder`."""
         folder = self.new_folder(user)
         inside = SHARED / folder.name
         (folder / "job.sh").write_text(text if text.startswith("#!") else f"#!/bin/bash\n{text}")
         words = ["sbatch", "--parsable", f"--chdir={inside}", f"--output={inside}/output", *options]
-        done = self.on(0, *words, inside / "job.sh", user=user)
+        done = self.on(0, *words, inside / "job.sh", *arguments, user=user)
         if done.returncode:
             raise RuntimeError(f"sbatch: {done.stderr}")
         return Job(self, int(done.stdout), folder)
