@@ -400,16 +400,15 @@ def test_without_a_terminal_progress_is_told_in_lines(pair: Workplace, monkeypat
 
 def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workplace: Workplace) -> None:
     daemons = workplace.start_daemons(2)["daemons"]
-    source, out = make_tree(workplace.folder / "source", 300), workplace.folder / "out"
+    source, out = make_tree(workplace.folder / "source", 3000), workplace.folder / "out"
     os.kill(daemons[1]["pid"], signal.SIGKILL)
     line = workplace.fails(6, "stage-in", "-H", workplace.hosts, source, "/")
     assert "daemon 1" in line
     workplace.gkfs("stop", "-H", workplace.hosts)
-    workplace.start_daemons(2)
-    process = workplace.start(("stage-in", "-H", workplace.hosts, "--request-timeout", "1.5", source, "/"))
+    pid = workplace.start_daemons(2)["daemons"][1]["pid"]
     before = chunks_there(workplace)
+    process = workplace.start(("stage-in", "-H", workplace.hosts, "--request-timeout", "1.5", source, "/"))
     eventually(lambda: chunks_there(workplace) > before + 30, "some files are there")
-    pid = workplace.ok("status", "-H", workplace.hosts, "--json").json["daemons"][1]["pid"]
     os.kill(pid, signal.SIGSTOP)
     _, err = process.communicate(timeout=15)
     os.kill(pid, signal.SIGCONT)

@@ -88,3 +88,25 @@ def test_ctrl_c_and_ctrl_z_are_for_command(workplace: Workplace) -> None:
         shell.type("text\n")
         shell.expect("got text")
         shell.expect("status 0")
+
+
+def test_a_terminal_shows_a_bar_while_trees_are_moved_and_ctrl_c_ends_it(workplace: Workplace) -> None:
+    workplace.start_daemons()
+    for number in range(4000):
+        folder = workplace.folder / "source" / str(number % 40)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"file-{number}").write_bytes(bytes(4096))
+    gkfs = f"{sys.executable} -m gkfs stage-in -H {workplace.hosts} {workplace.folder}/source"
+    with Shell(workplace) as shell:
+        shell.type(f"{gkfs} /; echo status $?\n")
+        shell.expect("━")
+        shell.expect(" files, ")
+        shell.expect("status 0")
+        assert "4000 files moved" in shell.shown
+        shell.type(f"{gkfs} /again; echo status $?\n")
+        shell.expect("━")
+        shell.type("\x03")
+        shell.expect("status 130")
+        assert " files moved, 0 skipped" in shell.shown  # perhaps none: it was soon
+    workplace.ok("fsck", "-H", workplace.hosts)
+    workplace.ok("stop", "-H", workplace.hosts, "--purge")
