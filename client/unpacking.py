@@ -49,7 +49,7 @@ class Unpacker:
         self._replace = replace
         self._report = report
         self._inputs: dict[str, Input] = {}
-        self._subdirectories: dict[bytes, int] = {}  # made here, by parent
+        self._subdirectories: dict[bytes, int] = {}  # made before their parent, by that
         self._crowd = bulk.crowd(PACK_FILES_AT_ONCE)
         self._begun_bytes = 0  # by the crowd, since all was done
         self._files = self._bytes = 0  # since the last report
@@ -79,7 +79,7 @@ class Unpacker:
         self._tell(now=True)
 
     async def touch(self) -> None:
-        """Have the parents of the directories made here count them, when all directories are there."""
+        """Have parents count the directories made here before them, when all directories are there."""
         calls = [
             (path, self._bulk.about(path, TOUCH, TouchRequest(path, 0, 0, count)))
             for path, count in self._subdirectories.items()
@@ -171,8 +171,7 @@ class Unpacker:
         put = await self._bulk.begin_put(path, 0, what, head)
         if not put.record:
             if stat.S_ISDIR(what.mode):
-                parent = paths.split(path)[0]
-                self._subdirectories[parent] = self._subdirectories.get(parent, 0) + 1
+                await self._count_in(paths.split(path)[0])
             owner = self._bulk.distributor.path_owner(path)
             return _Place(put.fid, metadentry.head_on(owner), True)
         found = await self._bulk.lookup(path)
@@ -184,6 +183,13 @@ class Unpacker:
             for call in self._write(place, 0, head):
                 await call
         return place
+
+    async def _count_in(self, parent: bytes) -> None:
+        """Have *parent* count one more directory in it: now, or in `touch` if it is not there yet."""
+        try:
+            await self._bulk.about(parent, TOUCH, TouchRequest(parent, 0, 0, 1))
+        except FileNotFoundError:
+            self._subdirectories[parent] = self._subdirectories.get(parent, 0) + 1
 
     async def _fit(self, path: bytes, entry: Entry, what: Attributes, found: Metadentry) -> _Place:
         """Make what is at *path* already fit for the entry."""

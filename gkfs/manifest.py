@@ -10,10 +10,12 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from gkfs.container import Finished
 from gkfs.errors import ExitStatus, GkfsError
+
+if TYPE_CHECKING:
+    from gkfs.container import Finished
 
 NAME: Final = "gkfs-pack.json"
 FORMAT: Final = "gkfs pack 1"
@@ -31,7 +33,7 @@ class Container(NamedTuple):
     digest: str  # of that table, hexadecimal
 
     @classmethod
-    def of(cls, name: str, finished: Finished) -> "Container":
+    def of(cls, name: str, finished: "Finished") -> "Container":
         """As its writer has finished it."""
         return cls(name, *finished[:-1], finished.digest.hex())
 

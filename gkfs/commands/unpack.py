@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,10 +14,12 @@ from gkfs.commands.options import AbsolutePath, verb
 from gkfs.commands.progress import Meter
 from gkfs.commands.signals import Signals
 from gkfs.commands.staging import movers_by_default
-from gkfs.container import Damaged, Segment, decode_table
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import Message
 from gkfs.manifest import Container, Manifest
+
+if TYPE_CHECKING:
+    from gkfs.container import Segment
 
 _EPILOG = """\b
 Examples:
@@ -137,7 +139,9 @@ def _segments(folder: Path, containers: list[Container], of: str) -> Iterator[Ta
         tables = [(name, segments) for name, segments in tables if segments]
 
 
-def _table(folder: Path, container: Container) -> list[Segment]:
+def _table(folder: Path, container: Container) -> "list[Segment]":
+    from gkfs.container import Damaged, decode_table  # imports msgpack
+
     name = f"{container.name}.tar"
     try:
         size = (folder / name).stat().st_size

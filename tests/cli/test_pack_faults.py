@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gkfs import manifest
-from tests.cli.packs import MIB
+from tests.cli.packs import MIB, state
 from tests.cli.workplace import Workplace, eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -126,6 +126,22 @@ def test_two_packs_into_one_folder_at_once_are_one(workplace: Workplace, mnt: Pa
     _, err = process.communicate(timeout=40)
     assert (process.returncode, err) == (0, "")
     workplace.ok("unpack", "--verify", folder)
+
+
+def test_an_unpack_that_was_killed_is_completed_by_force(workplace: Workplace, mnt: Path, folder: Path) -> None:
+    (mnt / "tree" / "of" / "some").mkdir(parents=True)
+    for number in range(300):
+        (mnt / "tree" / f"d{number}" / "e").mkdir(parents=True)
+    (mnt / "tree" / "of" / "link").hardlink_to(mnt / "f03")
+    expected = state(mnt)
+    workplace.ok("pack", "-H", workplace.hosts, folder)
+    process = workplace.start(["unpack", "-H", workplace.hosts, folder, "/new"])
+    eventually((mnt / "new" / "tree" / "of").exists, "a part of the tree")
+    end(process, signal.SIGKILL)
+    eventually(lambda: not movers(workplace), "movers of a dead leader end")
+    workplace.ok("unpack", "-H", workplace.hosts, folder, "/new", "--force")
+    assert workplace.gkfs("fsck", "-H", workplace.hosts, "--repair").status in (0, 10)
+    assert state(mnt / "new") == expected
 
 
 def flip(path: Path, offset: int) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gkfs import manifest
 from gkfs.commands import packfolder
-from gkfs.commands.pack import shares
 from gkfs.commands.packfolder import PackFolder
+from gkfs.commands.packing import shares
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.manifest import Container, Manifest
 
