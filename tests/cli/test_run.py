@@ -182,7 +182,7 @@ def test_killed_with_9_it_takes_daemons_and_client_along(workplace: Workplace) -
 def test_a_dead_mount_of_a_killed_run_is_healed(workplace: Workplace) -> None:
     process = running(workplace, "exec sleep 60")
     victims = [pid for pid, name in workplace.processes().items() if "gkfs mount" in name or pid == process.pid]
-    for pid in victims:
+    for pid in sorted(victims, key=lambda pid: pid == process.pid):  # the mount first: else it is told to unmount
         os.kill(pid, signal.SIGKILL)
     process.wait(timeout=20)
     eventually(lambda: len(workplace.processes()) == 1, "all but COMMAND are gone")
