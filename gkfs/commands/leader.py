@@ -115,28 +115,30 @@ class Leader:
             "cores": wishes.cores,
             "options": wishes.options._asdict(),
         }
-        plans = {}
-        ranks = {self._place(name): rank for rank, name in self._names.items()}
-        for host in self._hosts:
-            serves = host in wishes.serving
-            first = wishes.serving.index(host) * wishes.daemons if serves else 0
-            plans[ranks[host]] = Plan(
-                first_daemon=first,
-                daemons=wishes.daemons if serves else 0,
+        first = {host: place * wishes.daemons for place, host in enumerate(wishes.serving)}
+        return {
+            rank: Plan(
+                first_daemon=first.get(host, 0),
+                daemons=wishes.daemons if host in first else 0,
                 mounts=host in wishes.mounting,
                 **common,
             )
-        return plans
+            for host, rank in self._ranks().items()
+        }
 
-    def _place(self, name: str) -> str:
-        """Which of the hosts calls itself *name*: with or without its domain. Raises GkfsError."""
-        short = name.partition(".")[0]
-        found = [host for host in self._hosts if name == host or short == host.partition(".")[0]]
+    def _ranks(self) -> dict[str, int]:
+        """Which rank is on which host; nodes may name themselves with or without domain. Raises GkfsError."""
         if len(self._hosts) == 1:
-            return self._hosts[0]
-        if not found:
-            raise GkfsError(f"{name} has joined, which is none of the nodes", ExitStatus.UNREACHABLE)
-        return found[0]
+            return {self._hosts[0]: next(iter(self._names))}
+        known = {host.partition(".")[0]: host for host in self._hosts} | {host: host for host in self._hosts}
+        ranks: dict[str, int] = {}
+        for rank, name in self._names.items():
+            host = known.get(name) or known.get(name.partition(".")[0])
+            if host is None or host in ranks:
+                again = "twice" if host else "which is none of the nodes"
+                raise GkfsError(f"{name} has joined, {again}", ExitStatus.UNREACHABLE)
+            ranks[host] = rank
+        return ranks
 
     def _note_here(self) -> None:
         """This host is not a node of the job (salloc on a login node): `gkfs stop` and others look here, too."""
