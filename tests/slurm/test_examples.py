@@ -4,8 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.slurm.slurm_cluster import SHARED, USERS, Job, SlurmCluster, until
 
 _EXAMPLES = Path(__file__).parents[2] / "deploy" / "slurm" / "examples"
@@ -70,17 +68,13 @@ while :; do sleep 0.1; done
     assert until(lambda: second.exists() and "started at 100" in second.read_text(), 40)
 
 
-@pytest.mark.parametrize("as_tar", [False, True], ids=["folder", "tar"])
-def test_training(cluster: SlurmCluster, as_tar: bool) -> None:
+def test_training(cluster: SlurmCluster) -> None:
     folder = cluster.new_folder()
     data = folder / "data"
     data.mkdir()
     for number in range(300):
         (data / f"{number}.txt").write_text(f"{number}\n")
     source = str(SHARED / folder.name / "data")
-    if as_tar:
-        shutil.make_archive(str(data), "tar", data)
-        source += ".tar"
     program = script(folder, "train", 'echo "$(hostname): $(cat "$1"/*.txt | sort -n | md5sum)"')
     done = example(cluster, "training.sh", source, program).wait()
     assert done.status == 0, done.output

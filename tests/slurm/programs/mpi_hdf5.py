@@ -13,7 +13,7 @@ import numpy as np
 RANKS = 6
 COLUMNS = 7
 ROWS = 100
-ROW = 100_003
+ROW = 20_011
 
 
 def row_of(rank: int) -> Any:

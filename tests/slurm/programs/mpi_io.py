@@ -21,7 +21,7 @@ SIZE: int = COMM.size
 BLOCK = 300_007  # bytes; no multiple of a page or of a chunk
 PIECE = 7
 PIECES = 500
-ROUNDS = 25
+ROUNDS = 20
 
 Bytes = NDArray[np.uint8]
 
