@@ -20,7 +20,7 @@ from gkfs.commands.signals import Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
 
 
-def start_keeper(wishes: Wishes, log: Path | None) -> tuple[Job, int]:
+def start_keeper(wishes: Wishes) -> tuple[Job, int]:
     """Start the file system and leave its leader in the background. The job, and how many daemons it has.
 
     Raises GkfsError with the reason when it does not start, or Interrupted; nothing is left then.
@@ -30,7 +30,7 @@ def start_keeper(wishes: Wishes, log: Path | None) -> tuple[Job, int]:
         pid = os.fork()
         if pid == 0:
             os.close(read_end)
-            _keep(wishes, log, write_end)
+            _keep(wishes, write_end)
         os.close(write_end)
         with open(read_end, "rb") as reports:
             try:
@@ -58,7 +58,7 @@ def _next_line(descriptor: int, signals: Signals) -> bytes:
     return b""
 
 
-def _keep(wishes: Wishes, log: Path | None, write_end: int) -> None:
+def _keep(wishes: Wishes, write_end: int) -> None:
     """The child: never returns."""
     code = 1
     try:
@@ -68,7 +68,7 @@ def _keep(wishes: Wishes, log: Path | None, write_end: int) -> None:
             os.dup2(null.fileno(), 0)
             os.dup2(null.fileno(), 1)
         with Signals() as signals:
-            _lead(wishes, log, write_end, signals)
+            _lead(wishes, write_end, signals)
         code = 0
     except BaseException as error:
         if not isinstance(error, GkfsError | Interrupted):
@@ -80,10 +80,10 @@ def _keep(wishes: Wishes, log: Path | None, write_end: int) -> None:
         os._exit(code)
 
 
-def _lead(wishes: Wishes, log: Path | None, write_end: int, signals: Signals) -> None:
+def _lead(wishes: Wishes, write_end: int, signals: Signals) -> None:
     leader = Leader(wishes, signals)
     leader.start()
-    _redirect_stderr(log, leader.log)
+    _redirect_stderr(wishes.log, leader.log)
     _report(write_end, {"job": leader.job._asdict(), "daemons": len(leader.lines)})
     os.close(write_end)
     for warning in until_the_end(leader, signals):

@@ -42,6 +42,7 @@ class Wishes(NamedTuple):
     listen: str
     cores: list[int]
     options: Options
+    log: Path | None  # for what all nodes' daemons and mounts had to say
 
 
 class Leader:
@@ -114,6 +115,7 @@ class Leader:
             "listen": wishes.listen,
             "cores": wishes.cores,
             "options": wishes.options._asdict(),
+            "keeps_logs": wishes.log is not None,
         }
         first = {host: place * wishes.daemons for place, host in enumerate(wishes.serving)}
         return {
@@ -187,10 +189,22 @@ class Leader:
         self._gather("ended", deadline_s)
         children.wait(self._launchers, END_GRACE_S)
         children.end(self._launchers)
+        if self._wishes.log is not None:
+            self._keep_logs(self._wishes.log)
         if self._own_folder is not None:
             for path in self._own_folder.iterdir():
                 path.unlink()
             self._own_folder.rmdir()
+
+    def _keep_logs(self, log: Path) -> None:
+        ended = sorted(self._said.get("ended", {}).items())
+        try:
+            with log.open("a") as file:
+                for rank, message in ended:
+                    for name, text in message["logs"].items():
+                        file.writelines(f"{self._names[rank]} {name}: {line}\n" for line in text.splitlines())
+        except OSError as error:
+            terminal.warn(f"log {log}: {error.strerror}")
 
     def _warnings(self, kind: str) -> list[str]:
         ended = sorted(self._said.get("ended", {}).items())
@@ -227,6 +241,9 @@ class Leader:
             if message is None:
                 if rank < VISITOR_RANK and rank not in self._said.get("ended", {}) and "ready" not in self._said:
                     self._fail(rank, "ended without a word", ExitStatus.FAILURE)
+                elif rank < VISITOR_RANK and rank not in self._said.get("ended", {}):
+                    lost = {"message": "its part has ended without a word", "again": False}
+                    self._said.setdefault("lost", {})[rank] = lost
                 continue
             kind = str(message.get("is"))
             if kind == "joined":

@@ -50,6 +50,7 @@ from gkfs.limits import (
 )
 
 _LOCK_NAME: Final = "lock"
+_LOG_KEPT_BYTES: Final = 64 << 10
 
 
 class Plan(NamedTuple):
@@ -65,6 +66,7 @@ class Plan(NamedTuple):
     listen: str
     cores: list[int]  # empty: all
     options: dict[str, Any]  # of mount.Options
+    keeps_logs: bool  # they are sent to the leader at the end
 
 
 class _ToldToEnd(Exception):
@@ -91,6 +93,7 @@ class _Node:
         self._restarts = 0
         self._warnings: list[str] = []
         self._left: list[str] = []  # what could not be removed
+        self._logs: dict[str, str] | None = None  # by file name, if the leader wants them
         self._orderly = False  # the leader said `unmount`, and will say `end`
 
     def run(self) -> None:
@@ -107,7 +110,7 @@ class _Node:
                     self._watch()
         except (_ToldToEnd, GangEnded, Interrupted):
             pass  # the stack has undone everything
-        self._tell({"is": "ended", "warnings": self._warnings, "left": self._left})
+        self._tell({"is": "ended", "warnings": self._warnings, "left": self._left, "logs": self._logs or {}})
 
     # --- start
 
@@ -117,6 +120,7 @@ class _Node:
             _use_cores(plan.cores)
         if plan.mounts:
             mounts.check_fuse()
+        self._logs = {} if plan.keeps_logs else None
         state = undo.enter_context(self._state_folder(job.name))
         own_hosts = state / jobs.HOSTS_NAME
         hostfiles.create(own_hosts, job.fsid, plan.total_daemons)
@@ -159,6 +163,8 @@ class _Node:
             yield folder
         finally:
             os.close(lock)
+            if self._logs is not None:
+                self._logs = {path.name: _tail(path) for path in sorted(folder.glob("*.log"))}
             self._left += _remove_files(folder)
 
     @contextlib.contextmanager
@@ -340,6 +346,14 @@ def _remove_files(folder: Path) -> list[str]:
     with contextlib.suppress(OSError):
         jobs.own_folder().rmdir()  # the last one to leave
     return []
+
+
+def _tail(log: Path) -> str:
+    """The end of a log, as much as a message takes."""
+    try:
+        return log.read_bytes()[-_LOG_KEPT_BYTES:].decode(errors="replace")
+    except OSError as error:
+        return f"{error.strerror}\n"
 
 
 def _append_missing(own_hosts: Path, lines: list[str]) -> None:

@@ -71,7 +71,7 @@ def run(
     how = Options(**options)
     with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
         if places.launcher is not Launcher.LOCAL:
-            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how)
+            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log)
             status = _run_in_job(wishes, command, grace, signals)
         elif mountdir is None:
             raise click.UsageError(

@@ -60,8 +60,8 @@ def start(
     spread = take_spread(options)
     places = spread.places()
     if _is_job(places):
-        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, Options(**options))
-        job, count = start_keeper(wishes, log)
+        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, Options(**options), log)
+        job, count = start_keeper(wishes)
         _tell(job, count, env_file, json)
     elif rootdir is None or hostfile is None:
         missing = "--rootdir" if rootdir is None else "--hostfile"

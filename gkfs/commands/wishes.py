@@ -36,6 +36,7 @@ class Spread(NamedTuple):
         daemons: int | None,
         listen: str | None,
         options: Options,
+        log: Path | None,
     ) -> Wishes:
         """What the leader is to do. Raises GkfsError (USAGE) on what cannot be."""
         return Wishes(
@@ -50,6 +51,7 @@ class Spread(NamedTuple):
             listen or (_THIS_HOST if places.launcher is Launcher.LOCAL else _ALL_ADDRESSES),
             parse_cores(self.cores) if self.cores else [],
             options,
+            log,
         )
 
 

@@ -134,6 +134,7 @@ def test_a_killed_daemon_is_started_again_and_nothing_is_lost(workplace: Workpla
     assert Path(job.mountdir, "file").read_text() == "content"
     workplace.ok("stop")
     assert log.read_text().count("daemon 0 was killed by SIGKILL; it is started again") == 1
+    assert f"{os.uname().nodename} daemon-0.log: " in log.read_text()
 
 
 def test_a_mount_in_use_is_detached_and_its_user_named(workplace: Workplace, job: jobs.Job) -> None:
