@@ -24,11 +24,13 @@ from gkfs.limits import GANG_MEMBERS_MAX
 RANK_VARIABLE: Final = "GKFS_RANK"
 NODE_VARIABLE: Final = "GKFS_NODE"
 RSH_VARIABLE: Final = "GKFS_RSH"  # the command to use for ssh, as RSYNC_RSH is rsync's
-_RANK_VARIABLES: Final = (RANK_VARIABLE, "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+# In this order: mpirun may itself be started by srun, and within a batch script, which has a SLURM_PROCID, too.
+_RANK_VARIABLES: Final = (RANK_VARIABLE, "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 # Of a job's variables srun takes many for options of its own: what the job script was given is not for our step.
 _SLURM_KEPT: Final = frozenset(
     {"SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CLUSTER_NAME", "SLURM_WORKING_CLUSTER", "SLURM_JWT"}
 )
+_NOT_FOR_SRUN: Final = ("SLURM", "SRUN", "OMPI_", "PMIX_", "PMI_")
 _QUERY_TIMEOUT_S: Final = 30
 
 
@@ -126,7 +128,7 @@ def launch_members(
         ranks = range(len(where.hosts) * per_host)
         return [_ssh(where.hosts[rank // per_host], rank, command, environment, log) for rank in ranks]
     if where.launcher is Launcher.SLURM:
-        kept = {key: value for key, value in environment.items() if not key.startswith(("SLURM", "SRUN"))}
+        kept = {key: value for key, value in environment.items() if not key.startswith(_NOT_FOR_SRUN)}
         kept |= {key: value for key, value in os.environ.items() if key in _SLURM_KEPT}
         return [children.start("srun", [*_srun(where, per_host), *command], log, kept)]
     return [children.start("mpirun", [*_mpirun(where, per_host, environment), *command], log, environment)]

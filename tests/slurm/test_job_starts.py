@@ -94,3 +94,18 @@ gkfs stop
     )
     assert "over ssh\n" in done.output, done.output
     assert "has ended on 2 nodes" in done.output, done.output
+
+
+def test_start_without_slurm_by_mpirun(cluster: SlurmCluster) -> None:
+    """Open MPI finds its own way to the nodes."""
+    done = cluster.sbatch(
+        """
+eval "$(gkfs start --launcher mpi --hosts node1,node2,node3)"
+srun --overlap -N1 -n1 -w node3 sh -c 'echo over mpirun > $GKFS_MOUNTDIR/a'; cat $GKFS_MOUNTDIR/a
+gkfs stop
+""",
+        "-N3",
+        "--ntasks-per-node=1",
+    )
+    assert "over mpirun\n" in done.output, done.output
+    assert "has ended on 3 nodes" in done.output, done.output
