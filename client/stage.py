@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 Unit = dict[str, Any]
 Tell = Callable[[Unit], None]
-_TELL_EVERY_S: Final = 0.1
 _UNITS_TOGETHER: Final = 16  # in one message, whatever length paths have: GANG_MESSAGE_MAX_BYTES
 _ITEMS_TOGETHER: Final = 250  # likewise
 _BATCHES_AT_ONCE: Final = 6  # of one unit
@@ -46,6 +45,7 @@ class Plan(NamedTuple):
 
     checksum: bool = False  # compare contents, whatever sizes and times say
     verify: bool = False  # change nothing, say what differs
+    tell_every_s: float = 0.1  # how far it is
 
 
 class Stage:
@@ -107,7 +107,7 @@ class Stage:
         """Add to what is told of progress."""
         for name, number in more.items():
             self._counts[name] += number
-        if time.monotonic() > self._told_s + _TELL_EVERY_S:
+        if time.monotonic() > self._told_s + self.plan.tell_every_s:
             self.tell_counts()
 
     def tell_counts(self) -> None:

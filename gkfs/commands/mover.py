@@ -78,7 +78,7 @@ def _move(member: Member, order: Message) -> None:
             except GangEnded:
                 ended.open()
 
-        stage = kind(b, Plan(**order["plan"]), tell)
+        stage = kind(b, Plan(**order["plan"], tell_every_s=order["tell_every_s"]), tell)
 
         def arrived(_: int) -> None:
             try:

@@ -25,6 +25,9 @@ Unit = dict[str, Any]
 
 _UNITS_AT_ONCE: Final = 3  # of one mover: it reads the next while the last is being written
 _TURN_S: Final = 0.2
+_TELL_EVERY_S: Final = 0.1  # a mover says how far it is
+_TOLD_EACH_S: Final = 1000  # messages that the coordinator has time for, whatever number of movers there is
+_FINDING: Final = ("prepare", "list", "scan")  # units by which files are found
 _MOVERS_MAX: Final = 4
 _TRIES: Final = 3  # of a unit whose mover dies
 _ITEMS_TOGETHER: Final = 250  # as one unit, whatever length paths have: GANG_MESSAGE_MAX_BYTES
@@ -79,9 +82,9 @@ class Coordinator:
         self._errand = errand
         self._signals = signals
         self._places = places
-        self._per_host = per_host
+        self._per_host = max(1, min(per_host, GANG_MEMBERS_MAX // len(places.hosts)))
         self._log = log
-        size = min(GANG_MEMBERS_MAX, len(places.hosts) * per_host)
+        size = len(places.hosts) * self._per_host
         self._gang = Gang(size, only_this_host=places.launcher is launchers.Launcher.LOCAL)
         self._size = size
         self._launchers: list[Child] = []
@@ -92,6 +95,7 @@ class Coordinator:
         self._joins: dict[int, _Join] = {}
         self._items: dict[str, dict[Any, list[Any]]] = {}
         self._number = 0
+        self._finding = 0  # units that find files, waiting or being done
         self._failure: GkfsError | None = None
         self._has_lost = False  # a mover, in the middle of its work
 
@@ -166,6 +170,7 @@ class Coordinator:
                 "plan": errand.plan,
                 "hostfile": str(errand.hostfile),
                 "timeout_s": errand.timeout_s,
+                "tell_every_s": max(_TELL_EVERY_S, self._size / _TOLD_EACH_S),
                 "look_at": errand.look_at,
             },
         )
@@ -196,6 +201,7 @@ class Coordinator:
                 self.result.errors.append((unit.get("path", b""), "the movers that were at it have died"))
                 self._done_with(unit, failed=True)
             elif not self.result.signal:
+                self._finding -= unit["do"] in _FINDING
                 self._queue(unit)
         if not any(mover.ready for mover in self._movers.values()):
             raise GkfsError("all movers have ended; what is missing is done by another call")
@@ -205,6 +211,7 @@ class Coordinator:
     def _queue(self, unit: Unit) -> None:
         self._number += 1
         unit["id"] = self._number
+        self._finding += unit["do"] in _FINDING
         node = unit.get("node")
         if node is not None and any(mover.node == node for mover in self._movers.values()):
             self._of_node.setdefault(node, deque()).append(unit)
@@ -222,7 +229,7 @@ class Coordinator:
                         mover.busy[unit["id"]] = unit
                         self._gang.send(rank, unit)
             if any(mover.busy for mover in self._movers.values()):
-                self.result.all_found = not self._lists()
+                self.result.all_found = not self._finding
                 return True
             if self.result.signal or not self._next_phase():
                 return False
@@ -235,14 +242,6 @@ class Coordinator:
             return self._any.popleft()
         others = max(self._of_node.values(), key=len, default=None)
         return others.popleft() if others else None
-
-    def _lists(self) -> bool:
-        """Whether somebody may still find files."""
-        finding = ("prepare", "list", "scan")
-        waiting = any(unit["do"] in finding for unit in self._any)
-        return waiting or any(
-            unit["do"] in finding for mover in self._movers.values() for unit in mover.busy.values()
-        )
 
     def _next_phase(self) -> bool:
         """Queue what had to wait for everything else; False if there is none."""
@@ -298,6 +297,7 @@ class Coordinator:
             self._done_with(unit, failed=message["failed"])
 
     def _done_with(self, unit: Unit, *, failed: bool) -> None:
+        self._finding -= unit["do"] in _FINDING
         join = self._joins.get(unit.get("join", 0))
         if join is None:
             return

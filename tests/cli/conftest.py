@@ -25,3 +25,12 @@ def fuse() -> None:
     """For tests that mount."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no mounts: /dev/fuse cannot be opened")
+
+
+@pytest.fixture
+def pair(workplace: Workplace) -> Iterator[Workplace]:
+    """A Workplace with two daemons, whose stores are found right by fsck in the end."""
+    workplace.start_daemons(2)
+    yield workplace
+    workplace.ok("fsck", "-H", workplace.hosts)
+    workplace.ok("stop", "-H", workplace.hosts, "--purge")

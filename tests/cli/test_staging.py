@@ -1,27 +1,23 @@
 """`gkfs stage-in` and `stage-out`: what they move and where to, what they skip, find, mend, and survive."""
 
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from gkfs.client import bulk
-from gkfs.client.bulk import Bulk
 from gkfs.errors import ExitStatus
-from tests.cli.workplace import Workplace, eventually
+from tests.cli.staged import MIB, make_tree, names_in, stage
+from tests.cli.workplace import Workplace
 from tests.mount import sample_tree
 from tests.mount.trees import assert_same
 
 INCOMPLETE: Final = ExitStatus.INCOMPLETE
 DIFFERENT: Final = ExitStatus.DIFFERENT
-MIB: Final = 1 << 20
 
 
 @pytest.fixture(autouse=True)
@@ -37,47 +33,6 @@ def site(request: pytest.FixtureRequest, workplace: Workplace) -> Iterator[Workp
     yield workplace
     workplace.ok("fsck", "-H", workplace.hosts)
     workplace.ok("stop", "-H", workplace.hosts, "--purge")
-
-
-@pytest.fixture
-def pair(workplace: Workplace) -> Iterator[Workplace]:
-    """As `site`, with two daemons only."""
-    workplace.start_daemons(2)
-    yield workplace
-    workplace.ok("fsck", "-H", workplace.hosts)
-    workplace.ok("stop", "-H", workplace.hosts, "--purge")
-
-
-def stage(site: Workplace, direction: str, *arguments: str | Path) -> dict[str, Any]:
-    """Do it, without any failure; what was counted."""
-    counts: dict[str, Any] = site.ok(f"stage-{direction}", "-H", site.hosts, "--json", *arguments).json
-    return counts
-
-
-def make_tree(top: Path, files: int = 60) -> Path:
-    """Some folders with small files, and one of more than a range."""
-    source = random.Random(files)
-    for number in range(files):
-        folder = top / f"folder-{number % 7}" / f"inner-{number % 3}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"file-{number}").write_bytes(source.randbytes(source.choice((0, 10, 4096, 70_000))))
-    (top / "large").write_bytes(source.randbytes(MIB) * 66 + b"end")
-    return top
-
-
-def names_in(site: Workplace, directory: str = "/") -> list[str]:
-    """All names below *directory* of the namespace."""
-    top = directory.encode().rstrip(b"/")
-
-    async def work(b: Bulk) -> list[str]:
-        found = []
-        for daemon in range(b.hosts.daemon_count):
-            scan = b.scan(daemon, top or b"/")
-            while page := await scan.page():
-                found += [path[len(top) + 1 :].decode() for path, _ in page]
-        return sorted(found)
-
-    return bulk.run(site.hosts, work)
 
 
 # --- what is moved
@@ -315,71 +270,6 @@ def test_wrong_use_is_one_line(workplace: Workplace) -> None:
     workplace.fails(6, "stage-in", "-H", workplace.hosts, source, "/")
 
 
-# --- kills
-
-
-def chunks_there(site: Workplace) -> int:
-    return sum(len(files) for _, _, files in os.walk(site.root))
-
-
-def kill_all(site: Workplace, process: "subprocess.Popen[str]") -> None:
-    """End a running stage-in or stage-out, movers and all, without a chance to clean up."""
-    running = site.processes().items()
-    victims = [pid for pid, arguments in running if " mover" in arguments or " stage-" in arguments]
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
-    eventually(lambda: not set(victims) & site.processes().keys(), "the movers are gone")
-
-
-def test_a_killed_stage_in_is_finished_by_a_second_call(pair: Workplace) -> None:
-    source, out = make_tree(pair.folder / "source", 3000), pair.folder / "out"
-    before = chunks_there(pair)
-    process = pair.start(("stage-in", "-H", pair.hosts, source, "/"))
-    eventually(lambda: chunks_there(pair) > before + 200, "some files are there")
-    kill_all(pair, process)
-    stage(pair, "in", source, "/")
-    stage(pair, "out", "/source", out)
-    assert_same(source, out / "source")
-
-
-def test_a_killed_stage_out_is_finished_by_a_second_call(pair: Workplace) -> None:
-    source, out = make_tree(pair.folder / "source", 3000), pair.folder / "out"
-    stage(pair, "in", source, "/")
-    process = pair.start(("stage-out", "-H", pair.hosts, "/source", out))
-    eventually(lambda: sum(len(files) for _, _, files in os.walk(out)) > 200, "some files are there")
-    kill_all(pair, process)
-    stage(pair, "out", "/source", out)
-    assert_same(source, out / "source")
-
-
-def test_a_killed_mover_leaves_its_work_to_the_others(pair: Workplace) -> None:
-    source, out = make_tree(pair.folder / "source", 3000), pair.folder / "out"
-    before = chunks_there(pair)
-    process = pair.start(("stage-in", "-H", pair.hosts, "--movers", "3", source, "/"))
-    eventually(lambda: chunks_there(pair) > before + 100, "some files are there")
-    movers = [pid for pid, arguments in pair.processes().items() if " mover" in arguments]
-    os.kill(movers[0], signal.SIGKILL)
-    out_text, err = process.communicate()
-    assert (process.returncode, "others do what it was at" in err) == (0, True), (out_text, err)
-    stage(pair, "in", source, "/")
-    stage(pair, "out", "/source", out)
-    assert_same(source, out / "source")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_a_summary_of_what_was_done(pair: Workplace, number: signal.Signals) -> None:
-    source = make_tree(pair.folder / "source", 3000)
-    before = chunks_there(pair)
-    process = pair.start(("stage-in", "-H", pair.hosts, source, "/"))
-    eventually(lambda: chunks_there(pair) > before + 100, "some files are there")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=10)
-    assert (process.returncode, err) == (128 + number, "")
-    assert 0 < int(out.split()[1]) < 3001
-    assert stage(pair, "in", source, "/")["skipped"] > 0
-
-
 def test_without_a_terminal_progress_is_told_in_lines(pair: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_tree(pair.folder / "source")
     script = "import sys; from gkfs.commands import progress; progress._LINE_EVERY_S = 0.0; "
@@ -396,28 +286,6 @@ def test_without_a_terminal_progress_is_told_in_lines(pair: Workplace, monkeypat
     assert lines
     assert all(line.startswith("stage-in: ") and " files, " in line for line in lines)
     assert "61 of 61 files" in lines[-1]
-
-
-def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workplace: Workplace) -> None:
-    daemons = workplace.start_daemons(2)["daemons"]
-    source, out = make_tree(workplace.folder / "source", 3000), workplace.folder / "out"
-    os.kill(daemons[1]["pid"], signal.SIGKILL)
-    line = workplace.fails(6, "stage-in", "-H", workplace.hosts, source, "/")
-    assert "daemon 1" in line
-    workplace.gkfs("stop", "-H", workplace.hosts)
-    pid = workplace.start_daemons(2)["daemons"][1]["pid"]
-    before = chunks_there(workplace)
-    process = workplace.start(("stage-in", "-H", workplace.hosts, "--request-timeout", "1.5", source, "/"))
-    eventually(lambda: chunks_there(workplace) > before + 30, "some files are there")
-    os.kill(pid, signal.SIGSTOP)
-    _, err = process.communicate(timeout=15)
-    os.kill(pid, signal.SIGCONT)
-    assert (process.returncode, "daemon 1" in err) == (6, True), err
-    stage(workplace, "in", source, "/")
-    stage(workplace, "out", "/source", out)
-    assert_same(source, out / "source")
-    workplace.ok("fsck", "-H", workplace.hosts)
-    workplace.ok("stop", "-H", workplace.hosts, "--purge")
 
 
 def test_a_file_with_very_many_names_and_a_folder_with_very_many_folders_fit_the_messages(pair: Workplace) -> None:
