@@ -30,7 +30,7 @@ from gkfs.client.pool import Pool
 from gkfs.client.pump import Pump
 from gkfs.client.scan import Attributes, Scan
 from gkfs.distributor import Distributor
-from gkfs.errors import ExitStatus, GkfsError, os_error
+from gkfs.errors import ExitStatus, GkfsError, first_of, os_error
 from gkfs.hostfile import Hostfile
 from gkfs.limits import CHECKSUMS_MAX, HOLD_FILES, HOLD_RENEW_S, MOVES_FOLLOWED, REQUEST_TIMEOUT_S
 from gkfs.messages import (
@@ -117,7 +117,7 @@ def run(
             try:
                 await bulk.pool.connect()
             except BaseExceptionGroup as group:
-                raise _only(group) from None
+                raise first_of(group) from None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bulk.pool.maintain)
                 nursery.start_soon(bulk.renew_holds)
@@ -128,15 +128,6 @@ def run(
         return result
 
     return trio.run(main).unwrap()
-
-
-def _only(group: BaseExceptionGroup) -> BaseException:
-    """The first of all that went wrong; what is no GkfsError comes first."""
-    others = group.split(GkfsError)[1]
-    error: BaseException = others or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class Bulk:

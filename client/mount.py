@@ -19,7 +19,7 @@ from gkfs.client.fuse import GkfsOperations
 from gkfs.client.pool import Pool
 from gkfs.client.pump import Pump
 from gkfs.distributor import Distributor
-from gkfs.errors import ExitStatus, GkfsError
+from gkfs.errors import ExitStatus, GkfsError, first_of
 from gkfs.hostfile import Hostfile
 from gkfs.limits import HOLD_RENEW_S, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
 from gkfs.messages import StatRequest
@@ -95,8 +95,8 @@ class _Mount:
                 with trio.move_on_after(_PUBLISH_S):
                     await self._pump.drive(self._finish())
                 nursery.cancel_scope.cancel()
-        except* GkfsError as group:
-            raise _only(group) from None
+        except BaseExceptionGroup as group:  # not except*, which would wrap what is raised
+            raise first_of(group) from None
         finally:
             self._pool.close()
             self._pump.close()
@@ -137,14 +137,6 @@ class _Mount:
             self._pool.close()
             self._pump.wake()
             await trio.sleep_forever()  # keep on ignoring further signals
-
-
-def _only(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, GkfsError)
-    return error
 
 
 def _complete_hostfile(path: Path) -> Hostfile:

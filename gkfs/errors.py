@@ -44,6 +44,16 @@ class ProtocolError(Exception):
     """The peer sent what the protocol forbids; the connection is closed, nothing was executed."""
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The one that a group of exceptions stands for; what is no GkfsError, and so unexpected, comes first.
+
+    For `except BaseExceptionGroup`: what is raised within `except*` is wrapped in a group again.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    return min(map(first_of, error.exceptions), key=lambda one: isinstance(one, GkfsError))
+
+
 def os_error(number: int, message: str) -> OSError:
     """An OSError with *number* whose text is the errno's own plus the facts in *message*."""
     return OSError(number, f"{os.strerror(number)}: {message}")

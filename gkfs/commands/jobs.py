@@ -23,6 +23,7 @@ JOB_VARIABLE: Final = "GKFS_JOB"
 HOSTS_NAME: Final = "hosts"
 DATA_NAME: Final = "data"
 MOUNT_NAME: Final = "mnt"
+LOCK_NAME: Final = "lock"  # held by the node's process while it lives
 _FILE_NAME: Final = "job.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -33,7 +33,18 @@ from typing import Any, Final, NamedTuple
 import click
 
 from gkfs import addresses, hostfile
-from gkfs.commands import children, hostfiles, jobs, launch, launchers, mounts, records, rootdirs, scratch
+from gkfs.commands import (
+    children,
+    cleaning,
+    hostfiles,
+    jobs,
+    launch,
+    launchers,
+    mounts,
+    records,
+    rootdirs,
+    scratch,
+)
 from gkfs.commands.children import Child
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.signals import ENDING, Interrupted, Signals
@@ -49,7 +60,6 @@ from gkfs.limits import (
     START_TIMEOUT_S,
 )
 
-_LOCK_NAME: Final = "lock"
 _LOG_KEPT_BYTES: Final = 64 << 10
 
 
@@ -155,9 +165,9 @@ class _Node:
 
     @contextlib.contextmanager
     def _state_folder(self, name: str) -> Iterator[Path]:
-        clear(name)
+        cleaning.clear(name)
         folder = jobs.make_state_folder(name)
-        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(folder / jobs.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder
@@ -165,14 +175,14 @@ class _Node:
             os.close(lock)
             if self._logs is not None:
                 self._logs = {path.name: _tail(path) for path in sorted(folder.glob("*.log"))}
-            self._left += _remove_files(folder)
+            self._left += cleaning.remove_state(folder)
 
     @contextlib.contextmanager
     def _data_folder(self, plan: Plan, name: str, state: Path) -> Iterator[Path]:
         parent = Path(plan.rootdir) if plan.rootdir else scratch.find()
         rootdirs.check_usable(parent)
         folder = parent / jobs.data_name(name)
-        self._left += remove_data(folder)  # of a file system that was killed
+        self._left += cleaning.remove_data(folder)  # of a file system that was killed
         try:
             folder.mkdir(mode=0o700)
             (state / jobs.DATA_NAME).symlink_to(folder)
@@ -181,7 +191,7 @@ class _Node:
         try:
             yield folder
         finally:
-            self._left += remove_data(folder)
+            self._left += cleaning.remove_data(folder)
 
     def _start_daemon(self, plan: Plan, index: int, data: Path, state: Path, listen: str) -> Child:
         # At the end of a job Slurm signals all processes of a step at once; the mount needs the daemons longer.
@@ -282,70 +292,6 @@ class _Node:
     def _tell(self, message: Message) -> None:
         with contextlib.suppress(GangEnded):
             self._member.send(message)
-
-
-def clear(name: str) -> bool:
-    """Remove what a killed file system of job *name* left on this node; whether there was any.
-
-    Raises GkfsError when it is alive.
-    """
-    folder = jobs.state_folder(name)
-    try:
-        lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise GkfsError(f"{folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        job = jobs.find(name)
-        mountdir = Path(job.mountdir) if job else folder / jobs.MOUNT_NAME
-        found = mounts.locate(mountdir)
-        if found is not None and found.fs_type == mounts.FS_TYPE:
-            mounts.unmount(found.path, lazy=True)
-        records.remove(mountdir)
-        data = folder / jobs.DATA_NAME
-        if data.is_symlink() and data.readlink().name == jobs.data_name(name):
-            remove_data(data.readlink())
-        _remove_files(folder)
-    except BlockingIOError:
-        raise GkfsError(f"a file system of job {name} runs here already; `gkfs stop` ends it") from None
-    finally:
-        os.close(lock)
-    return True
-
-
-def remove_data(folder: Path) -> list[str]:
-    """Remove what daemons made in *folder*, and *folder*; what could not be removed."""
-    warnings = []
-    for daemon in rootdirs.existing_daemons(folder):
-        try:
-            rootdirs.remove_contents(daemon)
-        except GkfsError as error:
-            warnings.append(str(error))
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        warnings.append(f"cannot remove {folder}: {error.strerror}")
-    return warnings
-
-
-def _remove_files(folder: Path) -> list[str]:
-    """Remove the state folder with all that is ours in it."""
-    try:
-        for path in folder.iterdir():
-            if path.name == jobs.MOUNT_NAME:
-                path.rmdir()
-            else:
-                path.unlink()
-        folder.rmdir()
-    except OSError as error:
-        return [f"cannot remove {error.filename or folder}: {error.strerror}"]
-    with contextlib.suppress(OSError):
-        jobs.own_folder().rmdir()  # the last one to leave
-    return []
 
 
 def _tail(log: Path) -> str:

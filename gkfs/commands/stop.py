@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from gkfs.commands import hostfiles, jobs, node, rootdirs, terminal
+from gkfs.commands import cleaning, hostfiles, jobs, rootdirs, terminal
 from gkfs.commands.jobs import Job
 from gkfs.commands.options import verb
 from gkfs.commands.signals import pause_until
@@ -36,7 +36,7 @@ def stop(hostfile: Path | None, purge: bool, json: bool) -> None:
 def _stop_job(name: str, json: bool) -> None:
     job = jobs.find(name)
     if job is None:
-        if node.clear(name):
+        if cleaning.clear(name):
             terminal.warn(f"job {name}: what a killed file system left on this node is removed")
             return
         raise GkfsError(f"job {name} has no file system here: no {jobs.state_folder(name)}", ExitStatus.HOSTFILE)
@@ -76,7 +76,7 @@ def _stop_without_leader(job: Job) -> None:
     deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
     while True:
         try:
-            node.clear(job.name)
+            cleaning.clear(job.name)
         except GkfsError:
             if not pause_until(deadline_s):
                 raise
