@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Sequence
@@ -95,14 +96,18 @@ for _verb in (*_VERBS, *_HIDDEN):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; nothing but SystemExit leaves here."""
     context: click.Context | None = None
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        context = cli.make_context("gkfs", list(sys.argv[1:] if arguments is None else arguments))
+        context = cli.make_context("gkfs", words.copy())
         with context:
             cli.invoke(context)
         sys.stdout.flush()
         code = 0
     except BaseException as error:
-        code = _report(error, context.invoked_subcommand if context else None)
+        verb = context.invoked_subcommand if context else None
+        code = _report(error, verb)
+        if verb == "start" and code:
+            _fail_eval(code, words)
     _leave(code)
 
 
@@ -171,6 +176,13 @@ def _log_traceback(error: BaseException) -> str:
     except (OSError, GkfsError):
         return f"{DEBUG_VARIABLE}=1 shows the traceback"
     return f"traceback in {path}"
+
+
+def _fail_eval(code: int, arguments: Sequence[str]) -> None:
+    """Make the shell of `eval "$(gkfs start)"` see the status: eval of nothing succeeds, and the job goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode) and "--json" not in arguments:
+            print(f"(exit {code})", flush=True)
 
 
 def _complain(text: str) -> None:

@@ -84,6 +84,8 @@ def test_a_failure_is_one_line_and_leaves_nothing(workplace: Workplace, job: job
     here = os.uname().nodename
     line = workplace.fails(3, "start", "--launcher", "local", "-r", "/nowhere")
     assert line == f"gkfs: {here}: rootdir /nowhere does not exist"
+    assert workplace.gkfs("start", "--launcher", "local", "-r", "/nowhere").out == "(exit 3)\n"  # for eval
+    assert workplace.gkfs("start", "--launcher", "local", "-r", "/nowhere", "--json").out == ""
     (workplace.mnt / "full").touch()
     line = workplace.fails(4, "start", "--launcher", "local", "-m", workplace.mnt)
     assert line == f"gkfs: {here}: mountdir {workplace.mnt} is not empty: it holds 'full'"

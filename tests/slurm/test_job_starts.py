@@ -59,6 +59,12 @@ def test_one_node_that_cannot(cluster: SlurmCluster, breaks: str, mends: str, li
     assert len(done.output.splitlines()) == 2, done.output
 
 
+def test_a_script_with_set_e_does_not_go_on_without_its_file_system(cluster: SlurmCluster) -> None:
+    done = cluster.sbatch('set -e; eval "$(gkfs start -r /mnt/local/none)"; echo on', "-N3")
+    assert (done.state, done.status) == ("FAILED", 3)
+    assert "on\n" not in done.output
+
+
 def test_nodes_that_only_serve_or_only_mount(cluster: SlurmCluster) -> None:
     done = cluster.sbatch(
         """
