@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gkfs.commands import children, hostfiles, jobs, launchers, terminal
+from gkfs.commands import children, cleaning, hostfiles, jobs, launchers, terminal
 from gkfs.commands.jobs import Job
 from gkfs.commands.launchers import Launcher, Places
 from gkfs.commands.mount import Options
@@ -192,9 +192,7 @@ class Leader:
         if self._wishes.log is not None:
             self._keep_logs(self._wishes.log)
         if self._own_folder is not None:
-            for path in self._own_folder.iterdir():
-                path.unlink()
-            self._own_folder.rmdir()
+            cleaning.remove_state(self._own_folder)
 
     def _keep_logs(self, log: Path) -> None:
         ended = sorted(self._said.get("ended", {}).items())
