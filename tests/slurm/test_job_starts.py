@@ -121,7 +121,7 @@ def test_start_from_a_login_node_that_is_none_of_the_jobs_nodes(cluster: SlurmCl
     script = """
 eval "$(gkfs start)"; hostname
 srun --overlap -N1 -n1 -w node3 sh -c 'echo from the job > $GKFS_MOUNTDIR/a'
-gkfs stage-out a /tmp/; gkfs stop; ls -A /tmp | grep gkfs
+gkfs stop; ls -A /tmp | grep gkfs
 """
     done = cluster.on("ctl", "salloc", "-N3", "--ntasks-per-node=1", "bash", "-c", script, user="hpc")
     assert done.stdout.startswith("ctl\n")
