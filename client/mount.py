@@ -50,6 +50,7 @@ class MountSettings:
     source: str = "gkfs"  # what the mount table says was mounted
     attr_timeout_s: float = 0.0
     request_timeout_s: float = REQUEST_TIMEOUT_S
+    patience_s: float = 0.0  # for daemons that do not answer at once
     debug: bool = False
 
 
@@ -77,7 +78,7 @@ class _Mount:
 
     async def run(self) -> None:
         try:
-            await self._pool.connect()
+            await self._pool.connect(self._settings.patience_s)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pool.maintain)
                 await self._pump.drive(self._load_root())

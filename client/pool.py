@@ -16,7 +16,7 @@ import trio
 from gkfs import hostfile
 from gkfs.channel import Call, Channel
 from gkfs.client.pump import Pump
-from gkfs.errors import GkfsError, ProtocolError
+from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
 from gkfs.messages import Buffer
@@ -131,13 +131,24 @@ class Pool:
         self.pump.wake()
         return call
 
-    async def connect(self) -> None:
-        """Connect to every daemon, in parallel. Raises a group of GkfsError when some cannot be had."""
+    async def connect(self, patience_s: float = 0.0) -> None:
+        """Connect to every daemon, in parallel. Raises a group of GkfsError when some cannot be had.
+
+        One that does not answer is tried again for *patience_s*: at the start of a large job all call all.
+        """
         limit = trio.CapacityLimiter(_CONNECTS_AT_ONCE)
+        deadline_s = trio.current_time() + patience_s
 
         async def one(connection: Connection) -> None:
-            async with limit:
-                connection.attach(await self._open(connection.address))
+            while True:
+                try:
+                    async with limit:
+                        connection.attach(await self._open(connection.address))
+                    return
+                except GkfsError as error:
+                    if error.status is not ExitStatus.UNREACHABLE or trio.current_time() >= deadline_s:
+                        raise
+                await trio.sleep(RECONNECT_MAX_S)
 
         async with trio.open_nursery() as nursery:
             for connection in self._connections:

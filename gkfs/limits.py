@@ -105,6 +105,7 @@ KEEPALIVE_PROBES: Final = 3
 JOB_START_TIMEOUT_S: Final = 120.0  # from srun to the last node that is ready; hundreds of nodes may share a disk
 DAEMON_RESTARTS_MAX: Final = 3  # of daemons that were killed, on one node of a job
 JOB_END_GRACE_S: Final = 1.0  # a node told to end by a signal waits so long for the others to unmount
+JOB_CONNECT_TIMEOUT_S: Final = 60.0  # a mount at the start of a job tries so long; all nodes call all daemons
 JOB_STOP_TIMEOUT_S: Final = 30.0  # for all nodes to unmount, end their daemons and remove their data
 
 CREW_TURN_S: Final = 0.2  # who leads movers looks at signals and the time this often

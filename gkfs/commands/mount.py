@@ -74,7 +74,7 @@ def mount(
         children.die_with_parent(die_with)
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)  # its end tells of ours, not of a helper's
-        _serve(hostfile, path, how, own_log, ready_fd, job)
+        _serve(hostfile, path, how, own_log, ready_fd, job, wait or 0.0)
         return
     mounts.check_mountable(path)
     mounts.check_fuse()
@@ -82,10 +82,10 @@ def mount(
     hostfiles.read(hostfile)
     if foreground:
         set_up_logging(log)
-        _serve(hostfile, path, how, None, None, job)
+        _serve(hostfile, path, how, None, None, job, wait or 0.0)
     else:
         with Signals() as signals:
-            mount_in_background(hostfile, path, how, log, signals)
+            mount_in_background(hostfile, path, how, log, signals, patience_s=wait or 0.0)
 
 
 def mount_in_background(
@@ -96,10 +96,12 @@ def mount_in_background(
     signals: Signals,
     die_with_us: bool = False,
     job: str | None = None,
+    patience_s: float = 0.0,
 ) -> Child:
     """Start the client and return when the mount is usable. Raises GkfsError with its reason, or Interrupted.
 
-    The mount of a *job* says so in the mount table, for those who clean up after it.
+    The mount of a *job* says so in the mount table, for those who clean up after it. Daemons that do not answer
+    are tried again for *patience_s*.
 
     After a failure no client is left and nothing is mounted.
     """
@@ -118,6 +120,7 @@ def mount_in_background(
         *how.arguments(),
     ]
     arguments += ["--job", job] if job else []
+    arguments += ["--wait", repr(patience_s)] if patience_s else []
     arguments += ["--ready-fd", str(write_end), *(["--own-log", str(own_log)] if own_log else [])]
     try:
         chosen = own_log or log
@@ -127,7 +130,7 @@ def mount_in_background(
         finally:
             os.close(write_end)
         try:
-            _wait_until_ready(child, read_end, mountdir, signals)
+            _wait_until_ready(child, read_end, mountdir, signals, START_TIMEOUT_S + patience_s)
         except BaseException as error:
             children.end([child])
             if own_log and not (isinstance(error, GkfsError) and error.status is ExitStatus.FAILURE):
@@ -139,8 +142,8 @@ def mount_in_background(
     return child
 
 
-def _wait_until_ready(child: Child, read_end: int, mountdir: Path, signals: Signals) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+def _wait_until_ready(child: Child, read_end: int, mountdir: Path, signals: Signals, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         signals.pause(deadline_s - time.monotonic(), read_end)
         if not select.select([read_end], [], [], 0)[0]:
@@ -153,13 +156,17 @@ def _wait_until_ready(child: Child, read_end: int, mountdir: Path, signals: Sign
         if report:
             raise GkfsError(report["message"], ExitStatus(report["status"]))
         return
-    raise GkfsError(
-        f"{mountdir} is not mounted after {START_TIMEOUT_S:.0f} s, see {child.log}", ExitStatus.UNREACHABLE
-    )
+    raise GkfsError(f"{mountdir} is not mounted after {timeout_s:.0f} s, see {child.log}", ExitStatus.UNREACHABLE)
 
 
 def _serve(
-    hostfile: Path, mountdir: Path, how: Options, own_log: Path | None, ready_fd: int | None, job: str | None
+    hostfile: Path,
+    mountdir: Path,
+    how: Options,
+    own_log: Path | None,
+    ready_fd: int | None,
+    job: str | None,
+    patience_s: float,
 ) -> None:
     """Serve the mount in this process until it is unmounted; *own_log* is removed after a clean end."""
     from gkfs.client.mount import MountSettings, run_mount  # imports trio and pyfuse3
@@ -172,6 +179,7 @@ def _serve(
         mountdir,
         allow_other=how.allow_other,
         direct_io=how.direct_io,
+        patience_s=patience_s,
         source=f"gkfs-{job}" if job else "gkfs",
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
         **{name: value for name, value in optional.items() if value is not None},

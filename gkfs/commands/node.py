@@ -53,6 +53,7 @@ from gkfs.gang import GangEnded, Member, Message
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import (
     DAEMON_RESTARTS_MAX,
+    JOB_CONNECT_TIMEOUT_S,
     JOB_END_GRACE_S,
     JOB_START_TIMEOUT_S,
     JOB_STOP_TIMEOUT_S,
@@ -158,7 +159,14 @@ class _Node:
                 how = how._replace(allow_other=True)
             log = state / "mount.log"
             self._client = mount_in_background(
-                own_hosts, mountdir, how, log, self._signals, die_with_us=True, job=job.name
+                own_hosts,
+                mountdir,
+                how,
+                log,
+                self._signals,
+                die_with_us=True,
+                job=job.name,
+                patience_s=JOB_CONNECT_TIMEOUT_S,
             )
             undo.callback(self._unmount, mountdir, self._client)
         self._member.send({"is": "ready"})

@@ -13,10 +13,13 @@ from tests.slurm.slurm_cluster import SHARED, SlurmCluster, until
 _HOOKS = Path(__file__).parents[2] / "deploy" / "slurm"
 
 # Kills everything of the job but its batch scripts: nothing is left that could clean up.
+# Mounts first: one whose node's process ends is told to unmount.
 _KILL_ALL = """
-grep -lzx "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
-    grep -qz gkfs /proc/$pid/cmdline && [ $pid != $$ ] && echo $pid
-done | xargs -r kill -KILL
+for what in '^mount$' gkfs; do
+    grep -lzx "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
+        grep -qz "$what" /proc/$pid/cmdline 2>/dev/null && [ $pid != $$ ] && echo $pid
+    done | xargs -r kill -KILL
+done
 """
 
 
