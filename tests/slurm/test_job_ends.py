@@ -91,6 +91,21 @@ def test_time_limit(cluster: SlurmCluster) -> None:
     assert_gone(cluster)
 
 
+@pytest.mark.parametrize(("state", "ends"), [("drain", False), ("down", True)])
+def test_a_node_that_is_drained_or_declared_down(cluster: SlurmCluster, state: str, ends: bool) -> None:
+    job = busy_job(cluster, "until [ -e go ]; do sleep 0.1; done; ls $GKFS_MOUNTDIR; gkfs stop", "--no-requeue")
+    cluster.on(0, "scontrol", "update", "NodeName=node2", f"State={state}", "Reason=test")
+    try:
+        if not ends:
+            (job.folder / "go").touch()
+        result = job.wait()
+        assert result.state == ("NODE_FAIL" if ends else "COMPLETED")
+        assert ends or "node1\nnode2\nnode3\n" in result.output
+        assert_gone(cluster)
+    finally:
+        cluster.on(0, "scontrol", "update", "NodeName=node2", "State=resume")
+
+
 def test_stop_from_another_node_of_the_job(cluster: SlurmCluster) -> None:
     done = cluster.sbatch(
         'eval "$(gkfs start)"; srun --overlap -N1 -w node3 gkfs stop; ls -d /tmp/gkfs-* /mnt/local/gkfs-*',
