@@ -79,4 +79,4 @@ class CallsOnTwoNodes(FileCalls):
 @pytest.mark.limit_s(3600)
 @pytest.mark.parametrize("file_system", [4], ids=["4-daemons"], indirect=True)
 def test_random_calls_on_two_nodes_have_the_same_results(both: Both, place: Place) -> None:
-    run_examples(CallsOnTwoNodes, 50, lambda: new_twins(both, place.there))
+    run_examples(CallsOnTwoNodes, 30, lambda: new_twins(both, place.there))

@@ -121,7 +121,7 @@ class Calls(FileCalls):
 @pytest.mark.limit_s(3600)
 @pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
 def test_random_calls_have_the_same_results(both: Both) -> None:
-    run_examples(Calls, 200, lambda: new_twins(both))
+    run_examples(Calls, 120, lambda: new_twins(both))
 
 
 def test_a_difference_is_shown_as_a_short_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Many files: they spread over the daemons, and a listing of a large directory stays within bounds.
 
-Sizes by environment: SCALE_FILES (10,000) and SCALE_LISTED (100,000).
+Sizes by environment: SCALE_FILES (10,000) and SCALE_LISTED (50,000).
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.mount.file_system import FileSystem, resident_bytes
 from tests.mount.programs import at_once
 
 FILES: Final = int(os.environ.get("SCALE_FILES", "10000"))
-LISTED: Final = int(os.environ.get("SCALE_LISTED", "100000"))
+LISTED: Final = int(os.environ.get("SCALE_LISTED", "50000"))
 # No daemon holds more than this much of what each would hold if all held the same.
 SPREAD_MAX: Final = 1.15
 # A page of a listing is 1,000 names; with pages asked for ahead and what Python keeps, far less than this.
@@ -94,7 +94,7 @@ def test_chunks_of_a_large_file_spread_over_daemons(of_four: FileSystem) -> None
 
 
 def test_a_large_directory_is_listed_within_bounds(cluster: Cluster) -> None:
-    """100,000 names, each once; the client's memory does not grow with the directory."""
+    """SCALE_LISTED names, each once; the client's memory does not grow with the directory."""
     file_system = cluster(4, mounts=2)
     create_all(file_system, "many", LISTED)
     mountdir = file_system.mount()  # a client that has seen nothing of it yet
