@@ -30,7 +30,7 @@ from gkfs.client.pool import Pool
 from gkfs.client.pump import Pump
 from gkfs.client.scan import Attributes, Scan
 from gkfs.distributor import Distributor
-from gkfs.errors import ExitStatus, GkfsError, first_of, os_error
+from gkfs.errors import first_of, os_error
 from gkfs.hostfile import Hostfile
 from gkfs.limits import CHECKSUMS_MAX, HOLD_FILES, HOLD_RENEW_S, MOVES_FOLLOWED, REQUEST_TIMEOUT_S
 from gkfs.messages import (
@@ -106,10 +106,7 @@ def run(
 
     HOSTFILE, UNREACHABLE or VERSION when there is no connection to all daemons.
     """
-    hosts = hostfile.read(path)
-    if not hosts.complete:
-        missing = ", ".join(map(str, hosts.missing[:10]))
-        raise GkfsError(f"hostfile {path} lacks daemons {missing} of {hosts.daemon_count}", ExitStatus.HOSTFILE)
+    hosts = hostfile.read_complete(path)
 
     async def main() -> outcome.Outcome[T]:
         bulk = Bulk(hosts, path, timeout_s)

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from gkfs import metadentry
@@ -26,12 +27,9 @@ from gkfs.client.stage import (
     is_of,
     name_in,
     not_a,
-    settled,
 )
 from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.metadentry import Metadentry
-
-_CHUNKS_AT_ONCE = 8
 
 
 class Place(NamedTuple):
@@ -286,16 +284,11 @@ class FilesIn(Stage):
     async def range(self, unit: Unit) -> None:
         """Some chunks of a large file. Raises OSError."""
         what = from_fields(unit["what"])
-        crowd = self.bulk.crowd(_CHUNKS_AT_ONCE)
         fd = await self.bulk.threads.run(ordinary.open_file, unit["src"])
         try:
             with self.bulk.holding(unit["dst"], unit["fid"]):
-                for chunk in range(unit["first"], unit["end"]):
-                    if self.is_of(unit["node"], unit["fid"], unit["place"], chunk) and not self.stopping:
-                        await crowd.start(self._chunk(unit, what, fd, chunk))
-                await crowd.finish()
+                await self.each_chunk(unit, partial(self._chunk, unit, what, fd))
         finally:
-            await settled(crowd)
             os.close(fd)
 
     async def _chunk(self, unit: Unit, what: Attributes, fd: int, chunk: int) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from gkfs import paths
@@ -17,12 +18,10 @@ from gkfs.client import making, ordinary
 from gkfs.client.making import New
 from gkfs.client.ordinary import Seen
 from gkfs.client.scan import Attributes, from_fields
-from gkfs.client.stage import SPAN_CHUNKS, Stage, Unit, below, is_of, name_in, not_a, settled
+from gkfs.client.stage import SPAN_CHUNKS, Stage, Unit, below, is_of, name_in, not_a
 from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.messages import Buffer, ReadChunkReply
 from gkfs.metadentry import Metadentry
-
-_CHUNKS_AT_ONCE = 8
 
 
 class File(NamedTuple):
@@ -177,15 +176,10 @@ class FilesOut(Stage):
     async def range(self, unit: Unit) -> None:
         """Some chunks of a large file. Raises OSError."""
         what = from_fields(unit["what"])
-        crowd = self.bulk.crowd(_CHUNKS_AT_ONCE)
         fd = await self.bulk.threads.run(ordinary.open_for_change, unit["dst"])
         try:
-            for chunk in range(unit["first"], unit["end"]):
-                if self.is_of(unit["node"], unit["fid"], unit["place"], chunk) and not self.stopping:
-                    await crowd.start(self._chunk(unit, what, fd, chunk))
-            await crowd.finish()
+            await self.each_chunk(unit, partial(self._chunk, unit, what, fd))
         finally:
-            await settled(crowd)
             os.close(fd)
 
     async def _chunk(self, unit: Unit, what: Attributes, fd: int, chunk: int) -> None:

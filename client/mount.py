@@ -60,7 +60,7 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     *on_ready* is called once, when the mount is usable. Raises GkfsError when it cannot be mounted: HOSTFILE,
     UNREACHABLE, VERSION, MOUNTDIR or FUSE.
     """
-    hosts = _complete_hostfile(settings.hostfile)
+    hosts = hostfile.read_complete(settings.hostfile)
     _check_fuse()
     keep_large_buffers()
     trio.run(_Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
@@ -138,14 +138,6 @@ class _Mount:
             self._pool.close()
             self._pump.wake()
             await trio.sleep_forever()  # keep on ignoring further signals
-
-
-def _complete_hostfile(path: Path) -> Hostfile:
-    hosts = hostfile.read(path)
-    if not hosts.complete:
-        missing = ", ".join(map(str, hosts.missing[:10]))
-        raise GkfsError(f"hostfile {path} lacks daemons {missing} of {hosts.daemon_count}", ExitStatus.HOSTFILE)
-    return hosts
 
 
 def _check_fuse() -> None:

@@ -30,6 +30,29 @@ from gkfs.metadentry import Metadentry
 Report = Callable[[dict[str, Any]], None]
 
 
+class Progress:
+    """What a mover has done, told now and then."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._files = self._bytes = 0  # since it was told
+        self._next_s = 0.0
+
+    def add(self, files: int, count: int) -> None:
+        """So many files and bytes more are done."""
+        self._files += files
+        self._bytes += count
+        if time.monotonic() > self._next_s:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell it now, if there is anything."""
+        if self._files or self._bytes:
+            self._report({"is": "progress", "files": self._files, "bytes": self._bytes})
+            self._files = self._bytes = 0
+            self._next_s = time.monotonic() + PACK_REPORT_S
+
+
 class Share(NamedTuple):
     """The part of a daemon's records that is one mover's: those whose path's hash gives *own* modulo *of*."""
 
@@ -79,8 +102,7 @@ class Packer:
         self._reads: deque[_Read] = deque()
         self._ahead_bytes = 0
         self._has_hole = False
-        self._files = self._bytes = 0  # since the last report
-        self._report_at_s = 0.0
+        self._progress = Progress(report)
 
     async def scan(self, share: Share) -> None:
         """Pack what is in *share*, and tell of what is left to others."""
@@ -132,7 +154,7 @@ class Packer:
         """Wait for all reads that are under way."""
         while self._reads:
             await self._take()
-        self._tell(now=True)
+        self._progress.tell()
 
     async def finish(self) -> Finished:
         """Complete container and index; they are on the disk when it returns."""
@@ -196,11 +218,9 @@ class Packer:
             self._has_hole = True
         if read.is_last:
             self._writer.end()
-            self._files += read.start == 0
             if self._has_hole and not read.entry.flags & metadentry.FLAG_SPARSE:
                 await self._look_again(read)
-        self._bytes += read.length
-        self._tell()
+        self._progress.add(int(read.is_last and read.start == 0), read.length)
         await self._asked(self._out.settle(), str(self._container))
 
     async def _look_again(self, read: _Read) -> None:
@@ -212,10 +232,3 @@ class Packer:
             raise GkfsError(f"{paths.printable(path)} changed while it was packed: {error.strerror}") from None
         if (now.fid, now.size) != (read.entry.fid, read.entry.size):
             raise GkfsError(f"{paths.printable(path)} changed while it was packed")
-
-    def _tell(self, *, now: bool = False) -> None:
-        now_s = time.monotonic()
-        if (now or now_s > self._report_at_s) and (self._files or self._bytes):
-            self._report({"is": "progress", "files": self._files, "bytes": self._bytes})
-            self._files = self._bytes = 0
-            self._report_at_s = now_s + PACK_REPORT_S

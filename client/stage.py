@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import mmh3
@@ -35,6 +35,7 @@ Tell = Callable[[Unit], None]
 _UNITS_TOGETHER: Final = 16  # in one message, whatever length paths have: GANG_MESSAGE_MAX_BYTES
 _ITEMS_TOGETHER: Final = 250  # likewise
 _BATCHES_AT_ONCE: Final = 6  # of one unit
+_CHUNKS_AT_ONCE: Final = 8  # likewise
 BATCH_FILES: Final = 64  # small files opened, read or written by one call in a thread
 BATCH_BYTES: Final = 4 << 20
 SPAN_CHUNKS: Final = 64  # of a large file, moved by one node as one unit
@@ -231,6 +232,17 @@ class Stage:
             for node in self.nodes:
                 if any(self.is_of(node, fid, placement, chunk) for chunk in range(first, end)):
                     yield node, first, end
+
+    async def each_chunk(self, unit: Unit, move: Callable[[int], Coroutine[Any, None, None]]) -> None:
+        """*move* the chunks of a range that lie on its node, some at once. Raises OSError."""
+        crowd = self.bulk.crowd(_CHUNKS_AT_ONCE)
+        try:
+            for chunk in range(unit["first"], unit["end"]):
+                if self.is_of(unit["node"], unit["fid"], unit["place"], chunk) and not self.stopping:
+                    await crowd.start(move(chunk))
+            await crowd.finish()
+        finally:
+            await settled(crowd)
 
     def is_of(self, node: str, fid: int, placement: int, chunk: int) -> bool:
         """Whether a chunk lies on *node*."""

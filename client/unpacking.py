@@ -14,11 +14,11 @@ from gkfs import container, metadentry, paths
 from gkfs.channel import Call
 from gkfs.client.bulk import Bulk
 from gkfs.client.files import Input
-from gkfs.client.packing import Report
+from gkfs.client.packing import Progress, Report
 from gkfs.client.scan import Attributes
 from gkfs.container import Check, Damaged, Entry, Segment
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.limits import CHUNK_SIZE_BYTES, PACK_FILES_AT_ONCE, PACK_REPORT_S, PACK_WRITES_AHEAD_BYTES
+from gkfs.limits import CHUNK_SIZE_BYTES, PACK_FILES_AT_ONCE, PACK_WRITES_AHEAD_BYTES
 from gkfs.messages import Buffer, DetachRequest, LinkRequest, TouchRequest
 from gkfs.metadentry import Metadentry
 from gkfs.operations import DETACH, LINK, TOUCH
@@ -47,13 +47,11 @@ class Unpacker:
         self._subtree = subtree
         self._folder = folder
         self._replace = replace
-        self._report = report
         self._inputs: dict[str, Input] = {}
         self._subdirectories: dict[bytes, int] = {}  # made before their parent, by that
         self._crowd = bulk.crowd(PACK_FILES_AT_ONCE)
         self._begun_bytes = 0  # by the crowd, since all was done
-        self._files = self._bytes = 0  # since the last report
-        self._report_at_s = 0.0
+        self._progress = Progress(report)
 
     async def segment(self, name: str, segment: Segment, *, of: str) -> None:
         """Make what is in *segment* of the container *name*; *of*: "directories", "links", or "files".
@@ -76,7 +74,7 @@ class Unpacker:
     async def settle(self) -> None:
         """Wait until all that was begun is done."""
         await self._crowd.finish()
-        self._tell(now=True)
+        self._progress.tell()
 
     async def touch(self) -> None:
         """Have parents count the directories made here before them, when all directories are there."""
@@ -126,7 +124,7 @@ class Unpacker:
                     await call
         except OSError as error:
             raise GkfsError(f"{paths.printable(path)}: {error.strerror or error}") from None
-        self._done(entry.size, not entry.link and not _is_directory(entry) and entry.start == 0)
+        self._progress.add(not entry.link and not _is_directory(entry) and entry.start == 0, entry.size)
 
     async def _large(self, file: Input, entry: Entry, segment: Segment) -> None:
         """A file, or part of one, of several chunks: written while it is being read."""
@@ -155,14 +153,14 @@ class Unpacker:
                     ahead_bytes -= length
             except OSError as error:
                 raise GkfsError(f"{paths.printable(path)}: {error.strerror or error}") from None
-            self._done(piece.length, 0)
+            self._progress.add(0, piece.length)
         check.finish()
         if place is None:  # all of it is a hole
             place = await self._asked(self._create(path, entry, b""), path)
             ahead += [(call, 0) for call in self._fill_holes(place, entry)]
         for call, _ in ahead:
             await self._asked(call, path)
-        self._done(sum(length for _, length in container.holes(entry)), entry.start == 0)
+        self._progress.add(entry.start == 0, sum(length for _, length in container.holes(entry)))
 
     async def _create(self, path: bytes, entry: Entry, head: Buffer) -> _Place:
         """Make the entry with its first bytes *head*, or make what is there fit for it."""
@@ -258,18 +256,6 @@ class Unpacker:
             return await work
         except OSError as error:
             raise GkfsError(f"{paths.printable(path)}: {error.strerror or error}") from None
-
-    def _done(self, count: int, files: int) -> None:
-        self._files += files
-        self._bytes += count
-        self._tell()
-
-    def _tell(self, *, now: bool = False) -> None:
-        now_s = time.monotonic()
-        if (now or now_s > self._report_at_s) and (self._files or self._bytes):
-            self._report({"is": "progress", "files": self._files, "bytes": self._bytes})
-            self._files = self._bytes = 0
-            self._report_at_s = now_s + PACK_REPORT_S
 
 
 def _is_directory(entry: Entry) -> bool:

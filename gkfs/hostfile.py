@@ -71,6 +71,15 @@ def read(path: Path) -> Hostfile:
         raise GkfsError(f"hostfile {path}: not a hostfile but binary data", ExitStatus.HOSTFILE) from None
 
 
+def read_complete(path: Path) -> Hostfile:
+    """As `read`, for who needs all daemons. Raises GkfsError (HOSTFILE) also when some are not in it."""
+    hosts = read(path)
+    if not hosts.complete:
+        missing = ", ".join(map(str, hosts.missing[:10]))
+        raise GkfsError(f"hostfile {path} lacks daemons {missing} of {hosts.daemon_count}", ExitStatus.HOSTFILE)
+    return hosts
+
+
 def parse(text: str, name: str) -> Hostfile:
     """The contents of the hostfile called *name* (for messages). Raises GkfsError naming the line at fault."""
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]

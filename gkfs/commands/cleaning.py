@@ -72,5 +72,5 @@ def remove_state(folder: Path) -> list[str]:
     except OSError as error:
         return [f"cannot remove {error.filename or folder}: {error.strerror}"]
     with contextlib.suppress(OSError):
-        jobs.own_folder().rmdir()  # the last one to leave
+        records.tmp_folder().rmdir()  # the last one to leave
     return []

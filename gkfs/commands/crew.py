@@ -4,9 +4,6 @@ A mover that fails says why, and the first failure is that of the verb, with the
 without a word, a launcher that does, and a signal end the work likewise.
 """
 
-import contextlib
-import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,14 +11,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from gkfs.commands import children, jobs, launchers
-from gkfs.commands.children import Child
-from gkfs.commands.launchers import Launcher, Places
+from gkfs.commands.launchers import Places
+from gkfs.commands.members import Members
 from gkfs.commands.signals import Signals
 from gkfs.commands.staging import Result
 from gkfs.commands.terminal import bytes_text
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import Gang, Message
-from gkfs.limits import CREW_TURN_S, END_GRACE_S, JOB_START_TIMEOUT_S
+from gkfs.gang import Message
+from gkfs.limits import CREW_TURN_S, JOB_START_TIMEOUT_S
 
 Task = dict[str, Any]
 _TASKS_AHEAD = 2  # a mover has the next one when it is done with one
@@ -30,8 +27,7 @@ _TASKS_AHEAD = 2  # a mover has the next one when it is done with one
 def places_for(hostfile: Path | None, launcher: str, hosts: str | None) -> Places:
     """Where to have movers: on the nodes of the job whose hostfile it is, or as options say. Raises GkfsError."""
     if launcher == "auto" and not hosts and hostfile is not None:
-        name = jobs.name_in(hostfile)
-        job = jobs.find(name) if name else None
+        job = jobs.find_for(hostfile)
         if job is not None:
             return job.places
     return launchers.find_places(launcher, hosts)
@@ -77,20 +73,17 @@ class Crew:
     """*size* movers. Use as a context: at the end all are gone."""
 
     def __init__(self, places: Places, per_host: int, signals: Signals) -> None:
-        self.size = len(places.hosts) * per_host
+        self._members = Members(places, per_host)
+        self.size = self._members.size
+        self._gang = self._members.gang
         self._places = places
-        self._per_host = per_host
         self._signals = signals
-        self._gang = Gang(self.size, only_this_host=places.launcher is Launcher.LOCAL)
         self._hosts: dict[int, str] = {}
-        self._children: list[Child] = []
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__); without a name nothing of it can stay
         self.on_turn: Callable[[], None] = lambda: None  # called now and then
 
     def __enter__(self) -> Self:
-        log = Path(f"/proc/{os.getpid()}/fd/{self._log.fileno()}")
         try:
-            self._children = launchers.launch_members(self._places, ["mover"], self._gang, log, self._per_host)
+            self._members.launch(["mover"])
             self._wait_for_all()
         except BaseException:
             self.__exit__()
@@ -98,13 +91,7 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._gang.broadcast({"do": "end"})
-        with contextlib.suppress(OSError):
-            self._gang.flush(END_GRACE_S)
-        self._gang.close()  # whoever is at something ends, too
-        children.wait(self._children, END_GRACE_S)
-        children.end(self._children)
-        self._log.close()
+        self._members.dismiss()
 
     @property
     def hosts(self) -> list[str]:
@@ -159,7 +146,7 @@ class Crew:
         while len(self._hosts) < self.size:
             for rank, message in self.take():
                 self._hosts[rank] = str(message["host"])
-            for child in self._children:
+            for child in self._members.started:
                 if child.ended and len(self._hosts) < self.size:
                     raise child.failure()
             if time.monotonic() > deadline_s:
@@ -170,8 +157,8 @@ class Crew:
                 )
 
     def _lost(self, rank: int) -> GkfsError:
-        children.wait([child for child in self._children if child.name == f"member {rank}"], CREW_TURN_S)
-        for child in self._children:
+        children.wait([child for child in self._members.started if child.name == f"member {rank}"], CREW_TURN_S)
+        for child in self._members.started:
             if child.ended and child.process.returncode:
                 return child.failure()
         return self._named(rank, "the mover ended without a word", ExitStatus.FAILURE)

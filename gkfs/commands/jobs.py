@@ -11,11 +11,11 @@
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from gkfs.commands import records
 from gkfs.commands.launchers import Launcher, Places
 from gkfs.errors import ExitStatus, GkfsError
 
@@ -66,25 +66,16 @@ def name_of(environ: Mapping[str, str] = os.environ) -> str:
     return name
 
 
-def own_folder() -> Path:
-    """This user's folder for the states of jobs, the same path on all nodes."""
-    return Path(f"/tmp/gkfs-{os.geteuid()}")
-
-
 def state_folder(name: str) -> Path:
     """The folder of job *name* on each of its nodes."""
-    return own_folder() / name
+    return records.tmp_folder() / name
 
 
 def make_state_folder(name: str) -> Path:
     """Make it. Raises GkfsError (FAILURE) when it is there already, or would not be this user's alone."""
     folder = state_folder(name)
+    records.make_private(records.tmp_folder())
     try:
-        own_folder().mkdir(mode=0o700, exist_ok=True)
-        status = own_folder().lstat()
-        # In /tmp another user could have made it first, to read or redirect what we write.
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise GkfsError(f"{own_folder()} is not a folder of this user alone (mode 0700)")
         folder.mkdir(mode=0o700)
     except FileExistsError:
         raise GkfsError(
@@ -132,8 +123,16 @@ def find(name: str) -> Job | None:
         raise GkfsError(f"{path}: {error.strerror}") from None
 
 
-def name_in(hostfile: Path) -> str | None:
-    """The name of the job whose hostfile this is, if it is one's."""
-    if hostfile.name != HOSTS_NAME or hostfile.parent.parent != own_folder():
+def name_for(hostfile: Path | None) -> str | None:
+    """The name of the job whose hostfile this is, None when it is no job's; without one, that of this job."""
+    if hostfile is None:
+        return name_of()
+    if hostfile.name != HOSTS_NAME or hostfile.parent.parent != records.tmp_folder():
         return None
     return hostfile.parent.name
+
+
+def find_for(hostfile: Path | None) -> Job | None:
+    """The job that `name_for` names, if it has a file system. Raises GkfsError when its file is damaged."""
+    name = name_for(hostfile)
+    return None if name is None else find(name)

@@ -7,22 +7,21 @@
 A failure of one node ends the others. What a node says is told with its name.
 """
 
-import os
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gkfs.commands import children, cleaning, hostfiles, jobs, launchers, terminal
+from gkfs.commands import cleaning, hostfiles, jobs, terminal
 from gkfs.commands.jobs import Job
-from gkfs.commands.launchers import Launcher, Places
+from gkfs.commands.launchers import Places
+from gkfs.commands.members import Members
 from gkfs.commands.mount import Options
 from gkfs.commands.node import Plan
 from gkfs.commands.signals import Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import VISITOR_RANK, Event, Gang, Message
+from gkfs.gang import VISITOR_RANK, Event, Message
 from gkfs.limits import DAEMONS_MAX, END_GRACE_S, JOB_START_TIMEOUT_S, JOB_STOP_TIMEOUT_S, POLL_INTERVAL_S
 
 _OTHERS_TOO_S = 0.2  # what one node cannot do others often cannot, either: they are counted
@@ -54,7 +53,9 @@ class Leader:
         self._wishes = wishes
         self._signals = signals
         self._hosts = [host for host in wishes.places.hosts if host in {*wishes.serving, *wishes.mounting}]
-        self._gang = Gang(len(self._hosts), only_this_host=wishes.places.launcher is Launcher.LOCAL)
+        self._members = Members(Places(wishes.places.launcher, tuple(self._hosts)))
+        self._gang = self._members.gang
+        self.log = self._members.log
         self._names: dict[int, str] = {}  # by rank
         self._said: dict[str, dict[int, Message]] = {}
         self._failures: dict[int, GkfsError] = {}
@@ -70,10 +71,6 @@ class Leader:
             str(mountdir),
             self._gang.environment,
         )
-        # Of what starts the nodes. Without a name: nothing stays of it when we are killed.
-        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115
-        self.log = Path(f"/proc/{os.getpid()}/fd/{self._log_file.fileno()}")
-        self._launchers: list[children.Child] = []
         self._own_folder: Path | None = None  # where no node of the job has one
         self.lines: list[str] = []
 
@@ -85,16 +82,14 @@ class Leader:
         Raises GkfsError with the reason of the first node that failed, or Interrupted; nothing is left then.
         """
         try:
-            self._launchers = launchers.launch_members(
-                Places(self._wishes.places.launcher, tuple(self._hosts)), ["node"], self._gang, self.log
-            )
+            self._members.launch(["node"])
             deadline_s = time.monotonic() + JOB_START_TIMEOUT_S
             self._wait_for("joined", deadline_s)
             for rank, plan in self._plans().items():
                 self._gang.send(rank, {"do": "prepare", "plan": plan._asdict()})
             self._wait_for("prepared", deadline_s)
-            self.lines = [line for message in self._in_order("prepared") for line in message["lines"]]
-            self._gang.broadcast({"do": "mount", "lines": self.lines, "job": self.job._asdict()})
+            self.lines = [line for _, message in self._in_order("prepared") for line in message["lines"]]
+            self._gang.broadcast({"do": "mount", "lines": self.lines})
             self._wait_for("ready", deadline_s)
             if socket.gethostname() not in self._names.values() and not jobs.find(self.job.name):
                 self._note_here()
@@ -177,8 +172,7 @@ class Leader:
 
     def close(self) -> None:
         """Nothing is listened to any more."""
-        self._gang.close()
-        self._log_file.close()
+        self._members.close()
 
     def _end_all(self, orderly: bool) -> None:
         deadline_s = time.monotonic() + JOB_STOP_TIMEOUT_S
@@ -187,30 +181,27 @@ class Leader:
             self._gather("unmounted", deadline_s)
         self._gang.broadcast({"do": "end"})
         self._gather("ended", deadline_s)
-        children.wait(self._launchers, END_GRACE_S)
-        children.end(self._launchers)
+        self._members.wait()
         if self._wishes.log is not None:
             self._keep_logs(self._wishes.log)
         if self._own_folder is not None:
             cleaning.remove_state(self._own_folder)
 
     def _keep_logs(self, log: Path) -> None:
-        ended = sorted(self._said.get("ended", {}).items())
         try:
             with log.open("a") as file:
-                for rank, message in ended:
+                for node, message in self._in_order("ended"):
                     for name, text in message["logs"].items():
-                        file.writelines(f"{self._names[rank]} {name}: {line}\n" for line in text.splitlines())
+                        file.writelines(f"{node} {name}: {line}\n" for line in text.splitlines())
         except OSError as error:
             terminal.warn(f"log {log}: {error.strerror}")
 
     def _warnings(self, kind: str) -> list[str]:
-        ended = sorted(self._said.get("ended", {}).items())
-        return [f"{self._names[rank]}: {text}" for rank, message in ended for text in message[kind]]
+        return [f"{node}: {text}" for node, message in self._in_order("ended") for text in message[kind]]
 
     def _left(self) -> list[str]:
         """What may still be on the nodes."""
-        silent = [name for rank, name in sorted(self._names.items()) if rank not in self._said.get("ended", {})]
+        silent = self._without("ended")
         return [*self._warnings("left"), *(f"{name} did not say that it has ended: look at it" for name in silent)]
 
     def _gather(self, answer: str, deadline_s: float) -> None:
@@ -228,7 +219,7 @@ class Leader:
             if self._failures:
                 self._take(self._gang.poll(_OTHERS_TOO_S))
                 raise self._failure()
-            for child in self._launchers:
+            for child in self._members.started:
                 if child.ended and (child.process.returncode or not self._gang.ranks):
                     raise child.failure()
             if time.monotonic() > deadline_s:
@@ -237,11 +228,8 @@ class Leader:
     def _take(self, events: Sequence[Event]) -> None:
         for rank, message in events:
             if message is None:
-                if rank < VISITOR_RANK and rank not in self._said.get("ended", {}) and "ready" not in self._said:
-                    self._fail(rank, "ended without a word", ExitStatus.FAILURE)
-                elif rank < VISITOR_RANK and rank not in self._said.get("ended", {}):
-                    lost = {"message": "its part has ended without a word", "again": False}
-                    self._said.setdefault("lost", {})[rank] = lost
+                if rank < VISITOR_RANK and rank not in self._said.get("ended", {}):
+                    self._gone(rank)
                 continue
             kind = str(message.get("is"))
             if kind == "joined":
@@ -252,6 +240,13 @@ class Leader:
                 self._visitors.append(rank)
             self._said.setdefault(kind, {})[rank] = message
 
+    def _gone(self, rank: int) -> None:
+        if "ready" in self._said:
+            lost = {"message": "its part has ended without a word", "again": False}
+            self._said.setdefault("lost", {})[rank] = lost
+        else:
+            self._fail(rank, "ended without a word", ExitStatus.FAILURE)
+
     def _fail(self, rank: int, reason: str, status: ExitStatus) -> None:
         self._failures.setdefault(rank, GkfsError(f"{self._names.get(rank, f'node {rank}')}: {reason}", status))
 
@@ -261,24 +256,28 @@ class Leader:
         return GkfsError(f"{first}{f' ({more} more so)' if more else ''}", first.status)
 
     def _late(self, answer: str) -> GkfsError:
-        done = self._said.get(answer, {})
-        missing = [name for rank, name in sorted(self._names.items()) if rank not in done]
-        who = ", ".join(missing[:5]) or f"{len(self._hosts) - len(done)} of {len(self._hosts)} nodes"
+        absent = len(self._hosts) - len(self._said.get(answer, {}))
+        who = ", ".join(self._without(answer)[:5]) or f"{absent} of {len(self._hosts)} nodes"
         tail = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         said = f"; last words: {tail[-1]}" if tail else ""
         return GkfsError(
             f"{who}: not {answer} {JOB_START_TIMEOUT_S:.0f} s after the start{said}", ExitStatus.UNREACHABLE
         )
 
-    def _in_order(self, answer: str) -> list[Message]:
-        return [message for _, message in sorted(self._said[answer].items())]
+    def _in_order(self, answer: str) -> list[tuple[str, Message]]:
+        """Who has said *answer*, and how, by rank."""
+        return [(self._names[rank], message) for rank, message in sorted(self._said.get(answer, {}).items())]
+
+    def _without(self, answer: str) -> list[str]:
+        """Who has joined and not said *answer*, by rank."""
+        said = self._said.get(answer, {})
+        return [name for rank, name in sorted(self._names.items()) if rank not in said]
 
 
-def until_the_end(leader: Leader, signals: Signals, on_turn: Callable[[], None] = lambda: None) -> list[str]:
+def until_the_end(leader: Leader, signals: Signals) -> list[str]:
     """Watch the nodes until somebody asks for the end, or a signal does; then stop. What to warn of."""
     try:
         while not leader.watch():
-            on_turn()
             signals.pause(JOB_STOP_TIMEOUT_S, leader.fileno())
     except Interrupted:
         pass

@@ -97,7 +97,7 @@ class _Node:
         self._member = member
         self._signals = signals
         self._arrived: list[Message] = []
-        self._daemons: list[Child] = []
+        self._daemons: dict[int, Child] = {}  # by index
         self._client: Child | None = None
         self._addresses: dict[int, DaemonAddress] = {}  # of the daemons here, by index
         self._restart: Callable[..., Child]
@@ -141,7 +141,7 @@ class _Node:
             for index in range(plan.first_daemon, plan.first_daemon + plan.daemons):
                 rootdirs.daemon_folder(data, index).mkdir(mode=0o700)
                 listen = launch.listen_of(plan.listen, index - plan.first_daemon)
-                self._daemons.append(self._start_daemon(plan, index, data, state, listen))
+                self._daemons[index] = self._start_daemon(plan, index, data, state, listen)
             self._restart = partial(self._start_daemon, plan, data=data, state=state)
         undo.callback(self._let_others_unmount)
         self._addresses = self._wait_for_daemons(own_hosts)
@@ -149,7 +149,7 @@ class _Node:
         self._member.send({"is": "prepared", "lines": lines})
         order = self._wait_for("mount", JOB_START_TIMEOUT_S)
         _append_missing(own_hosts, order["lines"])
-        jobs.write(jobs.decode(order["job"]))
+        jobs.write(job)
         if plan.mounts:
             mountdir = Path(job.mountdir)
             undo.enter_context(mounts.prepared(mountdir))
@@ -213,15 +213,19 @@ class _Node:
         """This node's daemons, once all have written their lines."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
-            for daemon in self._daemons:
-                if daemon.ended:
-                    raise daemon.failure()
+            self._check_daemons()
             known = hostfiles.read(own_hosts).daemons
             if len(known) == len(self._daemons):
                 return dict(known)
             if time.monotonic() > deadline_s:
                 raise GkfsError(f"its daemons are not ready after {START_TIMEOUT_S:.0f} s", ExitStatus.UNREACHABLE)
             self._pause(POLL_INTERVAL_S)
+
+    def _check_daemons(self) -> None:
+        """Raises GkfsError when one has ended, with its reason."""
+        for daemon in self._daemons.values():
+            if daemon.ended:
+                raise daemon.failure()
 
     # --- while it runs
 
@@ -233,21 +237,19 @@ class _Node:
             for message in self._take("unmount", "end"):
                 self._orderly = message["do"] == "unmount"
                 return
-            for child in (*self._daemons, self._client):
+            for index, child in [*self._daemons.items(), (None, self._client)]:
                 if child is not None and child.ended and child.pid not in reported:
                     reported.add(child.pid)
-                    again = self._start_again(child)
+                    again = index is not None and self._start_again(index)
                     self._member.send({"is": "lost", "message": str(child.failure()), "again": again})
 
-    def _start_again(self, child: Child) -> bool:
+    def _start_again(self, index: int) -> bool:
         """Another daemon for one that ended, on its data and its port: clients wait for it and go on."""
-        if child not in self._daemons or self._restarts >= DAEMON_RESTARTS_MAX:
+        if self._restarts >= DAEMON_RESTARTS_MAX:
             return False
         self._restarts += 1
-        place = self._daemons.index(child)
-        address = sorted(self._addresses.values())[place]
-        port = address.tcp.rpartition(":")[2]
-        self._daemons[place] = self._restart(index=address.daemon, listen=f"tcp://0.0.0.0:{port}")
+        port = self._addresses[index].tcp.rpartition(":")[2]
+        self._daemons[index] = self._restart(index=index, listen=f"tcp://0.0.0.0:{port}")
         return True
 
     # --- end
@@ -269,7 +271,7 @@ class _Node:
 
     def _end_daemons(self) -> None:
         """At once: nobody will read what a clean end would write."""
-        children.end(self._daemons, grace_s=0.0)
+        children.end(self._daemons.values(), grace_s=0.0)
 
     # --- messages
 
@@ -280,9 +282,7 @@ class _Node:
                 raise _ToldToEnd
             for message in self._take(order):
                 return message
-            for child in self._daemons:
-                if child.ended:
-                    raise child.failure()
+            self._check_daemons()
             self._pause(deadline_s - time.monotonic())
         raise GkfsError(f"the leader did not say {order!r} within {timeout_s:.0f} s", ExitStatus.UNREACHABLE)
 

@@ -39,16 +39,29 @@ def folder() -> Path:
     problem = ""
     for path in _candidates():
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
-            status = path.lstat()
-        except OSError as error:
-            problem = f"{path}: {error.strerror}"
-            continue
-        # In /tmp another user could have made it first, to read or redirect what we write.
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+            make_private(path)
+        except GkfsError as error:
+            problem = str(error)
+        else:
             return path
-        problem = f"{path} is not a folder of this user alone (mode 0700)"
     raise GkfsError(f"no runtime folder: {problem}")
+
+
+def tmp_folder() -> Path:
+    """This user's folder in /tmp, the same path on all nodes."""
+    return Path(f"/tmp/gkfs-{os.geteuid()}")
+
+
+def make_private(path: Path) -> None:
+    """Make the folder *path* if it is not there. Raises GkfsError unless it is this user's alone."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise GkfsError(f"{path}: {error.strerror}") from None
+    # In /tmp another user could have made it first, to read or redirect what we write.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise GkfsError(f"{path} is not a folder of this user alone (mode 0700)")
 
 
 def log_file(mountdir: Path) -> Path:
@@ -93,7 +106,7 @@ def _candidates() -> list[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     own = [Path(runtime) / "gkfs"] if runtime and os.path.isdir(runtime) else []
     # A mount made in a job without XDG_RUNTIME_DIR is found from a login session, too.
-    return [*own, Path(f"/tmp/gkfs-{os.geteuid()}")]
+    return [*own, tmp_folder()]
 
 
 def _key(mountdir: Path) -> str:

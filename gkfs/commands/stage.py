@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 import click
 
 from gkfs.commands import hostfiles, jobs, mover, progress, records, staging, subtrees, terminal
-from gkfs.commands.jobs import Job
 from gkfs.commands.launchers import Places, find_places
 from gkfs.commands.options import verb
 from gkfs.commands.signals import Interrupted, Signals
@@ -87,8 +86,8 @@ def _stage(direction: str, arguments: Sequence[str], options: _Options) -> None:
     per_host = options.movers or staging.movers_by_default()
     errand = _errand(direction, arguments, site, options, per_host)
     begun_s = time.monotonic()
-    with Signals() as signals, _log(options.log) as log, progress.Meter(f"stage-{direction}") as meter:
-        result = Coordinator(errand, site.places, per_host, log, signals).run(meter.show)
+    with Signals() as signals, progress.Meter(f"stage-{direction}") as meter:
+        result = Coordinator(errand, site.places, per_host, options.log, signals).run(meter.show)
     _report(direction, result, options, time.monotonic() - begun_s)
 
 
@@ -104,8 +103,7 @@ def _site(options: _Options, arguments: Sequence[str]) -> _Site:
             record = records.find(mounted) if mounted else None
             if mounted and record:
                 hostfile, mountdir = Path(record.hostfile), mounted
-    name = jobs.name_of() if hostfile is None else jobs.name_in(hostfile)
-    job: Job | None = jobs.find(name) if name is not None else None
+    job = jobs.find_for(hostfile)
     if hostfile is None:
         if job is None:
             raise GkfsError("no file system: no -H, and this is no job that has one", ExitStatus.HOSTFILE)
@@ -153,19 +151,6 @@ def _identities(outer: Sequence[bytes]) -> Iterator[tuple[bytes, list[int]]]:
                 yield path, mover.identity(path)
                 break
             path = os.path.dirname(path)
-
-
-@contextlib.contextmanager
-def _log(given: Path | None) -> Iterator[Path]:
-    """The file for messages of movers."""
-    if given is not None:
-        yield given
-        return
-    descriptor = os.memfd_create("gkfs-stage.log")  # nothing is left of it, however this ends
-    try:
-        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
 
 
 # --- what came of it

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gkfs.commands import children, launchers
-from gkfs.commands.children import Child
 from gkfs.commands.launchers import Places
+from gkfs.commands.members import Members
 from gkfs.commands.signals import ENDING, Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import Event, Gang, Message
+from gkfs.gang import Event, Message
 from gkfs.limits import END_GRACE_S, GANG_MEMBERS_MAX, JOB_START_TIMEOUT_S
 
 Unit = dict[str, Any]
@@ -77,17 +76,15 @@ class _Mover:
 class Coordinator:
     """Does one errand with *per_host* movers on each of *places*."""
 
-    def __init__(self, errand: Errand, places: Places, per_host: int, log: Path, signals: Signals) -> None:
+    def __init__(self, errand: Errand, places: Places, per_host: int, log: Path | None, signals: Signals) -> None:
         self.result = Result()
         self._errand = errand
         self._signals = signals
         self._places = places
-        self._per_host = max(1, min(per_host, GANG_MEMBERS_MAX // len(places.hosts)))
-        self._log = log
-        size = len(places.hosts) * self._per_host
-        self._gang = Gang(size, only_this_host=places.launcher is launchers.Launcher.LOCAL)
-        self._size = size
-        self._launchers: list[Child] = []
+        per_host = max(1, min(per_host, GANG_MEMBERS_MAX // len(places.hosts)))
+        self._members = Members(places, per_host, log)
+        self._size = self._members.size
+        self._gang = self._members.gang
         self._movers: dict[int, _Mover] = {}
         self._left_out: list[str] = []  # nodes that do not see the same files
         self._any: deque[Unit] = deque()
@@ -102,9 +99,7 @@ class Coordinator:
     def run(self, on_turn: Callable[[Result], None]) -> Result:
         """Do it; *on_turn* is called every moment with what is known. Raises GkfsError when it cannot go on."""
         try:
-            self._launchers = launchers.launch_members(
-                self._places, ["mover"], self._gang, self._log, per_host=self._per_host
-            )
+            self._members.launch(["mover"])
             self._gather()
             self._queue(self._errand.unit)
             while not self.result.signal and self._hand_out():
@@ -127,7 +122,7 @@ class Coordinator:
                 return
             if self._failure is not None:
                 raise self._failure
-            for child in self._launchers:
+            for child in self._members.started:
                 if child.ended and child.process.returncode:
                     raise child.failure()
             if time.monotonic() > deadline_s:
@@ -338,11 +333,7 @@ class Coordinator:
     def _end(self) -> None:
         if self.result.signal:
             self._let_end()
-        self._gang.broadcast({"do": "end"})
-        self._gang.flush(END_GRACE_S)
-        self._gang.close()
-        children.wait(self._launchers, END_GRACE_S)
-        children.end(self._launchers)
+        self._members.dismiss()
 
     def _let_end(self) -> None:
         """After a signal: what movers are at is brought to an end, so that it counts."""

@@ -26,7 +26,7 @@ def stop(hostfile: Path | None, purge: bool, json: bool) -> None:
 
     Returns when all are gone. Daemons that were gone before are named, and are no failure.
     """
-    name = jobs.name_of() if hostfile is None else jobs.name_in(hostfile)
+    name = jobs.name_for(hostfile)
     if name is not None:
         _stop_job(name, json)
     elif hostfile is not None:

@@ -33,8 +33,7 @@ def locate(given: str, hostfile: Path | None) -> Subtree:
         return Subtree(hostfile or Path(record.hostfile), _checked(inside(given, mount)), given)
     if hostfile is None and mount is not None:
         raise GkfsError(f"whose mount {mount} is was not noted here: name the hostfile", ExitStatus.USAGE)
-    name = jobs.name_of() if hostfile is None else jobs.name_in(hostfile)
-    job = jobs.find(name) if name is not None else None
+    job = jobs.find_for(hostfile)
     if hostfile is None and job is None:
         raise GkfsError(f"{given} is in no mount of this node: name the hostfile", ExitStatus.USAGE)
     found = hostfile or (job and job.hostfile)
