@@ -12,14 +12,12 @@ from tests.slurm.slurm_cluster import SHARED, SlurmCluster, until
 
 _HOOKS = Path(__file__).parents[2] / "deploy" / "slurm"
 
-# Kills everything of the job but its batch scripts: nothing is left that could clean up.
-# Mounts first: one whose node's process ends is told to unmount.
-_KILL_ALL = """
-for what in '^mount$' gkfs; do
-    grep -lzx "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
-        grep -qz "$what" /proc/$pid/cmdline 2>/dev/null && [ $pid != $$ ] && echo $pid
-    done | xargs -r kill -KILL
-done
+# Sends a signal to everything of the job but its batch scripts. Upon SIGSTOP first, on all nodes, and SIGKILL then
+# nothing is left that could clean up: who is stopped does not notice that others are gone.
+_SIGNAL_ALL = """
+grep -lzx "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
+    grep -qz gkfs /proc/$pid/cmdline 2>/dev/null && [ $pid != $$ ] && echo $pid
+done | xargs -r kill -$1
 """
 
 
@@ -37,10 +35,10 @@ def hooks(cluster: SlurmCluster) -> Iterator[None]:
     assert not problems
 
 
-def killer(cluster: SlurmCluster) -> Path:
+def signaller(cluster: SlurmCluster) -> Path:
     """The script of the above, as the nodes see it."""
-    file = cluster.shared / "kill_all.sh"
-    file.write_text(_KILL_ALL)
+    file = cluster.shared / "signal_all.sh"
+    file.write_text(_SIGNAL_ALL)
     return SHARED / file.name
 
 
@@ -60,7 +58,8 @@ def test_when_everything_was_killed_the_epilog_leaves_nothing(cluster: SlurmClus
     script = f"""
 eval "$(gkfs start -m /mnt/gkfs)"
 srun --overlap -N3 -n3 sh -c 'head -c 3M /dev/urandom > $GKFS_MOUNTDIR/$(hostname); ln -s /etc $GKFS_MOUNTDIR/e$$'
-srun --overlap -N3 -n3 sh {killer(cluster)}
+srun --overlap -N3 -n3 sh {signaller(cluster)} STOP
+srun --overlap -N3 -n3 sh {signaller(cluster)} KILL
 srun --overlap -N3 -n3 sh -c 'ls /mnt/gkfs; ls -d /tmp/gkfs-*/$SLURM_JOB_ID'
 """
     done = cluster.sbatch(script, "-N3")
@@ -97,7 +96,13 @@ sha256sum < $GKFS_MOUNTDIR/data | diff - sum && touch $GKFS_MOUNTDIR/more && gkf
         "node1",
     )
     other.wait_for("ready")
-    done = cluster.sbatch(f'eval "$(gkfs start)"\nsh {killer(cluster)}\nls $GKFS_MOUNTDIR', "-w", "node1")
+    script = f"""
+eval "$(gkfs start)"
+sh {signaller(cluster)} STOP
+sh {signaller(cluster)} KILL
+ls $GKFS_MOUNTDIR
+"""
+    done = cluster.sbatch(script, "-w", "node1")
     assert "Transport endpoint" in done.output or "connection abort" in done.output
     assert until(lambda: not left_of(cluster, done.job), 20), left_of(cluster, done.job)
     assert left_of(cluster, other.number)
