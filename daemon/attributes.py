@@ -7,9 +7,9 @@ import errno
 
 from gkfs import metadentry, paths
 from gkfs.changes import with_attributes, with_xattr, without_xattr
-from gkfs.daemon.guards import Guards
+from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.leases import Leases
-from gkfs.daemon.records import Found, Records
+from gkfs.daemon.records import Records
 from gkfs.daemon.session import Session
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
@@ -24,29 +24,31 @@ from gkfs.messages import (
     SetxattrRequest,
     TouchRequest,
 )
-from gkfs.metadentry import FLAG_SPARSE, Metadentry
+from gkfs.metadentry import FLAG_SPARSE
 
 
 class Attributes:
     """The handlers."""
 
-    def __init__(self, records: Records, guards: Guards, leases: Leases) -> None:
+    def __init__(self, records: Records, leases: Leases, inline_data: InlineData) -> None:
         self._records = records
-        self._guards = guards
         self._leases = leases
+        self._inline_data = inline_data
 
     def setattr(self, session: Session, request: SetattrRequest) -> RecordReply:
-        found, entry = self._for_change(request.path, request.fid)
+        found, entry = self._records.for_change(request.path, request.fid)
         if entry.is_directory:
             self._leases.check_change(request.path, session.client_id)
         return RecordReply(self._records.replace(found, with_attributes(entry, request)))
 
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
-        found, entry = self._for_data(request.path, request.fid)
+        found, entry = self._records.for_data(request.path, request.fid)
         size, mtime_ns = request.size, request.mtime_ns
         if size > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {size} bytes")
-        flags = entry.flags | FLAG_SPARSE if request.sparse else entry.flags
+        if size > entry.size:  # which can only be so when somebody has written to chunks
+            entry = self._inline_data.moved_out(entry)
+        flags = entry.flags | FLAG_SPARSE if request.sparse and not entry.is_inline else entry.flags
         # The version grows even if nothing else does: others may hold pages from before this data was written, and
         # clocks of nodes differ.
         entry = entry.changed(
@@ -59,13 +61,13 @@ class Attributes:
         return RecordReply(self._records.replace(found, entry))
 
     def reserve(self, session: Session, request: ReserveRequest) -> ReserveReply:
-        found, entry = self._for_data(request.path, request.fid)
+        found, entry = self._records.for_data(request.path, request.fid)
         if request.length < 0 or entry.size + request.length > FILE_SIZE_MAX_BYTES:
             raise os_error(
                 errno.EFBIG, f"{paths.printable(request.path)}: {request.length} bytes more than {entry.size}"
             )
         offset = entry.size
-        entry = entry.changed(
+        entry = self._inline_data.moved_out(entry).changed(
             size=offset + request.length,
             mtime_ns=max(entry.mtime_ns, request.mtime_ns),
             ctime_ns=max(entry.ctime_ns, request.mtime_ns),
@@ -73,7 +75,7 @@ class Attributes:
         return ReserveReply(offset, self._records.replace(found, entry))
 
     def touch(self, session: Session, request: TouchRequest) -> Empty:
-        found, entry = self._for_change(request.path, request.fid)
+        found, entry = self._records.for_change(request.path, request.fid)
         mtime_ns = request.mtime_ns
         if not request.subdirectories and mtime_ns <= entry.mtime_ns and mtime_ns <= entry.ctime_ns:
             return Empty()
@@ -88,26 +90,9 @@ class Attributes:
     # --- extended attributes
 
     def setxattr(self, session: Session, request: SetxattrRequest) -> RecordReply:
-        found, entry = self._for_change(request.path, request.fid)
+        found, entry = self._records.for_change(request.path, request.fid)
         return RecordReply(self._records.replace(found, with_xattr(entry, request)))
 
     def removexattr(self, session: Session, request: RemovexattrRequest) -> RecordReply:
-        found, entry = self._for_change(request.path, request.fid)
+        found, entry = self._records.for_change(request.path, request.fid)
         return RecordReply(self._records.replace(found, without_xattr(entry, request)))
-
-    # --- shared steps
-
-    def _for_change(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
-        """A record that may change now."""
-        if self._guards.active:
-            self._guards.check_change(path)
-        found = self._records.find(path, fid)
-        return found, metadentry.decode(found.record)
-
-    def _for_data(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
-        """The record of a regular file whose size may change now."""
-        found, entry = self._for_change(path, fid)
-        if not entry.is_regular:
-            raise os_error(errno.EINVAL, f"{paths.printable(path)} is not a regular file")
-        self._guards.check_fid(entry.fid)
-        return found, entry

@@ -27,8 +27,14 @@ from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
-from gkfs.limits import CHECKSUMS_MAX, FILE_SIZE_MAX_BYTES, SCAN_PAGE_BYTES, SCAN_PAGE_RECORDS
-from gkfs.metadentry import FLAG_SPARSE, Metadentry, Xattrs
+from gkfs.limits import (
+    CHECKSUMS_MAX,
+    FILE_SIZE_MAX_BYTES,
+    INLINE_DATA_MAX_BYTES,
+    SCAN_PAGE_BYTES,
+    SCAN_PAGE_RECORDS,
+)
+from gkfs.metadentry import FLAG_INLINE, FLAG_SPARSE, Metadentry, Xattrs
 
 _ENTRY_OVERHEAD_BYTES: Final = 16  # msgpack's, of a key and its record
 
@@ -65,17 +71,20 @@ class Bulk:
             return PutReply(metadentry.fid_of(existing), existing)
         self._parents.check(request.path, request.parent_fid)
         entry = self._entry(request)
-        if request.data:
-            work = self._begin(entry.fid, request)
-            if work is not None:
-                return self._put_waiting(request, entry, work, verify=False)
-        return self._keep(key, entry, bool(request.data))
+        work = self._begin(entry, request)
+        if work is not None:
+            return self._put_waiting(request, entry, work, verify=False)
+        return self._keep(key, entry, _has_chunk(entry, request))
 
-    def _begin(self, fid: int, request: PutRequest) -> Coroutine[Any, Any, None] | None:
+    def _begin(self, entry: Metadentry, request: PutRequest) -> Coroutine[Any, Any, None] | None:
+        """Write the first chunk, if there is one."""
+        if not _has_chunk(entry, request):
+            self._storage.check_space(len(request.data))
+            return None
         try:
-            return self._storage.write_new(fid, request.data)
+            return self._storage.write_new(entry.fid, request.data)
         except OSError:
-            self._storage.cut(fid, 0)  # one chunk, that nobody writes any more: done at once
+            self._storage.cut(entry.fid, 0)  # one chunk, that nobody writes any more: done at once
             raise
 
     async def _put_waiting(
@@ -90,7 +99,7 @@ class Bulk:
         if entry is None:
             entry = self._entry(request)
             try:
-                work = self._begin(entry.fid, request) if request.data else None
+                work = self._begin(entry, request)
             finally:
                 self._store.commit()
         try:
@@ -109,7 +118,7 @@ class Bulk:
         if existing is not None:
             await self._discard(entry.fid)
             return PutReply(metadentry.fid_of(existing), existing)
-        return self._keep(key, entry, bool(request.data))
+        return self._keep(key, entry, _has_chunk(entry, request))
 
     async def _discard(self, fid: int) -> None:
         work = self._storage.cut(fid, 0)
@@ -117,8 +126,8 @@ class Bulk:
         if work is not None:
             await work
 
-    def _keep(self, key: bytes, entry: Metadentry, has_data: bool) -> PutReply:
-        if has_data:
+    def _keep(self, key: bytes, entry: Metadentry, has_chunk: bool) -> PutReply:
+        if has_chunk:
             self._storage.claim(entry.fid)
         self._store.put(key, metadentry.encode(entry))
         self._store.count_entry(entry.mode, 1)
@@ -136,9 +145,12 @@ class Bulk:
         pairs = request.xattrs
         xattrs: Xattrs = tuple(zip(pairs[::2], pairs[1::2], strict=True)) if pairs else ()
         check_xattrs(0, xattrs)
+        flags = FLAG_SPARSE if request.sparse else 0
+        if regular and not request.sparse and size == len(data) <= INLINE_DATA_MAX_BYTES:
+            flags = FLAG_INLINE
         return Metadentry(
             metadentry.FORMAT,
-            FLAG_SPARSE if request.sparse else 0,
+            flags,
             self._head if regular else metadentry.PLACEMENT_HASHED,
             mode,
             request.uid,
@@ -153,6 +165,7 @@ class Bulk:
             1,
             target,
             xattrs,
+            bytes(data) if flags & FLAG_INLINE else b"",
         )
 
     # --- SCAN and CHECKSUM
@@ -180,6 +193,10 @@ class Bulk:
         if not len(fids) == len(chunks) == len(lengths) <= CHECKSUMS_MAX:
             raise os_error(errno.EINVAL, f"checksums of {len(fids)} files, {len(chunks)} chunks")
         return _checksum_reply(self._storage.digests(list(zip(fids, chunks, lengths, strict=True))))
+
+
+def _has_chunk(entry: Metadentry, request: PutRequest) -> bool:
+    return bool(request.data) and not entry.is_inline
 
 
 async def _checksum_reply(work: Coroutine[Any, Any, list[bytes]]) -> ChecksumReply:

@@ -11,7 +11,7 @@ from gkfs.daemon.faults import Change, CutFile, Fault, Kind, Repair, file_name
 from gkfs.distributor import Distributor
 from gkfs.limits import CHUNK_SIZE_BYTES
 
-_NO_DATA: Final = -1  # in place of a size: the record is of no regular file
+_NO_DATA: Final = -1  # in place of a size: the record is of something that has no chunks
 _SIZE_MAX: Final = (1 << 63) - 1
 _NAME: Final = re.compile(rb"([0-9a-f]{2})/([0-9a-f]{16})\.([0-9a-f]{8})")
 
@@ -24,10 +24,10 @@ class FileTable:
         self._sizes = array("q")
         self._placements = array("H")
 
-    def add(self, fid: int, size: int, placement: int, *, regular: bool) -> None:
+    def add(self, fid: int, size: int, placement: int, *, has_chunks: bool) -> None:
         """Note a record."""
         self._fids.append(fid)
-        self._sizes.append(min(size, _SIZE_MAX) if regular else _NO_DATA)
+        self._sizes.append(min(size, _SIZE_MAX) if has_chunks else _NO_DATA)
         self._placements.append(placement)
 
     def sort(self) -> list[int]:
@@ -130,7 +130,7 @@ class ChunkChecks:
         for (fid, daemon), garbage in self._garbage.items():
             is_known = self._files.has(fid)  # as something without data, by now
             repairs = (CutFile(daemon, fid),) if may_remove and not is_known else ()
-            record = "a record of another type" if is_known else "no record"
+            record = "a record without chunks" if is_known else "no record"
             facts = f"{garbage.chunks} chunks, {garbage.size_bytes} bytes, of {record}"
             self.faults.append(Fault(Kind.GARBAGE, file_name(fid), daemon, facts, fid, repairs))
         return self.faults + [grow(fid, end) for fid, end in self.ends.items()]

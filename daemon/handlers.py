@@ -8,6 +8,7 @@ from gkfs.daemon.bulk import Bulk
 from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
+from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.links import Links
 from gkfs.daemon.moves import Moves
@@ -39,6 +40,7 @@ from gkfs.operations import (
     HOLD,
     LINK,
     LOOKUP,
+    OUTGROW,
     PUT,
     PUT_INODE,
     PUT_RECORDS,
@@ -62,6 +64,7 @@ from gkfs.operations import (
     UNSEAL,
     WHERE,
     WRITE_CHUNK,
+    WRITE_INLINE,
 )
 from gkfs.paths import ROOT
 
@@ -93,8 +96,11 @@ class Handlers:
         self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)
         self._links = Links(store, records, guards, distributor, peers, self._opens, sessions, nursery)
         self._namespace = Namespace(store, records, guards, moves, parents, self._opens, self._links, fids, leases)
-        self._attributes = Attributes(records, guards, leases)
-        self._truncation = Truncation(store, records, guards, distributor, peers, self._reclaimer)
+        self._inline_data = InlineData(own_index, records, storage)
+        self._attributes = Attributes(records, leases, self._inline_data)
+        self._truncation = Truncation(
+            store, records, guards, distributor, peers, self._reclaimer, self._inline_data
+        )
         self._chunks = Chunks(storage)
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
         self._bulk = Bulk(own_index, store, storage, guards, parents, fids)
@@ -118,6 +124,8 @@ class Handlers:
         serve(SETATTR, self._attributes.setattr)
         serve(EXTEND, self._attributes.extend)
         serve(RESERVE, self._attributes.reserve)
+        serve(WRITE_INLINE, self._inline_data.write)
+        serve(OUTGROW, self._inline_data.outgrow)
         serve(TOUCH, self._attributes.touch)
         serve(SETXATTR, self._attributes.setxattr)
         serve(REMOVEXATTR, self._attributes.removexattr)

@@ -171,7 +171,7 @@ class Inspection:
             self._link_names += 1
             self._links[fid] = self._links.get(fid, 0) + 1
             return
-        self._files.add(fid, entry.size, entry.placement, regular=entry.is_regular)
+        self._files.add(fid, entry.size, entry.placement, has_chunks=entry.is_regular and not entry.is_inline)
         if entry.is_directory:
             self._directories[path] = _Directory(fid, entry.nlink, daemon)
             return
@@ -194,7 +194,7 @@ class Inspection:
             self._fault(Kind.OWNER, where, daemon, f"belongs to daemon {owner}", fid)
         for kind, facts in bad_record(key, entry, self._count):
             self._fault(kind, where, daemon, facts, fid)
-        self._files.add(fid, entry.size, entry.placement, regular=entry.is_regular)
+        self._files.add(fid, entry.size, entry.placement, has_chunks=entry.is_regular and not entry.is_inline)
         self._inodes[fid] = _Inode(daemon, key, value, entry.nlink)
 
     def _take_orphan(self, daemon: int, key: bytes, value: bytes) -> None:
@@ -205,7 +205,9 @@ class Inspection:
             self._fault(Kind.FID, file_name(keys.fid_of_key(key)), daemon, f"the record is of file {entry.fid:x}")
         if entry.nlink:
             self._fault(Kind.LINKS, file_name(entry.fid), daemon, f"{entry.nlink} links, no name", entry.fid)
-        self._files.add(entry.fid, entry.size, entry.placement, regular=entry.is_regular)
+        self._files.add(
+            entry.fid, entry.size, entry.placement, has_chunks=entry.is_regular and not entry.is_inline
+        )
         self._orphans.add(entry.fid)
 
     def begin_chunks(self) -> None:

@@ -131,7 +131,8 @@ class Namespace:
         names: list[bytes] = []
         records: list[bytes] = []
         room_bytes = _PAGE_BYTES
-        for key, record in found[:limit]:
+        for key, stored in found[:limit]:
+            record = metadentry.without_data(stored)
             room_bytes -= len(key) - prefix_bytes + len(record) + _ENTRY_OVERHEAD_BYTES
             if room_bytes < 0:
                 break

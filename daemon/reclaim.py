@@ -79,7 +79,7 @@ class Reclaimer:
 
     def add(self, entry: Metadentry) -> None:
         """Have the chunks of a file without record removed; noted with the next commit."""
-        if not entry.is_regular:
+        if not entry.is_regular or entry.is_inline:
             return
         # Its size says little: writers publish it late. So everyone is asked.
         cut = Cut(0, entry.placement, 0)

@@ -7,13 +7,13 @@ from typing import Final
 from gkfs import paths
 from gkfs.daemon.faults import Kind
 from gkfs.limits import FILE_SIZE_MAX_BYTES, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
-from gkfs.metadentry import FLAG_LINK, FLAG_SPARSE, PLACEMENT_HEAD, ROOT_FID, Metadentry
+from gkfs.metadentry import FLAG_INLINE, FLAG_LINK, FLAG_SPARSE, PLACEMENT_HEAD, ROOT_FID, Metadentry
 
 _TYPES: Final = frozenset(
     {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 )
 _DEVICES: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
-_FLAGS: Final = FLAG_LINK | FLAG_SPARSE
+_FLAGS: Final = FLAG_LINK | FLAG_SPARSE | FLAG_INLINE
 
 
 def bad_key(key: bytes) -> str:
@@ -56,6 +56,10 @@ def bad_record(path: bytes, entry: Metadentry, daemon_count: int) -> Iterator[tu
 
 
 def _bad_size(kind: int, entry: Metadentry) -> Iterator[tuple[Kind, str]]:
+    if entry.is_inline and kind != stat.S_IFREG:
+        yield Kind.TYPE, f"flags {entry.flags:#x}, mode {entry.mode:o}"
+    elif len(entry.data) != (entry.size if entry.is_inline else 0):
+        yield Kind.SIZE, f"{len(entry.data)} bytes of data in the record, size {entry.size}"
     if kind == stat.S_IFLNK:
         if len(entry.target) != entry.size or not 0 < entry.size <= SYMLINK_TARGET_MAX_BYTES:
             yield Kind.TARGET, f"a target of {len(entry.target)} bytes, size {entry.size}"

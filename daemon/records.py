@@ -49,6 +49,21 @@ class Records:
             raise os_error(errno.ESTALE, f"{paths.printable(path)} is no longer file {fid:x}")
         return Found(key, record)
 
+    def for_change(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
+        """A record that may change now, and what it says. Raises OSError (ENOENT, ESTALE), Blocked."""
+        if self._guards.active:
+            self._guards.check_change(path)
+        found = self.find(path, fid)
+        return found, metadentry.decode(found.record)
+
+    def for_data(self, path: bytes, fid: int) -> tuple[Found, Metadentry]:
+        """As `for_change`, of a regular file whose size or data may change now. Raises OSError (EINVAL), too."""
+        found, entry = self.for_change(path, fid)
+        if not entry.is_regular:
+            raise os_error(errno.EINVAL, f"{paths.printable(path)} is not a regular file")
+        self._guards.check_fid(entry.fid)
+        return found, entry
+
     def replace(self, found: Found, entry: Metadentry) -> bytes:
         """Store *entry* in place of what was found; returns the record."""
         record = metadentry.encode(entry)

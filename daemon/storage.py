@@ -97,7 +97,7 @@ class ChunkStorage:
             raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot write {len(data)} bytes at {offset}")
         if fid in self._cuts:
             raise Blocked(self._cuts[fid])
-        self._check_space(len(data))
+        self.check_space(len(data))
         file = self._open_chunk(fid, chunk, create=True)
         assert file is not None
         self._note_unsynced(fid, chunk)
@@ -138,7 +138,7 @@ class ChunkStorage:
         """
         if not _exists(fid, 0, 0) or not 0 < len(data) <= CHUNK_SIZE_BYTES:
             raise os_error(errno.EINVAL, f"file {fid:x}: cannot begin with {len(data)} bytes")
-        self._check_space(len(data))
+        self.check_space(len(data))
         self._store.put_now(keys.chunk(fid, 0), keys.UNCLAIMED)
         self._note_unsynced(fid, 0)
         if len(data) > INLINE_IO_MAX_BYTES:
@@ -197,6 +197,19 @@ class ChunkStorage:
                     total += os.stat(self._path(*keys.chunk_of_key(key))).st_blocks * 512
             await trio.lowlevel.checkpoint()
         return total
+
+    def check_space(self, length: int) -> None:
+        """Raise OSError (ENOSPC) unless *length* bytes of data may be stored, wherever."""
+        self._unchecked_bytes += length
+        if self._unchecked_bytes < min(SPACE_CHECK_BYTES, self._reserve_bytes // 4):
+            return
+        free_bytes = self.space()[0]
+        if free_bytes < self._reserve_bytes + length:
+            raise os_error(
+                errno.ENOSPC,
+                f"{free_bytes} bytes free under {self._folder}, {self._reserve_bytes} are kept for records",
+            )
+        self._unchecked_bytes = 0
 
     # --- cutting
 
@@ -350,18 +363,6 @@ class ChunkStorage:
             known.add(chunk)
             if len(known) > SCAN_PAGE_RECORDS:
                 self._unsynced[fid] = None
-
-    def _check_space(self, length: int) -> None:
-        self._unchecked_bytes += length
-        if self._unchecked_bytes < min(SPACE_CHECK_BYTES, self._reserve_bytes // 4):
-            return
-        free_bytes = self.space()[0]
-        if free_bytes < self._reserve_bytes + length:
-            raise os_error(
-                errno.ENOSPC,
-                f"{free_bytes} bytes free under {self._folder}, {self._reserve_bytes} are kept for records",
-            )
-        self._unchecked_bytes = 0
 
     def _all_chunks(self, fid: int, first: int) -> set[int]:
         found: set[int] = set()

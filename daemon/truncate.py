@@ -14,6 +14,7 @@ import msgpack
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
+from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.reclaim import Cut, Reclaimer, truncation
 from gkfs.daemon.records import Records
@@ -22,7 +23,7 @@ from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
-from gkfs.limits import FILE_SIZE_MAX_BYTES
+from gkfs.limits import FILE_SIZE_MAX_BYTES, INLINE_DATA_MAX_BYTES
 from gkfs.messages import (
     AllocatedReply,
     AllocatedRequest,
@@ -52,8 +53,10 @@ class Truncation:
         distributor: Distributor,
         peers: Peers,
         reclaimer: Reclaimer,
+        inline_data: InlineData,
     ) -> None:
         self._store = store
+        self._inline_data = inline_data
         self._records = records
         self._guards = guards
         self._distributor = distributor
@@ -73,6 +76,9 @@ class Truncation:
         if max(request.size, request.known_size) > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"{name}: {request.size} bytes")
         self._guards.check_fid(entry.fid)
+        if entry.is_inline and request.size <= INLINE_DATA_MAX_BYTES:
+            return self._inline_data.resized(found, entry, request.size, request.now_ns)
+        entry = self._inline_data.moved_out(entry)
         cut = truncation(entry, request.size, request.known_size)
         flags = entry.flags | FLAG_SPARSE if request.size > entry.size else entry.flags
         if request.size == 0:

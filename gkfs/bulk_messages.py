@@ -9,7 +9,8 @@ class PutRequest(NamedTuple):
     """Create an entry of any kind with all it shall have, a file with its first chunk.
 
     *size* and *sparse* only for regular files: what lies behind *data*, up to *size*, is a hole, or is written
-    afterwards. The first chunk is on the daemon of the record (see `metadentry.PLACEMENT_HEAD`).
+    afterwards. The first chunk is on the daemon of the record (see `metadentry.PLACEMENT_HEAD`). A small file
+    whose data is all there has no chunk: it is in the record.
     """
 
     path: bytes

@@ -18,14 +18,19 @@ KEY_PATH_MAX_BYTES: Final = 2 * PATH_MAX_BYTES
 
 # --- data
 CHUNK_SIZE_BYTES: Final = 1 << 20  # the largest FUSE request; an aligned one meets one chunk
+# Files up to this size live in their record: no chunk file, and one request less to read or write them. Larger
+# values make every change of the record dearer (docs/decisions/0008-data-in-records.md).
+INLINE_DATA_MAX_BYTES: Final = 8 << 10
 CHUNK_INDEX_MAX: Final = (1 << 32) - 1  # 32 bits in the chunk's file name and key
 FILE_SIZE_MAX_BYTES: Final = (CHUNK_INDEX_MAX + 1) * CHUNK_SIZE_BYTES
 
 # --- cluster
-DAEMONS_MAX: Final = 1 << 15  # daemon index: 15 bits of a fid, so that a fid is positive as a signed number
+# Daemon index: 15 bits of a fid, so that a fid is positive as a signed number; all but the last one, so that each
+# can be told as a placement of 16 bits.
+DAEMONS_MAX: Final = (1 << 15) - 1
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
 RECEIVE_BUFFER_BYTES: Final = 1 << 20  # holds the largest body and many small messages

@@ -166,7 +166,7 @@ class ReaddirRequest(NamedTuple):
 
 class ReaddirReply(NamedTuple):
     names: list[bytes]  # ascending
-    records: list[bytes]  # one for each name
+    records: list[bytes]  # one for each name, without data
     more: bool
 
 
@@ -215,6 +215,32 @@ class ReserveRequest(NamedTuple):
 class ReserveReply(NamedTuple):
     offset: int
     record: bytes
+
+
+class WriteInlineRequest(NamedTuple):
+    """Write where the data of the file are in its record, and remain so: up to `INLINE_DATA_MAX_BYTES`."""
+
+    path: bytes
+    fid: int
+    offset: int
+    mtime_ns: int
+    unprivileged: bool  # as in ExtendRequest
+    data: Buffer
+
+
+class WriteInlineReply(NamedTuple):
+    record: bytes
+    written: bool  # False: the data are in chunks by now, or would be too large; nothing has changed
+
+
+class OutgrowRequest(NamedTuple):
+    """The file is about to have chunks: if its data are in the record they move to the first one.
+
+    Whoever writes to chunks of a file must know a record of it without FLAG_INLINE, which never comes back.
+    """
+
+    path: bytes
+    fid: int
 
 
 class TruncateRequest(NamedTuple):

@@ -10,6 +10,10 @@ Records travel between daemon and client as stored, so a lookup re-encodes nothi
 Invariants: *fid* is never 0 and never reused; *version* grows with every stored change; *size* of a
 directory is 0; a symlink has exactly one target part, of *size* bytes.
 
+A regular file is made with FLAG_INLINE: its data, *size* bytes, are a part of the record, and it has no chunks.
+One that outgrows the record loses the flag for good: its data move to chunks. A listing leaves that part out
+(`without_data`).
+
 A file with several names has one such record under its inode address (`gkfs.paths`), and under each name a *link*:
 a record with FLAG_LINK that says no more than type and fid.
 """
@@ -18,27 +22,29 @@ import stat
 import struct
 from typing import Any, Final, NamedTuple, Self
 
-from gkfs.limits import DAEMONS_MAX
-
 FORMAT: Final = 1
 ROOT_FID: Final = 1
 PLACEMENT_HASHED: Final = 0
-# From 1 to DAEMONS_MAX: all chunks on daemon placement - 1. Above: the first chunk on daemon placement - this, all
+# Below, from 1: all chunks on daemon placement - 1. From this on: the first chunk on daemon placement - this, all
 # others hashed.
-PLACEMENT_HEAD: Final = DAEMONS_MAX + 1
+PLACEMENT_HEAD: Final = (1 << 15) + 1
 FLAG_LINK: Final = 1  # the record is under the file's inode address
 FLAG_SPARSE: Final = 2  # there may be holes: st_blocks does not follow from the size
+FLAG_INLINE: Final = 4  # the data are in the record
 
 _HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
 _FID = struct.Struct("<Q")
 _MODE_SIZE_MTIME = struct.Struct("<I20xQ8xq")  # from the mode on
 _FID_OFFSET: Final = 60
 _MODE_OFFSET: Final = 4
+_SIZE = struct.Struct("<Q")
+_SIZE_OFFSET: Final = 28
 _FLAGS_OFFSET: Final = 1
 _NLINK_MASK: Final = (1 << 32) - 1
 _PART = struct.Struct("<BI")
 _TAG_SYMLINK_TARGET: Final = 1
 _TAG_XATTR: Final = 2  # length of the name (u8), name, value
+_TAG_DATA: Final = 3  # always the last one
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -62,6 +68,7 @@ class Metadentry(NamedTuple):
     version: int
     target: bytes = b""  # of a symlink
     xattrs: Xattrs = ()  # (name, value), no name twice
+    data: bytes = b""  # of a regular file with FLAG_INLINE: all of it, or nothing when it was left out
 
     @classmethod
     def new(
@@ -78,8 +85,23 @@ class Metadentry(NamedTuple):
     ) -> Self:
         """The record of something just created."""
         nlink = 2 if stat.S_ISDIR(mode) else 1
+        flags = FLAG_INLINE if stat.S_ISREG(mode) and placement == PLACEMENT_HASHED else 0
         return cls(
-            FORMAT, 0, placement, mode, uid, gid, nlink, rdev, len(target), now_ns, now_ns, now_ns, fid, 1, target
+            FORMAT,
+            flags,
+            placement,
+            mode,
+            uid,
+            gid,
+            nlink,
+            rdev,
+            len(target),
+            now_ns,
+            now_ns,
+            now_ns,
+            fid,
+            1,
+            target,
         )
 
     @property
@@ -93,6 +115,11 @@ class Metadentry(NamedTuple):
     @property
     def is_link(self) -> bool:
         return bool(self.flags & FLAG_LINK)
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the data are in the record."""
+        return bool(self.flags & FLAG_INLINE)
 
     def link(self) -> Self:
         """What stands under each name of this file once it has several."""
@@ -111,6 +138,7 @@ class Metadentry(NamedTuple):
             version=1,
             target=b"",
             xattrs=(),
+            data=b"",
         )
 
     def changed(self, **fields: Any) -> Self:
@@ -125,6 +153,8 @@ def encode(entry: Metadentry) -> bytes:
         record += _PART.pack(_TAG_SYMLINK_TARGET, len(entry.target)) + entry.target
     for name, value in entry.xattrs:
         record += b"".join((_PART.pack(_TAG_XATTR, 1 + len(name) + len(value)), bytes([len(name)]), name, value))
+    if entry.data:
+        record += _PART.pack(_TAG_DATA, len(entry.data)) + entry.data
     return record
 
 
@@ -134,13 +164,13 @@ def decode(record: bytes) -> Metadentry:
         raise ValueError(f"not a metadata record of format {FORMAT}: {len(record)} bytes, {record[:4].hex()}...")
     fields = _HEADER.unpack_from(record)
     if len(record) == _HEADER.size:
-        return Metadentry._make((*fields, b"", ()))
+        return Metadentry._make((*fields, b"", (), b""))
     return Metadentry._make((*fields, *_parts(record)))
 
 
-def _parts(record: bytes) -> tuple[bytes, Xattrs]:
-    """Symlink target and extended attributes."""
-    target = b""
+def _parts(record: bytes) -> tuple[bytes, Xattrs, bytes]:
+    """Symlink target, extended attributes, data."""
+    target = data = b""
     xattrs: list[tuple[bytes, bytes]] = []
     position = _HEADER.size
     while position < len(record):
@@ -154,10 +184,20 @@ def _parts(record: bytes) -> tuple[bytes, Xattrs]:
             target = part
         elif tag == _TAG_XATTR and part and len(part) == length > part[0]:
             xattrs.append((part[1 : 1 + part[0]], part[1 + part[0] :]))
+        elif tag == _TAG_DATA and len(part) == length:
+            data = part
         else:
             raise ValueError(f"metadata record has a part of tag {tag} and {length} bytes at {position}")
         position += length
-    return target, tuple(xattrs)
+    return target, tuple(xattrs), data
+
+
+def without_data(record: bytes) -> bytes:
+    """A stored record without the part that is the file's data, for who wants attributes only."""
+    if not record[_FLAGS_OFFSET] & FLAG_INLINE:
+        return record
+    size: int = _SIZE.unpack_from(record, _SIZE_OFFSET)[0]
+    return record[: len(record) - _PART.size - size] if size else record
 
 
 def fid_of(record: bytes) -> int:
@@ -208,13 +248,12 @@ def without_set_id(mode: int) -> int:
 
 
 def head_on(daemon_index: int) -> int:
-    """The placement of a file whose first chunk is on the daemon of that index; hashed where 16 bits do not tell.
+    """The placement of a file whose first chunk is on the daemon of that index.
 
-    >>> head_on(0), head_on(32766), head_on(32767)
-    (32769, 65535, 0)
+    >>> head_on(0), head_on(32766)
+    (32769, 65535)
     """
-    placement = PLACEMENT_HEAD + daemon_index
-    return placement if placement < 1 << 16 else PLACEMENT_HASHED
+    return PLACEMENT_HEAD + daemon_index
 
 
 def make_fid(daemon_index: int, boot_epoch: int, counter: int) -> int:

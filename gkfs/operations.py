@@ -33,6 +33,7 @@ from gkfs.messages import (
     LookupReply,
     LookupRequest,
     MendRequest,
+    OutgrowRequest,
     ReadChunkReply,
     ReadChunkRequest,
     ReaddirReply,
@@ -59,6 +60,8 @@ from gkfs.messages import (
     WhereRequest,
     WriteChunkReply,
     WriteChunkRequest,
+    WriteInlineReply,
+    WriteInlineRequest,
 )
 from gkfs.peer_messages import (
     AdoptReply,
@@ -135,6 +138,17 @@ SETXATTR = Operation(27, "setxattr", SetxattrRequest, RecordReply, _RECORD, idem
 REMOVEXATTR = Operation(28, "removexattr", RemovexattrRequest, RecordReply, _XATTR, by_inode=True)
 PUT = Operation(29, "put", PutRequest, PutReply, _NAME, bulk_request=True)
 SCAN = Operation(35, "scan", ScanRequest, ScanReply, idempotent=True)
+WRITE_INLINE = Operation(
+    37,
+    "write_inline",
+    WriteInlineRequest,
+    WriteInlineReply,
+    _DATA,
+    idempotent=True,
+    bulk_request=True,
+    by_inode=True,
+)
+OUTGROW = Operation(38, "outgrow", OutgrowRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
 SYNC_METADATA = Operation(22, "sync_metadata", SyncMetadataRequest, Empty, idempotent=True)
 
 WRITE_CHUNK = Operation(30, "write_chunk", WriteChunkRequest, WriteChunkReply, idempotent=True, bulk_request=True)

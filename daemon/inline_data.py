@@ -1,0 +1,71 @@
+"""Small files, whose data are in their record: WRITE_INLINE, and OUTGROW, which moves them to a chunk.
+
+The first chunk of a file that has outgrown its record is on the daemon that had the record then, whatever becomes
+of the record: so it is one step of one daemon. Chunk and record cannot change as one, but the chunk's entry in the
+index says that it is unclaimed until the record has changed: a restart removes what is still so.
+"""
+
+import errno
+
+from gkfs import metadentry, paths
+from gkfs.daemon.records import Found, Records
+from gkfs.daemon.session import Session
+from gkfs.daemon.storage import ChunkStorage
+from gkfs.errors import os_error
+from gkfs.limits import FILE_SIZE_MAX_BYTES, INLINE_DATA_MAX_BYTES
+from gkfs.messages import OutgrowRequest, RecordReply, WriteInlineReply, WriteInlineRequest
+from gkfs.metadentry import FLAG_INLINE, Metadentry
+
+
+class InlineData:
+    """The handlers, all synchronous and thus atomic, and what other changes of such files need."""
+
+    def __init__(self, own_index: int, records: Records, storage: ChunkStorage) -> None:
+        self._head = metadentry.head_on(own_index)
+        self._records = records
+        self._storage = storage
+
+    def write(self, session: Session, request: WriteInlineRequest) -> WriteInlineReply:
+        found, entry = self._records.for_data(request.path, request.fid)
+        offset, data = request.offset, request.data
+        end = offset + len(data)
+        if offset < 0 or end > FILE_SIZE_MAX_BYTES:
+            raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {len(data)} bytes at {offset}")
+        if not entry.is_inline or end > INLINE_DATA_MAX_BYTES:
+            return WriteInlineReply(found.record, False)
+        self._storage.check_space(len(data))
+        old = entry.data.ljust(offset, b"\0")
+        entry = entry.changed(
+            data=b"".join((old[:offset], data, old[end:])),
+            size=max(entry.size, end),
+            mtime_ns=max(entry.mtime_ns, request.mtime_ns),
+            ctime_ns=max(entry.ctime_ns, request.mtime_ns),
+            mode=metadentry.without_set_id(entry.mode) if request.unprivileged else entry.mode,
+        )
+        return WriteInlineReply(self._records.replace(found, entry), True)
+
+    def outgrow(self, session: Session, request: OutgrowRequest) -> RecordReply:
+        found, entry = self._records.for_data(request.path, request.fid)
+        if not entry.is_inline:
+            return RecordReply(found.record)
+        return RecordReply(self._records.replace(found, self.moved_out(entry).changed()))
+
+    def moved_out(self, entry: Metadentry) -> Metadentry:
+        """*entry* without its data, which are in a chunk when the caller's change of the record is committed.
+
+        Raises OSError (ENOSPC, EIO). An entry whose data are in chunks already is returned as it is.
+        """
+        if not entry.is_inline:
+            return entry
+        if entry.data:
+            self._storage.cut(entry.fid, 0)  # one that is left of an earlier try, which could not be committed
+            self._storage.write_new(entry.fid, entry.data)  # small enough to be done at once
+            self._storage.claim(entry.fid)
+        return entry._replace(flags=entry.flags & ~FLAG_INLINE, placement=self._head, data=b"")
+
+    def resized(self, found: Found, entry: Metadentry, size: int, now_ns: int) -> RecordReply:
+        """The record of an inline file with *size* bytes, `INLINE_DATA_MAX_BYTES` at most."""
+        entry = entry.changed(
+            data=entry.data[:size].ljust(size, b"\0"), size=size, mtime_ns=now_ns, ctime_ns=now_ns
+        )
+        return RecordReply(self._records.replace(found, entry))
