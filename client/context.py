@@ -77,4 +77,5 @@ class Context:
         reply = await self.about(inode, operation, make)
         entry = metadentry.decode(reply.record)
         inode.learn(entry)
+        self.inodes.keep_data(inode)
         return entry

@@ -347,6 +347,7 @@ class GkfsOperations(pyfuse3.Operations):
 
     async def _closed(self, inode: Inode) -> None:
         if self.holds.closed(inode):
+            self._inodes.keep_data(inode)
             try:
                 await self.data.closed(inode)
             finally:

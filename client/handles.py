@@ -3,6 +3,7 @@
 import os
 from typing import Generic, TypeVar
 
+from gkfs.client.ahead import Ahead
 from gkfs.client.inodes import Inode
 
 T = TypeVar("T")
@@ -11,10 +12,11 @@ T = TypeVar("T")
 class FileHandle:
     """One open(2) of a file."""
 
-    __slots__ = ("append", "direct", "inode", "privileged")
+    __slots__ = ("ahead", "append", "direct", "inode", "privileged")
 
     def __init__(self, inode: Inode, flags: int, *, direct: bool, privileged: bool) -> None:
         self.inode = inode
+        self.ahead = Ahead()
         self.privileged = privileged  # opened by root, whose writes leave the set-id bits
         self.append = bool(flags & os.O_APPEND)
         # Direct handles bypass the kernel's page cache, so the kernel does not cut reads at the size it knows.

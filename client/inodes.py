@@ -7,11 +7,15 @@ names, or the path to which another node has renamed it.
 """
 
 import time
-from typing import Final
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 from gkfs import metadentry, paths
-from gkfs.limits import DIRECTORY_LEASE_MARGIN_S, DIRECTORY_LEASE_S
+from gkfs.limits import DATA_KEPT_FILES, DIRECTORY_LEASE_MARGIN_S, DIRECTORY_LEASE_S
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
+
+if TYPE_CHECKING:
+    from gkfs.client.writing import Behind
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
 FRESH_S: Final = 0.005
@@ -29,7 +33,11 @@ class Inode:
         "_path_epoch",
         "address",
         "allocated_bytes",
+        "behind",
+        "behind_end",
         "cached_version",
+        "data_changes",
+        "data_kept",
         "dirty",
         "dirty_mtime_ns",
         "dirty_size",
@@ -62,12 +70,17 @@ class Inode:
         self.kept = False  # its last name may be gone: its daemon keeps it until it is told that it is closed
         self.gone = False  # its record was removed elsewhere while it was open here
         self.removed = False  # through this mount, and not kept; whoever has it open sees it as it was at the end
+        # Written here and not confirmed (see writing.py), and where it ends, 0 when there is nothing.
+        self.behind: Behind | None = None
+        self.behind_end = 0
         # Written here and not yet published (see data.py): size reached and time of the last write.
         self.dirty = False
         self.dirty_size = 0
         self.dirty_mtime_ns = 0
         self.dirty_sparse = False
         self.dirty_unprivileged = False
+        self.data_changes = 0  # writes and cuts here: who read ahead before must read again
+        self.data_kept = False  # its record, with its data, is among those that `InodeTable.keep_data` counts
         self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
@@ -87,7 +100,21 @@ class Inode:
     @property
     def size(self) -> int:
         """Bytes, as this node sees the file: with its own unpublished writes."""
-        return max(self.entry.size, self.dirty_size) if self.dirty else self.entry.size
+        return max(self.entry.size, self.dirty_size, self.behind_end) if self.dirty else self.entry.size
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the record as last seen came with data."""
+        entry = self._entry
+        if isinstance(entry, bytes):
+            return metadentry.has_data(entry)
+        return bool(entry.data)
+
+    @property
+    def data(self) -> bytes | None:
+        """All of an inline file as last seen; None when that is not known any more."""
+        entry = self.entry
+        return entry.data if len(entry.data) == entry.size else None
 
     @property
     def is_sparse(self) -> bool:
@@ -98,6 +125,16 @@ class Inode:
         """Note the record just received; *fresh*: the next step of the system call may use it without asking."""
         self._entry = entry
         self._fresh_until_s = time.monotonic() + FRESH_S if fresh else 0.0
+
+    def learn_own(self, entry: Metadentry, before: int) -> None:
+        """Note the record after a change of data by this node; *before*: the version it was made for."""
+        if self.cached_version == before and entry.version == before + 1:
+            self.cached_version = entry.version  # nobody else wrote: the kernel's pages are still right
+        self.learn(entry)
+
+    def drop_data(self) -> None:
+        """Forget the data of an inline file, but nothing else."""
+        self._entry = self.entry._replace(data=b"")
 
     def take_fresh(self) -> bool:
         """Whether the record came within the same system call; says so once."""
@@ -135,6 +172,7 @@ class InodeTable:
         self._by_fid: dict[int, Inode] = {ROOT_FID: self.root}
         self._by_name: dict[tuple[int, bytes], Inode] = {}
         self._epoch = 0
+        self._with_data: deque[Inode] = deque()
 
     def __len__(self) -> int:
         return len(self._by_fid)
@@ -179,7 +217,20 @@ class InodeTable:
         inode.lookups += 1
         inode.removed = False
         inode.learn(record, fresh=True)
+        self.keep_data(inode)
         return inode
+
+    def keep_data(self, inode: Inode) -> None:
+        """Keep the data of an inline file for who opens it next: of `DATA_KEPT_FILES`, and of those open."""
+        if inode.data_kept or not inode.has_data:
+            return
+        inode.data_kept = True
+        self._with_data.append(inode)
+        if len(self._with_data) > DATA_KEPT_FILES:
+            oldest = self._with_data.popleft()
+            oldest.data_kept = False
+            if not oldest.opens:
+                oldest.drop_data()
 
     def detach(self, inode: Inode) -> None:
         """The record of *inode* is under its inode address from now on."""

@@ -58,6 +58,30 @@ class Gate:
             waiter()
 
 
+class Lock:
+    """Lets one handler at a time into a block with awaits; the others follow in their order."""
+
+    __slots__ = ("_held", "_waiting")
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: deque[Gate] = deque()
+
+    async def __aenter__(self) -> None:
+        if not self._held:
+            self._held = True
+            return
+        gate = Gate()
+        self._waiting.append(gate)
+        await gate
+
+    async def __aexit__(self, kind: object, value: object, traceback: object) -> None:
+        if self._waiting:
+            self._waiting.popleft().open()  # it holds the lock now
+        else:
+            self._held = False
+
+
 class _FuseReadable:
     """Awaited by a worker that is ready for the next request."""
 

@@ -62,6 +62,15 @@ NAMELESS_GRACE_S: Final = 4.0  # a file without name stays so long, for who open
 HOLD_FILES: Final = 500  # in one message
 SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
 
+
+# --- client
+WRITE_BEHIND_BYTES: Final = 8 << 20  # of one file, sent and not confirmed: more than a daemon's round trip covers
+WRITE_BEHIND_CALLS: Final = 256
+WRITE_BEHIND_ALL_BYTES: Final = 64 << 20  # gathered of all files; then each write is sent and waited for
+READ_AHEAD_CHUNKS: Final = 4  # of a file that is read from begin to end, beyond the chunk being read
+READ_AHEAD_AGE_S: Final = 1.0  # what was read ahead is not used later
+DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for who opens them next
+
 # --- daemon
 LEASES_MAX: Final = 100_000  # directories leased at once, some 300 bytes each
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open

@@ -192,6 +192,11 @@ def _parts(record: bytes) -> tuple[bytes, Xattrs, bytes]:
     return target, tuple(xattrs), data
 
 
+def has_data(record: bytes) -> bool:
+    """Whether a stored record comes with a file's data, without decoding it."""
+    return bool(record[_FLAGS_OFFSET] & FLAG_INLINE) and len(record) > _HEADER.size
+
+
 def without_data(record: bytes) -> bytes:
     """A stored record without the part that is the file's data, for who wants attributes only."""
     if not record[_FLAGS_OFFSET] & FLAG_INLINE:

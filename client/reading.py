@@ -1,0 +1,113 @@
+"""Reads: small files from their record, others from their chunks, and ahead of programs that read on.
+
+The kernel reads ahead in pieces of 128 KiB. Who reads like that gets whole chunks here, the next ones while the
+last are being copied: one request for each chunk, to different daemons at once. What was read ahead belongs to the
+handle, and goes when this node changes the file, or after `READ_AHEAD_AGE_S`.
+"""
+
+import time
+from typing import Any
+
+from gkfs import chunks
+from gkfs.channel import Call
+from gkfs.client.ahead import Ahead, Block
+from gkfs.client.context import Context
+from gkfs.client.handles import FileHandle
+from gkfs.client.inodes import Inode
+from gkfs.limits import CHUNK_SIZE_BYTES, READ_AHEAD_AGE_S, READ_AHEAD_CHUNKS
+from gkfs.messages import Buffer, ReadChunkReply, ReadChunkRequest, StatRequest
+from gkfs.operations import READ_CHUNK, STAT
+
+
+class Reader:
+    """The reads of one mount."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
+        """Up to *length* bytes from *offset*; shorter only at the end of the file. Holes read as zeros."""
+        inode = handle.inode
+        is_inline = inode.entry.is_inline
+        if handle.direct and (is_inline or offset + length > inode.size) and not inode.gone:
+            # Others may have changed it since; a cached handle is cut by the kernel, which asked.
+            await self._refresh(inode)
+            is_inline = inode.entry.is_inline
+        if is_inline:
+            data = inode.data
+            if data is None:
+                await self._refresh(inode)
+                data = inode.data
+            if data is not None and inode.entry.is_inline:
+                return data[offset : offset + length]
+        length = min(length, inode.size - offset)
+        if length <= 0:
+            return b""
+        if not handle.direct and self._is_sequential(handle.ahead, offset, length):
+            return await self._read_ahead(handle, offset, length)
+        handle.ahead.next_offset = offset + length
+        return await self._read(inode, offset, length)
+
+    async def _refresh(self, inode: Inode) -> None:
+        await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
+
+    async def _read(self, inode: Inode, offset: int, length: int) -> Buffer:
+        pieces = list(chunks.pieces(offset, length))
+        calls = [self._ask(inode, piece.chunk, piece.offset, piece.length) for piece in pieces]
+        parts: list[Buffer] = []
+        for piece, call in zip(pieces, calls, strict=True):
+            _add(parts, (await call).data, piece.length)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _ask(self, inode: Inode, chunk: int, offset: int, length: int) -> Call[ReadChunkReply]:
+        owner = self._context.distributor.chunk_owner(inode.fid, chunk, inode.entry.placement)
+        return self._context.pool.call(owner, READ_CHUNK, ReadChunkRequest(inode.fid, chunk, offset, length))
+
+    # --- ahead
+
+    def _is_sequential(self, ahead: Ahead, offset: int, length: int) -> bool:
+        """Whether a read goes on where the last ones were; the kernel's own reads ahead come in any order."""
+        if abs(offset - ahead.next_offset) >= CHUNK_SIZE_BYTES:
+            ahead.streak = 0
+            ahead.blocks.clear()
+            return False
+        ahead.streak += 1
+        return ahead.streak > 1
+
+    async def _read_ahead(self, handle: FileHandle, offset: int, length: int) -> Buffer:
+        inode, ahead = handle.inode, handle.ahead
+        now_s = time.monotonic()
+        if ahead.changes != inode.data_changes:
+            ahead.blocks.clear()
+            ahead.changes = inode.data_changes
+        ahead.next_offset = max(ahead.next_offset, offset + length)
+        blocks = [self._block(inode, ahead, piece.chunk, now_s) for piece in chunks.pieces(offset, length)]
+        last = (offset + length - 1) // CHUNK_SIZE_BYTES
+        for chunk in range(last + 1, min(last + 1 + _depth(ahead.streak), chunks.count(inode.size))):
+            self._block(inode, ahead, chunk, now_s)
+        for chunk in [chunk for chunk in ahead.blocks if chunk < last - 1]:
+            del ahead.blocks[chunk]
+        parts: list[Buffer] = []
+        for piece, block in zip(chunks.pieces(offset, length), blocks, strict=True):
+            data = memoryview(await block.data())
+            _add(parts, data[piece.offset : piece.offset + piece.length], piece.length)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _block(self, inode: Inode, ahead: Ahead, chunk: int, now_s: float) -> Block:
+        block = ahead.blocks.get(chunk)
+        if block is None or now_s - block.read_s > READ_AHEAD_AGE_S:
+            length = min(CHUNK_SIZE_BYTES, inode.size - chunk * CHUNK_SIZE_BYTES)
+            block = ahead.blocks[chunk] = Block(self._ask(inode, chunk, 0, length), now_s)
+        return block
+
+
+def _depth(streak: int) -> int:
+    """How many chunks to read ahead after so many sequential reads: more for who goes on for long."""
+    return min(READ_AHEAD_CHUNKS, streak // 4)
+
+
+def _add(parts: list[Any], data: Buffer, length: int) -> None:
+    """Append *data*, and zeros for what a hole lacks of *length*."""
+    parts.append(data)
+    if len(data) < length:
+        parts.append(bytes(length - len(data)))

@@ -1,0 +1,266 @@
+"""Writes on their way: gathered, sent without waiting, and confirmed later.
+
+Small writes that follow one another are gathered until they fill a chunk; what is gathered leaves when something
+else is written, when the file is read, flushed or synced, and after `SIZE_FLUSH_DELAY_S` at the latest. Requests
+for chunks are not waited for; only so much is under way. Errors come back with the next write, flush or fsync.
+
+What is gathered and fits goes into the file's record; the first byte that does not fit moves the data to chunks
+(see `gkfs.daemon.inline_data`). Programs on this node see all of it at once: who reads waits for it here.
+"""
+
+import errno
+import logging
+from collections import deque
+from typing import Any
+
+from gkfs import chunks, metadentry
+from gkfs.channel import Call
+from gkfs.client.context import Context
+from gkfs.client.inodes import Inode
+from gkfs.client.pump import Lock
+from gkfs.limits import (
+    CHUNK_SIZE_BYTES,
+    INLINE_DATA_MAX_BYTES,
+    INLINE_IO_MAX_BYTES,
+    WRITE_BEHIND_ALL_BYTES,
+    WRITE_BEHIND_BYTES,
+    WRITE_BEHIND_CALLS,
+)
+from gkfs.messages import OutgrowRequest, WriteChunkRequest, WriteInlineRequest
+from gkfs.metadentry import Metadentry
+from gkfs.operations import OUTGROW, WRITE_CHUNK, WRITE_INLINE
+
+log = logging.getLogger(__name__)
+
+
+class _Sent:
+    """One request that writes a part of a chunk."""
+
+    __slots__ = ("call", "end", "size", "start")
+
+    def __init__(self, call: Call[Any], start: int, end: int, size: int) -> None:
+        self.call = call
+        self.start = start
+        self.end = end
+        self.size = size  # what the owner must know once it is confirmed; 0: it does already
+
+
+class Behind:
+    """What was written to one file here and is not confirmed. *lock* is held by who sends or waits."""
+
+    __slots__ = ("error", "gathered", "lock", "reserved", "sending", "sent", "sent_bytes", "start", "stop")
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.gathered: list[bytes] = []  # one run of bytes, from *start* to *stop* of the file
+        self.start = self.stop = 0
+        self.reserved = False  # it is an append, whose range the owner has given
+        self.sending = False  # what was gathered is taken, and not yet among *sent*
+        self.sent: deque[_Sent] = deque()
+        self.sent_bytes = 0
+        self.error: OSError | None = None  # of something sent; nobody was told yet
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.gathered or self.sent or self.sending)
+
+
+class Writer:
+    """The writes of one mount. A file's writes come one after another: the kernel sees to that."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._gathered_bytes = 0  # of all files
+        self.dirty: set[Inode] = set()
+
+    async def write(
+        self, inode: Inode, offset: int, data: bytes, now_ns: int, *, through: bool, reserved: bool = False
+    ) -> None:
+        """Take *data*; with *through* it is confirmed when this returns. Raises OSError, of earlier data, too.
+
+        *reserved*: the owner has given this range to an append; with *through* only, and nothing gathered.
+        """
+        behind = inode.behind
+        if behind is None:
+            behind = inode.behind = Behind()
+        if behind.error is not None:
+            self._raise(behind)
+        while behind.gathered and offset != behind.stop:
+            async with behind.lock:
+                await self._send(inode, behind)
+        if not behind.gathered:
+            behind.start = offset
+        behind.reserved = reserved
+        behind.gathered.append(data)
+        behind.stop = end = offset + len(data)
+        self._gathered_bytes += len(data)
+        inode.behind_end = max(inode.behind_end, end)
+        self.note(inode, 0, now_ns)
+        if through:
+            await self.settle(inode)
+            self.check(inode)
+        elif behind.start // CHUNK_SIZE_BYTES != end // CHUNK_SIZE_BYTES:  # a chunk is full
+            async with behind.lock:
+                await self._send(inode, behind)
+        elif self._gathered_bytes > WRITE_BEHIND_ALL_BYTES:
+            await self.settle(inode)
+
+    async def settle(self, inode: Inode) -> None:
+        """Wait until all that was written here is confirmed, or has failed; `check` says so."""
+        behind = inode.behind
+        if behind is None:
+            return
+        async with behind.lock:
+            await self._send(inode, behind)
+            while behind.sent:
+                await self._confirm(inode, behind)
+
+    def check(self, inode: Inode) -> None:
+        """Raise the OSError of a write that has failed, once."""
+        if inode.behind is not None and inode.behind.error is not None:
+            self._raise(inode.behind)
+
+    def drop(self, inode: Inode) -> None:
+        """Forget what is gathered: the file has no name any more, and nobody will read it."""
+        behind = inode.behind
+        if behind is not None:
+            self._take(behind)
+        self.clean(inode)
+
+    def clean(self, inode: Inode) -> None:
+        """The owner knows of everything that is confirmed."""
+        inode.dirty_size = inode.dirty_mtime_ns = 0
+        inode.dirty_sparse = inode.dirty_unprivileged = False
+        self._rest(inode)
+
+    def note(self, inode: Inode, end: int, now_ns: int) -> None:
+        """There is data up to *end*, written at *now_ns*, that the owner may not know of."""
+        inode.dirty_size = max(end, inode.dirty_size)
+        inode.dirty_mtime_ns = max(now_ns, inode.dirty_mtime_ns)
+        inode.dirty = True
+        self.dirty.add(inode)
+
+    # --- sending
+
+    async def _send(self, inode: Inode, behind: Behind) -> None:
+        """Send what is gathered. The lock is held: who waits for it finds all of it sent."""
+        start, reserved = behind.start, behind.reserved
+        data = self._take(behind)
+        if not data:
+            return
+        behind.sending = True
+        try:
+            if inode.entry.is_inline and await self._fits(inode, behind, start, data):
+                return
+            await self._send_chunks(inode, behind, start, data, reserved=reserved)
+        except OSError as error:
+            self._failed(inode, behind, error)
+        finally:
+            behind.sending = False
+            self._rest(inode)
+
+    def _take(self, behind: Behind) -> bytes:
+        pieces, behind.gathered = behind.gathered, []
+        if not pieces:
+            return b""
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._gathered_bytes -= len(data)
+        return data
+
+    async def _fits(self, inode: Inode, behind: Behind, start: int, data: bytes) -> bool:
+        """Whether *data* is in the file's record now; else its data are in chunks. Raises OSError."""
+        if start + len(data) > INLINE_DATA_MAX_BYTES:
+            await self._context.refresh(inode, OUTGROW, lambda path: OutgrowRequest(path, inode.fid))
+        else:
+            mtime_ns, unprivileged = inode.dirty_mtime_ns, inode.dirty_unprivileged
+            before = inode.entry.version
+            reply = await self._context.about(
+                inode,
+                WRITE_INLINE,
+                lambda path: WriteInlineRequest(path, inode.fid, start, mtime_ns, unprivileged, data),
+            )
+            entry = metadentry.decode(reply.record)
+            if reply.written:
+                inode.learn_own(entry, before)
+                if not inode.dirty_size and inode.dirty_mtime_ns == mtime_ns and not behind.gathered:
+                    self.clean(inode)
+                return True
+            inode.learn(entry)
+        # What was in the record is in its first chunk, and not on that daemon's disk.
+        inode.unsynced |= {self._owner(inode, 0)}
+        return False
+
+    async def _send_chunks(self, inode: Inode, behind: Behind, start: int, data: bytes, *, reserved: bool) -> None:
+        view = memoryview(data)
+        for piece in chunks.pieces(start, len(data)):
+            first = start + piece.start
+            end = first + piece.length
+            await self._wait_for_overlap(inode, behind, first, end)
+            owner = self._owner(inode, piece.chunk)
+            inode.unsynced |= {owner}
+            part = view if piece.length == len(data) else view[piece.start : piece.start + piece.length]
+            request = WriteChunkRequest(inode.fid, piece.chunk, piece.offset, part)
+            call = self._context.pool.call(owner, WRITE_CHUNK, request)
+            behind.sent.append(_Sent(call, first, end, 0 if reserved else end))
+            behind.sent_bytes += piece.length
+        while behind.sent and (
+            behind.sent[0].call.done
+            or behind.sent_bytes > WRITE_BEHIND_BYTES
+            or len(behind.sent) > WRITE_BEHIND_CALLS
+        ):
+            await self._confirm(inode, behind)
+
+    async def _wait_for_overlap(self, inode: Inode, behind: Behind, start: int, end: int) -> None:
+        """Daemons may do large writes in any order, with each other and with small ones."""
+        if behind.sent_bytes + end - start <= INLINE_IO_MAX_BYTES:
+            return
+        if any(sent.start < end and start < sent.end for sent in behind.sent):
+            while behind.sent:
+                await self._confirm(inode, behind)
+
+    async def _confirm(self, inode: Inode, behind: Behind) -> None:
+        """Wait for the oldest request."""
+        sent = behind.sent.popleft()
+        behind.sent_bytes -= sent.end - sent.start
+        try:
+            await sent.call
+        except OSError as error:
+            self._failed(inode, behind, error)
+        else:
+            self.note(inode, sent.size, inode.dirty_mtime_ns)
+        self._rest(inode)
+
+    # --- accounts
+
+    def _rest(self, inode: Inode) -> None:
+        """What is left to be said to the owner, after something was."""
+        if inode.behind is None or not inode.behind.pending:
+            inode.behind_end = 0
+        if not inode.behind_end and not inode.dirty_mtime_ns:
+            inode.dirty = False
+            self.dirty.discard(inode)
+
+    def lost(self, inode: Inode, error: OSError) -> bool:
+        """Whether *error* says that the file has no name any more, which is noted."""
+        if error.errno not in (errno.ESTALE, errno.ENOENT):
+            return False
+        log.warning("file %#x lost its name elsewhere: %s", inode.fid, error)
+        inode.gone = True
+        return True
+
+    def _failed(self, inode: Inode, behind: Behind, error: OSError) -> None:
+        if self.lost(inode, error):
+            return
+        log.warning("write to file %#x: %s", inode.fid, error)
+        if behind.error is None:
+            behind.error = error
+
+    def _raise(self, behind: Behind) -> None:
+        error, behind.error = behind.error, None
+        assert error is not None
+        raise OSError(error.errno or errno.EIO, error.strerror)
+
+    def _owner(self, inode: Inode, chunk: int) -> int:
+        entry: Metadentry = inode.entry
+        return self._context.distributor.chunk_owner(inode.fid, chunk, entry.placement)
