@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import mmh3
 import outcome
 import trio
 
@@ -32,7 +33,14 @@ from gkfs.client.scan import Attributes, Scan
 from gkfs.distributor import Distributor
 from gkfs.errors import first_of, os_error
 from gkfs.hostfile import Hostfile
-from gkfs.limits import CHECKSUMS_MAX, HOLD_FILES, HOLD_RENEW_S, MOVES_FOLLOWED, REQUEST_TIMEOUT_S
+from gkfs.limits import (
+    CHECKSUMS_MAX,
+    CHUNK_SIZE_BYTES,
+    HOLD_FILES,
+    HOLD_RENEW_S,
+    MOVES_FOLLOWED,
+    REQUEST_TIMEOUT_S,
+)
 from gkfs.messages import (
     SET_ATIME,
     SET_GID,
@@ -46,6 +54,7 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
+    OutgrowRequest,
     ReadChunkReply,
     ReadChunkRequest,
     RecordReply,
@@ -68,6 +77,7 @@ from gkfs.operations import (
     HOLD,
     LINK,
     LOOKUP,
+    OUTGROW,
     PUT,
     READ_CHUNK,
     RELEASE,
@@ -310,6 +320,21 @@ class Bulk:
             for number, digest in zip(some, (await call).digests, strict=True):
                 result[number] = digest
         return result
+
+    async def digests_of(self, entries: Sequence[Metadentry], chunk: int = 0) -> list[bytes]:
+        """As `digests`, of one chunk of each file; of one that is in its record no daemon is asked."""
+        offset = chunk * CHUNK_SIZE_BYTES
+        stored = [entry for entry in entries if not entry.is_inline]
+        found = iter(
+            await self.digests(
+                [(one.fid, one.placement, chunk, min(CHUNK_SIZE_BYTES, one.size - offset)) for one in stored]
+            )
+        )
+        return [mmh3.mmh3_x64_128_digest(one.data) if one.is_inline else next(found) for one in entries]
+
+    def outgrow(self, path: bytes, fid: int) -> Call[RecordReply]:
+        """Have the data of a file in chunks, so that `write` may be used."""
+        return self.about(path, OUTGROW, OutgrowRequest(path, fid))
 
     @contextmanager
     def holding(self, path: bytes, fid: int) -> Iterator[None]:

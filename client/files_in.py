@@ -190,7 +190,7 @@ class FilesIn(Stage):
             if one.data is not None and one.name in known and known[one.name].is_regular
         ]
         pairs = [(one, entry) for one, entry in pairs if entry.size == len(one.data or b"")]
-        digests = await self.bulk.digests([(entry.fid, entry.placement, 0, entry.size) for _, entry in pairs])
+        digests = await self.bulk.digests_of([entry for _, entry in pairs])
         return {
             one.name for (one, _), digest in zip(pairs, digests, strict=True) if is_of(digest, one.data or b"")
         }

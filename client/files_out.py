@@ -63,7 +63,7 @@ class FilesOut(Stage):
             ready: list[tuple[File, New]] = []
             for file, call in some:
                 try:
-                    data: Buffer = (await call).data if call is not None else b""
+                    data: Buffer = (await call).data if call is not None else file.entry.data
                 except OSError as error:
                     self.failed(file.src, error)
                     continue
@@ -89,7 +89,7 @@ class FilesOut(Stage):
         """Begin to read small files."""
         return [
             (file, self.bulk.read(file.entry.fid, file.entry.placement, 0, file.entry.size))
-            if file.entry.is_regular and file.entry.size
+            if file.entry.is_regular and file.entry.size and not file.entry.is_inline
             else (file, None)
             for file in files
         ]

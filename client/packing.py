@@ -24,7 +24,7 @@ from gkfs.limits import (
     PACK_READS_AHEAD_BYTES,
     PACK_REPORT_S,
 )
-from gkfs.messages import ReadChunkReply
+from gkfs.messages import Buffer, ReadChunkReply
 from gkfs.metadentry import Metadentry
 
 Report = Callable[[dict[str, Any]], None]
@@ -66,7 +66,7 @@ class Share(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """One piece of a member, on its way. *call*: None when there are no data."""
+    """One piece of a member, on its way. *call*: None when its data, if any, are in its record."""
 
     path: bytes
     record: bytes
@@ -148,7 +148,7 @@ class Packer:
         entry = entry._replace(nlink=1)
         record = metadentry.encode(entry)
         await self._add(path, record, entry)
-        return record
+        return metadentry.without_inline(record)
 
     async def settle(self) -> None:
         """Wait for all reads that are under way."""
@@ -189,8 +189,10 @@ class Packer:
         """Ask for the data of a member; it is written when they are there."""
         if size is None:
             size = entry.size if entry.is_regular else 0
-        if not size:
-            self._reads.append(_Read(path, record, entry, name, start, 0, None, 0, True, True))
+        if not size or entry.is_inline:
+            record = metadentry.without_inline(record)
+            self._reads.append(_Read(path, record, entry, name, start, size, None, size, True, True))
+            size = 0
         end = start + size
         for offset in range(start, end, CHUNK_SIZE_BYTES):
             length = min(CHUNK_SIZE_BYTES, end - offset)
@@ -206,7 +208,9 @@ class Packer:
     async def _take(self) -> None:
         """Wait for the oldest read and write what it brings."""
         read = self._reads.popleft()
-        data = (await self._asked(read.call, paths.printable(read.path))).data if read.call else b""
+        data: Buffer = read.entry.data
+        if read.call is not None:
+            data = (await self._asked(read.call, paths.printable(read.path))).data
         self._ahead_bytes -= read.length
         if read.is_first:
             self._writer.begin(read.path, read.record, start=read.start, size=read.size, name=read.name)

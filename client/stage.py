@@ -182,7 +182,7 @@ class Stage:
             seen = await self.bulk.threads.run(ordinary.read_files, folder, names, BATCH_BYTES)
             names = names[len(seen) :]
             entries = [small[one.name] for one in seen]
-            digests = await self.bulk.digests([(entry.fid, entry.placement, 0, entry.size) for entry in entries])
+            digests = await self.bulk.digests_of(entries)
             for one, entry, digest in zip(seen, entries, digests, strict=True):
                 if one.error is not None:
                     self.failed(below(folder, one.name), one.error)
@@ -219,7 +219,7 @@ class Stage:
         offset = chunk * CHUNK_SIZE_BYTES
         length = min(CHUNK_SIZE_BYTES, entry.size - offset)
         data = await self.bulk.threads.run(ordinary.read_chunk, fd, offset, length, False)
-        (digest,) = await self.bulk.digests([(entry.fid, entry.placement, chunk, length)])
+        (digest,) = await self.bulk.digests_of([entry], chunk)
         if not is_of(digest, data):
             found.append(offset)
 

@@ -209,6 +209,8 @@ class Unpacker:
                 await self._bulk.set_xattr(record, found.fid, key, value)
         for key in dict(found.xattrs).keys() - dict(what.xattrs).keys():
             await self._bulk.remove_xattr(record, found.fid, key)
+        if not is_directory:
+            found = metadentry.decode((await self._bulk.outgrow(record, found.fid)).record)
         await self._bulk.set_attributes(record, found.fid, what)
         return _Place(found.fid, found.placement, False)
 

@@ -205,6 +205,14 @@ def without_data(record: bytes) -> bytes:
     return record[: len(record) - _PART.size - size] if size else record
 
 
+def without_inline(record: bytes) -> bytes:
+    """A stored record as if its file had its data in chunks."""
+    if not record[_FLAGS_OFFSET] & FLAG_INLINE:
+        return record
+    record = without_data(record)
+    return record[:_FLAGS_OFFSET] + bytes([record[_FLAGS_OFFSET] & ~FLAG_INLINE]) + record[_FLAGS_OFFSET + 1 :]
+
+
 def fid_of(record: bytes) -> int:
     """The fid of a stored record, without decoding the rest."""
     fid: int = _FID.unpack_from(record, _FID_OFFSET)[0]

@@ -33,6 +33,7 @@ from gkfs.messages import (
     ExtendRequest,
     LinkRequest,
     LookupRequest,
+    OutgrowRequest,
     ReadChunkRequest,
     ReaddirRequest,
     RenameReply,
@@ -51,6 +52,7 @@ from gkfs.operations import (
     EXTEND,
     LINK,
     LOOKUP,
+    OUTGROW,
     READ_CHUNK,
     READDIR,
     RENAME,
@@ -179,8 +181,11 @@ class Client:
         return sorted(names)
 
     async def write(self, path: bytes, entry: Metadentry, chunk: int, data: bytes, offset: int = 0) -> None:
-        """Write within one chunk and publish the size."""
-        owner = self.cluster.distributor.chunk_owner(entry.fid, chunk, entry.placement)
+        """Write within one chunk, of a file that has chunks from then on, and publish the size."""
+        outgrown = await self.call(self.owner(path), OUTGROW, OutgrowRequest(path, entry.fid))
+        placement = metadentry.decode(outgrown.record).placement
+        self.cluster.placements[entry.fid] = placement
+        owner = self.cluster.distributor.chunk_owner(entry.fid, chunk, placement)
         await self.call(owner, WRITE_CHUNK, WriteChunkRequest(entry.fid, chunk, offset, data))
         size = chunk * CHUNK_SIZE_BYTES + offset + len(data)
         await self.call(
@@ -188,7 +193,7 @@ class Client:
         )
 
     async def read(self, fid: int, chunk: int, offset: int = 0, length: int = CHUNK_SIZE_BYTES) -> bytes:
-        owner = self.cluster.distributor.chunk_owner(fid, chunk)
+        owner = self.cluster.distributor.chunk_owner(fid, chunk, self.cluster.placements.get(fid, 0))
         return bytes((await self.call(owner, READ_CHUNK, ReadChunkRequest(fid, chunk, offset, length))).data)
 
     async def status(self, daemon: int) -> StatusReply:
@@ -206,6 +211,7 @@ class Cluster:
         self.hostfile = folder / "hosts"
         self.hostfile.write_text(hostfile.format_header(FSID, count))
         self.client = Client(self)
+        self.placements: dict[int, int] = {}  # of files written to, by fid
         self.expected_faults: set[Kind] = set()  # that the test has planted
         self._running: dict[int, tuple[trio.Event, trio.CancelScope, trio.Event]] = {}
 

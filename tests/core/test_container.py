@@ -174,7 +174,7 @@ def test_names_of_parts_sort_as_the_parts_and_fit_a_directory() -> None:
 def test_the_example_of_the_documentation_is_what_is_written() -> None:
     written = Written()
     entry = Metadentry.new(mode=stat.S_IFREG | 0o644, uid=1000, gid=100, fid=make_fid(0, 1, 42), now_ns=10**18)
-    written.writer.add(b"hello", metadentry.encode(entry._replace(size=6)), b"hello\n")
+    written.writer.add(b"hello", metadentry.encode(entry._replace(size=6, flags=0)), b"hello\n")
     written.finish()
     text = (Path(__file__).parents[2] / "docs" / "container_format.md").read_text().split("## An example")[1]
     lines = [line for line in text.splitlines() if line.startswith("    ") and "offset 0  " not in line]

@@ -31,7 +31,9 @@ entries = st.builds(
     xattrs=st.dictionaries(st.binary(min_size=1, max_size=255), st.binary(max_size=300), max_size=4).map(
         lambda found: tuple(found.items())
     ),
+    data=st.binary(max_size=100),
 )
+inline = entries.map(lambda entry: entry._replace(flags=metadentry.FLAG_INLINE, size=len(entry.data)))
 
 
 @given(entries)
@@ -42,6 +44,21 @@ def test_decode_is_the_inverse_of_encode(entry: Metadentry) -> None:
 @given(entries)
 def test_fid_of_reads_the_stored_fid(entry: Metadentry) -> None:
     assert metadentry.fid_of(metadentry.encode(entry)) == entry.fid
+
+
+@given(inline)
+def test_a_record_without_its_data_says_all_else(entry: Metadentry) -> None:
+    record = metadentry.encode(entry)
+    assert metadentry.decode(metadentry.without_data(record)) == entry._replace(data=b"")
+    assert metadentry.decode(metadentry.without_inline(record)) == entry._replace(data=b"", flags=0)
+    assert metadentry.has_data(record) or not entry.data
+
+
+@given(entries)
+def test_a_record_whose_data_are_elsewhere_has_none_to_leave_out(entry: Metadentry) -> None:
+    record = metadentry.encode(entry._replace(data=b""))
+    assert metadentry.without_data(record) == metadentry.without_inline(record) == record
+    assert not metadentry.has_data(record)
 
 
 @given(st.binary(max_size=200))
@@ -56,7 +73,7 @@ def test_bytes_that_are_no_record_are_a_value_error_or_a_record(record: bytes) -
 @given(entries.filter(lambda entry: entry.target), st.integers(1, 40))
 def test_a_record_cut_short_is_a_value_error(entry: Metadentry, cut: int) -> None:
     # Without attributes: their parts come last, and a record may be whole without the last of them.
-    record = metadentry.encode(entry._replace(xattrs=()))
+    record = metadentry.encode(entry._replace(xattrs=(), data=b""))
     with pytest.raises(ValueError, match="record"):
         metadentry.decode(record[: len(record) - min(cut, len(entry.target))])
 
@@ -70,7 +87,7 @@ def test_an_empty_part_is_a_value_error() -> None:
 def test_the_documented_example_holds() -> None:
     entry = Metadentry.new(mode=stat.S_IFREG | 0o644, uid=1000, gid=100, fid=0x0000_0001_0000_002A, now_ns=10**18)
     assert metadentry.encode(entry).hex(" ", -4) == (
-        "01000000 a4810000 e8030000 64000000 01000000 00000000 00000000 00000000 00000000 "
+        "01040000 a4810000 e8030000 64000000 01000000 00000000 00000000 00000000 00000000 "
         "000064a7 b3b6e00d 000064a7 b3b6e00d 000064a7 b3b6e00d 2a000000 01000000 01000000 00000000"
     )
 
