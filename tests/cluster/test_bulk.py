@@ -17,7 +17,7 @@ from gkfs.client.bulk import Bulk
 from gkfs.client.scan import Attributes
 from gkfs.daemon import bulk as handlers
 from gkfs.daemon.faults import Kind
-from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.limits import CHUNK_SIZE_BYTES, INLINE_DATA_MAX_BYTES
 from gkfs.messages import RenameRequest, RmdirRequest
 from gkfs.operations import PUT, RENAME, RMDIR
 from tests.cluster.cluster import Cluster, eventually, fails, in_cluster
@@ -36,15 +36,18 @@ async def run(cluster: Cluster, work: Callable[[Bulk], Coroutine[Any, None, T]])
 @in_cluster(3)
 async def test_put_makes_a_file_with_all_attributes_and_its_data(cluster: Cluster) -> None:
     async def work(b: Bulk) -> None:
-        for size in (0, 1, 4096, 200_000, CHUNK_SIZE_BYTES):
+        for size in (0, 1, INLINE_DATA_MAX_BYTES, INLINE_DATA_MAX_BYTES + 1, 200_000, CHUNK_SIZE_BYTES):
             data = os.urandom(size)
             path = b"/f%d" % size
             put = await b.put(path, ROOT_FID, FILE._replace(size=size), data)
             entry = await b.lookup(path)
             assert (put.fid, put.existing) == (entry.fid, b"")
             assert Attributes.of_entry(entry) == FILE._replace(size=size)
-            assert bytes((await b.read(entry.fid, entry.placement, 0, size)).data) == data
-            if size:
+            assert entry.is_inline == (size <= INLINE_DATA_MAX_BYTES)
+            if entry.is_inline:
+                assert entry.data == data
+            else:
+                assert bytes((await b.read(entry.fid, entry.placement, 0, size)).data) == data
                 owner = b.distributor.chunk_owner(entry.fid, 0, entry.placement)
                 assert owner == b.distributor.path_owner(path), "the data is where the record is"
         await b.touch_all()
@@ -147,10 +150,13 @@ async def test_scans_of_all_daemons_find_every_record_below_once(cluster: Cluste
 @in_cluster(2)
 async def test_checksums_are_of_the_bytes_stored_and_zeros_behind(cluster: Cluster) -> None:
     async def work(b: Bulk) -> None:
-        fid = (await b.put(b"/f", ROOT_FID, FILE._replace(size=5), b"12345")).fid
+        data = b"12345" * 2000
+        fid = (await b.put(b"/f", ROOT_FID, FILE._replace(size=10_000), data)).fid
         place = metadentry.head_on(b.distributor.path_owner(b"/f"))
-        found = await b.digests([(fid, place, 0, 5), (fid, place, 0, 3), (fid, place, 0, 7), (fid, place, 9, 5)])
-        texts = [b"12345", b"123", b"12345\0\0"]
+        found = await b.digests(
+            [(fid, place, 0, 10_000), (fid, place, 0, 3), (fid, place, 0, 10_002), (fid, place, 9, 5)]
+        )
+        texts = [data, b"123", data + b"\0\0"]
         assert found == [*map(mmh3.mmh3_x64_128_digest, texts), b""]
         await b.touch_all()
 
@@ -177,13 +183,14 @@ async def test_what_a_daemon_has_written_of_a_put_when_it_dies_is_gone_after_its
     original = handlers.Bulk._keep
     handlers.Bulk._keep = die  # type: ignore[method-assign,assignment]
     try:
-        request = PutRequest(b"/f", ROOT_FID, FILE.mode, 0, 0, 0, 5, False, 1, 2, 3, b"", [], b"12345")
+        data = b"12345" * 2000
+        request = PutRequest(b"/f", ROOT_FID, FILE.mode, 0, 0, 0, len(data), False, 1, 2, 3, b"", [], data)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ignore, cluster, request)
             await trio.sleep(0.1)
             await cluster.ended(0)
             left = list((cluster.folder / "daemon-0").rglob("*.00000000"))
-            assert [path.read_bytes() for path in left] == [b"12345"]
+            assert [path.read_bytes() for path in left] == [data]
             handlers.Bulk._keep = original  # type: ignore[method-assign]
             await cluster.start(0)
             nursery.cancel_scope.cancel()

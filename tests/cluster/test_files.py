@@ -65,7 +65,7 @@ async def test_truncation_reaches_what_only_the_caller_knows_of(cluster: Cluster
         await client.write(b"/f", entry, chunk, b"x" * 100)
     await truncate(client, b"/f", 0)
     for chunk in range(4):  # as a writer that has not published its size yet
-        owner = cluster.distributor.chunk_owner(entry.fid, chunk)
+        owner = cluster.distributor.chunk_owner(entry.fid, chunk, cluster.placements[entry.fid])
         await client.call(owner, WRITE_CHUNK, WriteChunkRequest(entry.fid, chunk, 0, b"y" * 100))
     assert (await client.stat(b"/f")).size == 0
     await truncate(client, b"/f", 100, known_size=3 * CHUNK_SIZE_BYTES + 100)

@@ -20,7 +20,7 @@ from gkfs.daemon.faults import Kind
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.limits import CHUNK_SIZE_BYTES, FILE_SIZE_MAX_BYTES
-from gkfs.metadentry import Metadentry
+from gkfs.metadentry import FLAG_INLINE, Metadentry
 from tests.cluster.cluster import Cluster, eventually, in_cluster
 
 LOST = 0x7_0001_0000_0001  # a fid of a daemon that does not exist
@@ -68,8 +68,11 @@ class Site:
     def chunk_file(self, daemon: int, fid: int, chunk: int) -> Path:
         return self.cluster.folder / f"daemon-{daemon}" / "chunks" / file_name(fid, chunk)
 
+    def owner(self, fid: int, chunk: int) -> int:
+        return self.distributor.chunk_owner(fid, chunk, self.cluster.placements.get(fid, 0))
+
     def add_chunk(self, fid: int, chunk: int, size: int, *, astray: bool = False, indexed: bool = True) -> None:
-        daemon = self.distributor.chunk_owner(fid, chunk) ^ astray
+        daemon = self.owner(fid, chunk) ^ astray
         if indexed:
             self.set(daemon, keys.chunk(fid, chunk))
         self.chunk_file(daemon, fid, chunk).write_bytes(b"x" * size)
@@ -92,12 +95,22 @@ class Case(NamedTuple):
 
 
 def new(fid: int, mode: int = stat.S_IFREG | 0o600) -> Metadentry:
-    return Metadentry.new(mode=mode, uid=0, gid=0, fid=fid, now_ns=1)
+    """A record, a file's without data in it."""
+    return Metadentry.new(mode=mode, uid=0, gid=0, fid=fid, now_ns=1)._replace(flags=0)
 
 
 def drop_directory(site: Site) -> None:
     site.delete(b"/d")
     site.change(b"/", nlink=2)
+
+
+def put_inline(site: Site, data: bytes, size: int) -> None:
+    site.put(b"/d/x", new(LOST)._replace(flags=FLAG_INLINE, data=data, size=size))
+
+
+def put_inline_with_chunk(site: Site) -> None:
+    put_inline(site, b"", 0)
+    site.add_chunk(LOST, 3, 50)
 
 
 def misplace(site: Site) -> None:
@@ -134,6 +147,10 @@ CASES = (
     Case(Kind.UNLINKED, f"file {LOST:x}", True, lambda site: site.make_linked(nlink=2)),
     Case(Kind.TARGET, "/d/l", False, lambda site: site.change(b"/d/l", target=b"else")),
     Case(Kind.SIZE, "/d/f", False, lambda site: site.change(b"/d/f", size=FILE_SIZE_MAX_BYTES + 1)),
+    Case(Kind.SIZE, "/d/f", False, lambda site: site.change(b"/d/f", data=b"not said to be here")),
+    Case(Kind.SIZE, "/d/x", False, lambda site: put_inline(site, b"short", 6)),
+    Case(Kind.TYPE, "/d/l", False, lambda site: site.change(b"/d/l", flags=FLAG_INLINE)),
+    Case(Kind.GARBAGE, "a record without chunks", False, put_inline_with_chunk),
     Case(Kind.DEVICE, "/d/f", False, lambda site: site.change(b"/d/f", rdev=77)),
     Case(Kind.BEYOND, "/d/f: data up to byte", True, lambda site: site.change(b"/d/f", size=100)),
     Case(Kind.GARBAGE, "1 chunks, 50 bytes", True, lambda site: site.add_chunk(LOST, 3, 50)),
@@ -236,7 +253,7 @@ async def test_missing_directories_are_made_again(cluster: Cluster) -> None:
 @in_cluster(2)
 async def test_a_chunk_file_the_index_lost_is_readable_again(cluster: Cluster) -> None:
     site = await make_site(cluster)
-    daemon = site.distributor.chunk_owner(site.fid, 1)
+    daemon = site.owner(site.fid, 1)
     with site.store(daemon) as store:
         store.delete(keys.chunk(site.fid, 1))
     await cluster.start()
@@ -296,7 +313,7 @@ async def test_no_data_of_a_file_of_wrong_type_is_removed(cluster: Cluster) -> N
 async def test_a_chunk_file_lost_on_a_running_daemon_shows_in_its_counter(cluster: Cluster) -> None:
     site = await make_site(cluster)
     await cluster.start()
-    site.chunk_file(site.distributor.chunk_owner(site.fid, 0), site.fid, 0).unlink()
+    site.chunk_file(site.owner(site.fid, 0), site.fid, 0).unlink()
     (fault,) = (await check(cluster)).faults
     assert (fault.kind, fault.where) == (Kind.COUNTER, "bytes")
     assert "counts 100, 0 are there" in fault.facts or "counts 200, 100 are there" in fault.facts
