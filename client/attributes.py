@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pyfuse3 import EntryAttributes
 
 from gkfs.client.inodes import Inode
-from gkfs.limits import CHUNK_SIZE_BYTES, DIRECTORY_ATTR_TIMEOUT_S
+from gkfs.limits import CHUNK_SIZE_BYTES, DIRECTORY_ATTR_TIMEOUT_S, LISTED_TIMEOUT_S
 from gkfs.metadentry import Metadentry, allocated_sectors, shown_links
 
 
@@ -74,12 +74,19 @@ def _node_id_eraser() -> Callable[[EntryAttributes], None]:
 _erase_node_id = _node_id_eraser()
 
 
-def listed(entry: Metadentry, inode: Inode | None) -> EntryAttributes:
-    """Attributes of an entry of a listing, of which the kernel keeps nothing.
+def numbered(entry: Metadentry, inode: Inode | None) -> EntryAttributes:
+    """Type and number of an entry of a listing, of which the kernel keeps nothing.
 
-    With a reference for each entry, kernel and client would hold an inode for every file that was ever listed,
-    and a lookup follows anyway, since names are not cached.
+    Of a directory, since its name may be cached under a lease only; of one of several names of a file, since its
+    record is elsewhere.
     """
     result = attributes(entry, inode, 0.0)
     _erase_node_id(result)
+    return result
+
+
+def listed(inode: Inode) -> EntryAttributes:
+    """Name and attributes of a file in a listing, which the kernel may use for `LISTED_TIMEOUT_S`."""
+    result = attributes(inode.entry, inode, LISTED_TIMEOUT_S)
+    result.entry_timeout = LISTED_TIMEOUT_S
     return result

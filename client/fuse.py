@@ -17,7 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from gkfs import metadentry
-from gkfs.client.attributes import attributes, listed
+from gkfs.client.attributes import attributes, listed, numbered
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.handles import FileHandle, Handles
@@ -264,6 +264,8 @@ class GkfsOperations(pyfuse3.Operations):
             if node.removed:
                 raise OSError(errno.ESTALE, f"file {inode:#x} was removed")
             await self._names.stat(node)  # close-to-open: what others closed before is seen from here on
+            if node.entry.version != node.listed_version and time.monotonic() < node.listed_until_s:
+                pyfuse3.invalidate_inode(inode, attr_only=True)  # its size would be the end of reading
             if flags & os.O_TRUNC:
                 await self._truncate(node, 0, ctx)
         except OSError:
@@ -310,11 +312,20 @@ class GkfsOperations(pyfuse3.Operations):
         cookie = max(start_id, 2)
         while (page := await listing.page(cookie)) is not None:
             for name, record in page.entries(cookie):
-                entry = metadentry.decode(record)
-                answer = listed(entry, self._inodes.known(entry.fid))
-                if not pyfuse3.readdir_reply(token, name, answer, cookie + 1):
+                if not self._list(listing.inode, name, record, cookie + 1, token):
                     return
                 cookie += 1
+
+    def _list(self, parent: Inode, name: bytes, record: bytes, cookie: int, token: ReaddirToken) -> bool:
+        """Add an entry to the answer; False when there is no room for it."""
+        if metadentry.is_directory_record(record) or metadentry.is_link_record(record):
+            entry = metadentry.decode(record)
+            return pyfuse3.readdir_reply(token, name, numbered(entry, self._inodes.known(entry.fid)), cookie)
+        inode = self._inodes.listed(parent, name, record)
+        if pyfuse3.readdir_reply(token, name, listed(inode), cookie):
+            return True
+        self._inodes.forget(inode.fid, 1)
+        return False
 
     @handler
     async def releasedir(self, fh: int) -> None:

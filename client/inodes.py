@@ -8,10 +8,11 @@ names, or the path to which another node has renamed it.
 
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gkfs import metadentry, paths
-from gkfs.limits import DATA_KEPT_FILES, DIRECTORY_LEASE_MARGIN_S, DIRECTORY_LEASE_S
+from gkfs.limits import DATA_KEPT_FILES, DIRECTORY_LEASE_MARGIN_S, DIRECTORY_LEASE_S, LISTED_TIMEOUT_S
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Inode:
         "held",
         "kept",
         "lease_until_s",
+        "listed_until_s",
+        "listed_version",
         "lookups",
         "name",
         "names",
@@ -84,6 +87,8 @@ class Inode:
         self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
+        self.listed_until_s = 0.0  # the kernel may use attributes of *listed_version* that came with a listing
+        self.listed_version = 0
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
         self._entry: Metadentry | bytes = b""
         self._fresh_until_s = 0.0
@@ -101,6 +106,11 @@ class Inode:
     def size(self) -> int:
         """Bytes, as this node sees the file: with its own unpublished writes."""
         return max(self.entry.size, self.dirty_size, self.behind_end) if self.dirty else self.entry.size
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a record was seen."""
+        return bool(self._entry)
 
     @property
     def has_data(self) -> bool:
@@ -198,7 +208,21 @@ class InodeTable:
 
         *several*: the file has, or had, several names.
         """
-        fid = metadentry.fid_of(record)
+        inode = self._referenced(parent, name, metadentry.fid_of(record), several=several)
+        inode.learn(record, fresh=True)
+        self.keep_data(inode)
+        return inode
+
+    def listed(self, parent: Inode, name: bytes, record: bytes) -> Inode:
+        """As `seen`, of an entry of a listing: a file with one name, whose *record* comes without data."""
+        inode = self._referenced(parent, name, metadentry.fid_of(record), several=False)
+        if not inode.is_known or inode.entry.version < metadentry.version_of(record):
+            inode.learn(record)
+        inode.listed_version = inode.entry.version
+        inode.listed_until_s = time.monotonic() + LISTED_TIMEOUT_S
+        return inode
+
+    def _referenced(self, parent: Inode, name: bytes, fid: int, *, several: bool) -> Inode:
         inode = self._by_fid.get(fid)
         if inode is None:
             inode = self._by_fid[fid] = Inode(fid, parent, name)
@@ -216,9 +240,19 @@ class InodeTable:
             self._by_name[parent.fid, name] = inode
         inode.lookups += 1
         inode.removed = False
-        inode.learn(record, fresh=True)
-        self.keep_data(inode)
         return inode
+
+    def oldest(self, count: int) -> list[Inode]:
+        """Up to *count* files that are not open and have been held for long; they count as new from now on."""
+        found: list[Inode] = []
+        for fid in list(islice(self._by_fid, 2 * count)):
+            inode = self._by_fid.pop(fid)
+            self._by_fid[fid] = inode
+            if not (inode.opens or inode.dirty or inode.entry.is_directory) and inode.parent is not None:
+                found.append(inode)
+                if len(found) == count:
+                    break
+        return found
 
     def keep_data(self, inode: Inode) -> None:
         """Keep the data of an inline file for who opens it next: of `DATA_KEPT_FILES`, and of those open."""

@@ -56,6 +56,8 @@ DIRECTORY_LEASE_S: Final = 0.2  # changing a directory that others just used wai
 # The kernel starts to count when the program that asked runs again; on a busy node that takes a while.
 DIRECTORY_LEASE_MARGIN_S: Final = 0.1
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
+# Who lists a directory looks at its entries at once, and need not ask again. `ls -l` does so within milliseconds.
+LISTED_TIMEOUT_S: Final = 0.05
 DIRECTORY_TOUCH_DELAY_S: Final = 0.01  # parents' times reach other nodes within this
 HOLD_RENEW_S: Final = 1.0  # a client says this often which files it has open
 NAMELESS_GRACE_S: Final = 4.0  # a file without name stays so long, for who opened it but has not said so yet
@@ -69,6 +71,8 @@ WRITE_BEHIND_CALLS: Final = 256
 WRITE_BEHIND_ALL_BYTES: Final = 64 << 20  # gathered of all files; then each write is sent and waited for
 READ_AHEAD_CHUNKS: Final = 4  # of a file that is read from begin to end, beyond the chunk being read
 READ_AHEAD_AGE_S: Final = 1.0  # what was read ahead is not used later
+INODES_MAX: Final = 200_000  # that the kernel may hold references to, some 600 bytes each; `--max-inodes`
+INODES_GIVEN_BACK: Final = 256  # of those it is asked for at once
 DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for who opens them next
 
 # --- daemon

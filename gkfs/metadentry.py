@@ -36,6 +36,7 @@ _HEADER = struct.Struct("<BBHIIIIQQqqqQQ")
 _FID = struct.Struct("<Q")
 _MODE_SIZE_MTIME = struct.Struct("<I20xQ8xq")  # from the mode on
 _FID_OFFSET: Final = 60
+_VERSION_OFFSET: Final = 68
 _MODE_OFFSET: Final = 4
 _SIZE = struct.Struct("<Q")
 _SIZE_OFFSET: Final = 28
@@ -217,6 +218,12 @@ def fid_of(record: bytes) -> int:
     """The fid of a stored record, without decoding the rest."""
     fid: int = _FID.unpack_from(record, _FID_OFFSET)[0]
     return fid
+
+
+def version_of(record: bytes) -> int:
+    """The version of a stored record, without decoding the rest."""
+    version: int = _FID.unpack_from(record, _VERSION_OFFSET)[0]
+    return version
 
 
 def is_directory_record(record: bytes) -> bool:

@@ -5,7 +5,7 @@ import stat
 import sys
 
 from gkfs import metadentry
-from gkfs.client.attributes import attributes, listed
+from gkfs.client.attributes import attributes, numbered
 from gkfs.client.inodes import Inode
 from gkfs.metadentry import Metadentry
 
@@ -22,7 +22,7 @@ def test_unpublished_writes_show() -> None:
 
 
 def test_a_listed_entry_has_a_number_but_no_node_id() -> None:
-    full, short = attributes(ENTRY, None, 0.0), listed(ENTRY, None)
+    full, short = attributes(ENTRY, None, 0.0), numbered(ENTRY, None)
     wanted = FID.to_bytes(8, sys.byteorder)
     raw = [ctypes.string_at(id(entry), sys.getsizeof(entry)) for entry in (full, short)]
     assert [data.count(wanted) for data in raw] == [2, 1]
