@@ -8,10 +8,11 @@ from gkfs.messages import Buffer, ReadChunkReply
 class Block:
     """A chunk being read, or read; any number of handlers may wait for it."""
 
-    __slots__ = ("_call", "_waiting", "read_s")
+    __slots__ = ("_call", "_waiting", "length", "read_s")
 
-    def __init__(self, call: Call[ReadChunkReply], now_s: float) -> None:
+    def __init__(self, call: Call[ReadChunkReply], length: int, now_s: float) -> None:
         self._call = call
+        self.length = length  # asked for: up to the end of the file as it was
         self._waiting: list[Gate] = []
         self.read_s = now_s
         if not call.done:

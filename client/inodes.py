@@ -12,7 +12,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gkfs import metadentry, paths
-from gkfs.limits import DATA_KEPT_FILES, DIRECTORY_LEASE_MARGIN_S, DIRECTORY_LEASE_S, LISTED_TIMEOUT_S
+from gkfs.limits import (
+    DATA_KEPT_FILES,
+    DIRECTORY_ATTR_TIMEOUT_S,
+    DIRECTORY_LEASE_MARGIN_S,
+    DIRECTORY_LEASE_S,
+    LISTED_TIMEOUT_S,
+)
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
 if TYPE_CHECKING:
@@ -56,7 +62,9 @@ class Inode:
         "names",
         "opens",
         "parent",
+        "recent_until_s",
         "removed",
+        "touched_s",
         "unsynced",
     )
 
@@ -86,6 +94,8 @@ class Inode:
         self.data_kept = False  # its record, with its data, is among those that `InodeTable.keep_data` counts
         self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
+        self.recent_until_s = 0.0  # of a directory: its record is as good as new before
+        self.touched_s = 0.0  # and its entries changed then, on the monotonic clock
         self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
         self.listed_until_s = 0.0  # the kernel may use attributes of *listed_version* that came with a listing
         self.listed_version = 0
@@ -155,10 +165,27 @@ class Inode:
     def lease(self, sent_s: float, *, granted: bool) -> None:
         """Note what a lookup said that was sent at *sent_s*, on the monotonic clock."""
         self.lease_until_s = sent_s + DIRECTORY_LEASE_S - DIRECTORY_LEASE_MARGIN_S if granted else 0.0
+        # What came in answer to an earlier question may lack what happened here since.
+        self.recent_until_s = sent_s + DIRECTORY_ATTR_TIMEOUT_S if granted and sent_s > self.touched_s else 0.0
 
     def lease_left_s(self) -> float:
         """For how long a directory stays what it is."""
         return max(0.0, self.lease_until_s - time.monotonic()) if self.lease_until_s else 0.0
+
+    def is_recent(self) -> bool:
+        """Whether the record of a directory under a lease is so new that its times count as those of now."""
+        return time.monotonic() < self.recent_until_s
+
+    def touch(self, mtime_ns: int, subdirectories: int) -> None:
+        """Entries of a directory came or went through this mount: its record will say so."""
+        entry = self.entry
+        self._entry = entry._replace(
+            mtime_ns=max(entry.mtime_ns, mtime_ns),
+            ctime_ns=max(entry.ctime_ns, mtime_ns),
+            nlink=metadentry.counted(entry.nlink, subdirectories),
+        )
+        self._fresh_until_s = 0.0
+        self.touched_s = time.monotonic()
 
     def stale(self) -> None:
         """Forget that the record is fresh: the entry was changed through this mount."""

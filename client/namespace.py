@@ -137,15 +137,16 @@ class Namespace:
         """The record of *inode*: as fetched within this system call, or asked for now."""
         if inode.take_fresh() or inode.removed:
             return inode.entry
-        self._touches.send(self._inodes.path(inode))
         if inode.entry.is_directory:
-            return await self._stat_directory(inode)
+            return inode.entry if inode.is_recent() else await self._stat_directory(inode)
+        self._touches.send(self._inodes.path(inode))
         return await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
 
     async def _stat_directory(self, inode: Inode) -> Metadentry:
         """As `stat`, with a lease."""
         for _ in range(MOVES_FOLLOWED):
             path = self._inodes.path(inode)
+            self._touches.send(path)
             sent_s = time.monotonic()
             try:
                 reply = await self._context.about(inode, LOOKUP, LookupRequest)
@@ -284,8 +285,9 @@ class Namespace:
 
     async def xattrs(self, inode: Inode) -> Xattrs:
         """All extended attributes, as they are now."""
-        if inode.entry.is_directory:
-            inode.stale()  # the kernel need not have looked it up in this system call, and others may set them
+        if inode.entry.is_directory and not inode.removed:
+            # The kernel need not have looked it up in this system call, and others may set them.
+            return (await self._stat_directory(inode)).xattrs
         return (await self.stat(inode)).xattrs
 
     async def set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:

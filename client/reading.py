@@ -81,23 +81,25 @@ class Reader:
             ahead.blocks.clear()
             ahead.changes = inode.data_changes
         ahead.next_offset = max(ahead.next_offset, offset + length)
-        blocks = [self._block(inode, ahead, piece.chunk, now_s) for piece in chunks.pieces(offset, length)]
+        pieces = list(chunks.pieces(offset, length))
+        blocks = [self._block(inode, ahead, piece.chunk, piece.offset + piece.length, now_s) for piece in pieces]
         last = (offset + length - 1) // CHUNK_SIZE_BYTES
         for chunk in range(last + 1, min(last + 1 + _depth(ahead.streak), chunks.count(inode.size))):
-            self._block(inode, ahead, chunk, now_s)
+            self._block(inode, ahead, chunk, 0, now_s)
         for chunk in [chunk for chunk in ahead.blocks if chunk < last - 1]:
             del ahead.blocks[chunk]
         parts: list[Buffer] = []
-        for piece, block in zip(chunks.pieces(offset, length), blocks, strict=True):
+        for piece, block in zip(pieces, blocks, strict=True):
             data = memoryview(await block.data())
             _add(parts, data[piece.offset : piece.offset + piece.length], piece.length)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _block(self, inode: Inode, ahead: Ahead, chunk: int, now_s: float) -> Block:
+    def _block(self, inode: Inode, ahead: Ahead, chunk: int, wanted: int, now_s: float) -> Block:
+        """The chunk with at least *wanted* bytes of it, as far as the file goes."""
         block = ahead.blocks.get(chunk)
-        if block is None or now_s - block.read_s > READ_AHEAD_AGE_S:
+        if block is None or block.length < wanted or now_s - block.read_s > READ_AHEAD_AGE_S:
             length = min(CHUNK_SIZE_BYTES, inode.size - chunk * CHUNK_SIZE_BYTES)
-            block = ahead.blocks[chunk] = Block(self._ask(inode, chunk, 0, length), now_s)
+            block = ahead.blocks[chunk] = Block(self._ask(inode, chunk, 0, length), length, now_s)
         return block
 
 

@@ -34,8 +34,9 @@ class Touches:
         """An entry of *directory* came or went; *subdirectories*: by how much its link count changes."""
         path = self._context.inodes.path(directory)
         _, _, before = self._waiting.get(path, (directory, 0, 0))
-        self._waiting[path] = (directory, time.time_ns(), before + subdirectories)
-        directory.stale()
+        now_ns = time.time_ns()
+        self._waiting[path] = (directory, now_ns, before + subdirectories)
+        directory.touch(now_ns, subdirectories)
         self._work.set()
 
     def send(self, path: bytes) -> None:
