@@ -334,7 +334,7 @@ class Bulk:
 
     def outgrow(self, path: bytes, fid: int) -> Call[RecordReply]:
         """Have the data of a file in chunks, so that `write` may be used."""
-        return self.about(path, OUTGROW, OutgrowRequest(path, fid))
+        return self.about(path, OUTGROW, OutgrowRequest(path, fid, 0))
 
     @contextmanager
     def holding(self, path: bytes, fid: int) -> Iterator[None]:

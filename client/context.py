@@ -1,8 +1,8 @@
 """What all parts of the client share: the daemons, the inode table, and calls about one record."""
 
 import errno
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from gkfs import metadentry
 from gkfs.channel import Call
@@ -12,26 +12,46 @@ from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import MOVES_FOLLOWED
 from gkfs.messages import RecordReply, StatRequest, WhereRequest
-from gkfs.metadentry import Metadentry
+from gkfs.metadentry import PLACEMENT_HASHED, Metadentry
 from gkfs.operations import STAT, WHERE, Operation, Q, R
 from gkfs.paths import inode_address, is_address
+
+# Of a directory: "local" keeps the data of large files made in it on the node that makes them.
+PLACEMENT_XATTR: Final = b"user.gkfs.placement"
 
 
 class MountOptions(NamedTuple):
     """How the kernel is told to use the mount."""
 
     direct_io: bool = False  # bypass the page cache for every file
+    local_placement: bool = False  # large files made here have their data on this node
     attr_timeout_s: float = 0.0  # above 0: attributes may be that old, also when another node changed them
 
 
 class Context:
     """Shared state of one mount. Owns nothing that needs closing."""
 
-    def __init__(self, pool: Pool, distributor: Distributor, options: MountOptions) -> None:
+    def __init__(
+        self, pool: Pool, distributor: Distributor, options: MountOptions, local_daemons: Sequence[int] = ()
+    ) -> None:
         self.pool = pool
         self.distributor = distributor
         self.options = options
         self.inodes = InodeTable()
+        self._local_daemons = local_daemons
+
+    def placement_of(self, inode: Inode) -> int:
+        """Where the chunks of a file that gets its first one should be; 0: anywhere.
+
+        All on this node, if the mount or the directory says so and the node has daemons.
+        """
+        parent = inode.parent
+        wants_local = self.options.local_placement or (
+            parent is not None and (PLACEMENT_XATTR, b"local") in parent.entry.xattrs
+        )
+        if not wants_local or not self._local_daemons:
+            return PLACEMENT_HASHED
+        return self._local_daemons[inode.fid % len(self._local_daemons)] + 1
 
     def call_owner(self, path: bytes, operation: Operation[Q, R], request: Q) -> Call[R]:
         """Queue *request* for the daemon that owns *path*."""

@@ -72,7 +72,7 @@ class _Mount:
         self._pump = Pump()
         client_id = os.urandom(16)
         self._pool = Pool(self._pump, hosts, settings.hostfile, client_id, settings.request_timeout_s)
-        options = MountOptions(settings.direct_io, settings.attr_timeout_s)
+        options = MountOptions(direct_io=settings.direct_io, attr_timeout_s=settings.attr_timeout_s)
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options)
         self._operations = GkfsOperations(self._context, on_ready)
 

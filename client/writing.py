@@ -171,7 +171,8 @@ class Writer:
     async def _fits(self, inode: Inode, behind: Behind, start: int, data: bytes) -> bool:
         """Whether *data* is in the file's record now; else its data are in chunks. Raises OSError."""
         if start + len(data) > INLINE_DATA_MAX_BYTES:
-            await self._context.refresh(inode, OUTGROW, lambda path: OutgrowRequest(path, inode.fid))
+            placement = self._context.placement_of(inode)
+            await self._context.refresh(inode, OUTGROW, lambda path: OutgrowRequest(path, inode.fid, placement))
         else:
             mtime_ns, unprivileged = inode.dirty_mtime_ns, inode.dirty_unprivileged
             before = inode.entry.version

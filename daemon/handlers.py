@@ -96,7 +96,7 @@ class Handlers:
         self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)
         self._links = Links(store, records, guards, distributor, peers, self._opens, sessions, nursery)
         self._namespace = Namespace(store, records, guards, moves, parents, self._opens, self._links, fids, leases)
-        self._inline_data = InlineData(own_index, records, storage)
+        self._inline_data = InlineData(own_index, identity.daemon_count, records, storage)
         self._attributes = Attributes(records, leases, self._inline_data)
         self._truncation = Truncation(
             store, records, guards, distributor, peers, self._reclaimer, self._inline_data

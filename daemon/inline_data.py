@@ -20,7 +20,8 @@ from gkfs.metadentry import FLAG_INLINE, Metadentry
 class InlineData:
     """The handlers, all synchronous and thus atomic, and what other changes of such files need."""
 
-    def __init__(self, own_index: int, records: Records, storage: ChunkStorage) -> None:
+    def __init__(self, own_index: int, daemon_count: int, records: Records, storage: ChunkStorage) -> None:
+        self._daemon_count = daemon_count
         self._head = metadentry.head_on(own_index)
         self._records = records
         self._storage = storage
@@ -48,6 +49,10 @@ class InlineData:
         found, entry = self._records.for_data(request.path, request.fid)
         if not entry.is_inline:
             return RecordReply(found.record)
+        if not 0 <= request.placement <= self._daemon_count:
+            raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: placement {request.placement}")
+        if not entry.data and request.placement:
+            entry = entry._replace(flags=entry.flags & ~FLAG_INLINE, placement=request.placement)
         return RecordReply(self._records.replace(found, self.moved_out(entry).changed()))
 
     def moved_out(self, entry: Metadentry) -> Metadentry:

@@ -241,6 +241,7 @@ class OutgrowRequest(NamedTuple):
 
     path: bytes
     fid: int
+    placement: int  # wanted for all chunks (see `gkfs.metadentry`), if there are no data yet; 0: any
 
 
 class TruncateRequest(NamedTuple):

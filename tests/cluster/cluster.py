@@ -182,7 +182,7 @@ class Client:
 
     async def write(self, path: bytes, entry: Metadentry, chunk: int, data: bytes, offset: int = 0) -> None:
         """Write within one chunk, of a file that has chunks from then on, and publish the size."""
-        outgrown = await self.call(self.owner(path), OUTGROW, OutgrowRequest(path, entry.fid))
+        outgrown = await self.call(self.owner(path), OUTGROW, OutgrowRequest(path, entry.fid, 0))
         placement = metadentry.decode(outgrown.record).placement
         self.cluster.placements[entry.fid] = placement
         owner = self.cluster.distributor.chunk_owner(entry.fid, chunk, placement)

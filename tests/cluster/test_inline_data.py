@@ -26,8 +26,8 @@ async def write(client: Client, path: bytes, fid: int, offset: int, data: bytes)
     return await client.call(client.owner(path), WRITE_INLINE, request)
 
 
-async def outgrow(client: Client, path: bytes, fid: int) -> Metadentry:
-    reply = await client.call(client.owner(path), OUTGROW, OutgrowRequest(path, fid))
+async def outgrow(client: Client, path: bytes, fid: int, placement: int = 0) -> Metadentry:
+    reply = await client.call(client.owner(path), OUTGROW, OutgrowRequest(path, fid, placement))
     entry = metadentry.decode(reply.record)
     client.cluster.placements[fid] = entry.placement
     return entry
@@ -86,6 +86,19 @@ async def test_data_that_move_out_are_in_the_first_chunk_for_good(cluster: Clust
         return sum([(await client.status(daemon)).used_bytes for daemon in range(3)]) == 0
 
     await eventually(nothing_is_left)
+
+
+@in_cluster(3)
+async def test_a_file_without_data_is_placed_as_wished(cluster: Cluster) -> None:
+    client = cluster.client
+    for number in range(6):
+        path = b"/f%d" % number
+        fid = (await client.create(path)).fid
+        if number % 2:
+            await write(client, path, fid, 0, SMALL)
+        entry = await outgrow(client, path, fid, 2)
+        places = {cluster.distributor.chunk_owner(fid, chunk, entry.placement) for chunk in range(50)}
+        assert places == ({0, 1, 2} if number % 2 else {1})
 
 
 @in_cluster(3)
@@ -163,7 +176,7 @@ async def test_a_daemon_that_dies_while_data_move_out_has_them_where_they_were(c
     inline_data.InlineData.moved_out = die  # type: ignore[method-assign]
     try:
         with fails(errno.EIO):
-            await client.call(0, OUTGROW, OutgrowRequest(b"/f", fid), 0.5)
+            await client.call(0, OUTGROW, OutgrowRequest(b"/f", fid, 0), 0.5)
         await cluster.ended(0)
     finally:
         inline_data.InlineData.moved_out = original  # type: ignore[method-assign]
