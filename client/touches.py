@@ -8,6 +8,7 @@ mount, and to all others within `DIRECTORY_TOUCH_DELAY_S`.
 import errno
 import logging
 import time
+from typing import NamedTuple
 
 import trio
 
@@ -22,20 +23,32 @@ from gkfs.paths import printable
 log = logging.getLogger(__name__)
 
 
+class _Touch(NamedTuple):
+    """What the owner of a directory does not know."""
+
+    directory: Inode
+    mtime_ns: int
+    subdirectories: int
+
+    def request(self, path: bytes) -> TouchRequest:
+        """It, for the path the directory has."""
+        return TouchRequest(path, self.directory.fid, self.mtime_ns, self.subdirectories)
+
+
 class Touches:
     """Changes of directories that their owners do not know of yet, by path."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._waiting: dict[bytes, tuple[Inode, int, int]] = {}  # inode, mtime_ns, subdirectories
+        self._waiting: dict[bytes, _Touch] = {}
         self._work = trio.Event()
 
     def note(self, directory: Inode, subdirectories: int = 0) -> None:
         """An entry of *directory* came or went; *subdirectories*: by how much its link count changes."""
         path = self._context.inodes.path(directory)
-        _, _, before = self._waiting.get(path, (directory, 0, 0))
+        before = self._waiting.get(path)
         now_ns = time.time_ns()
-        self._waiting[path] = (directory, now_ns, before + subdirectories)
+        self._waiting[path] = _Touch(directory, now_ns, subdirectories + (before.subdirectories if before else 0))
         directory.touch(now_ns, subdirectories)
         self._work.set()
 
@@ -46,11 +59,12 @@ class Touches:
 
     async def send_all(self) -> None:
         """Send everything and wait until it is done: before directories change their paths, and at the end."""
-        for path, call in [(path, self._submit(path)) for path in list(self._waiting)]:
+        sent = [(path, *self._submit(path)) for path in list(self._waiting)]
+        for path, touch, call in sent:
             try:
                 await call
             except OSError as error:
-                _log_failure(path, error)
+                await self._failed(path, touch, error)
 
     async def run(self) -> None:
         """Send what is noted soon after, until cancelled."""
@@ -61,19 +75,27 @@ class Touches:
             for path in list(self._waiting):
                 self._submit(path)
 
-    def _submit(self, path: bytes) -> Call[Empty]:
-        directory, mtime_ns, subdirectories = self._waiting.pop(path)
-        request = TouchRequest(path, directory.fid, mtime_ns, subdirectories)
-        call = self._context.call_owner(path, TOUCH, request)
-        call.on_done = lambda: _log_outcome(path, call)
-        return call
+    def _submit(self, path: bytes) -> tuple[_Touch, Call[Empty]]:
+        touch = self._waiting.pop(path)
+        call = self._context.call_owner(path, TOUCH, touch.request(path))
 
+        def done() -> None:
+            if call.error is not None:
+                self._context.pool.pump.start(self._failed(path, touch, call.error))
 
-def _log_outcome(path: bytes, call: Call[Empty]) -> None:
-    if call.error is not None:
-        _log_failure(path, call.error)
+        if call.done:  # of a daemon in this process
+            done()
+        else:
+            call.on_done = done
+        return touch, call
 
-
-def _log_failure(path: bytes, error: OSError) -> None:
-    if error.errno not in (errno.ENOENT, errno.ESTALE):  # removed meanwhile: nothing left to touch
-        log.warning("times of directory %s: %s", printable(path), error)
+    async def _failed(self, path: bytes, touch: _Touch, error: OSError) -> None:
+        """Say it once more where another node has renamed the directory to, if it has."""
+        try:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise error
+            if await self._context.follow(touch.directory, path):
+                await self._context.about(touch.directory, TOUCH, touch.request)
+        except OSError as final:
+            if final.errno not in (errno.ENOENT, errno.ESTALE):  # removed meanwhile: nothing left to touch
+                log.warning("times of directory %s: %s", printable(path), final)
