@@ -150,7 +150,9 @@ def test_a_dead_daemon_is_an_error_that_names_it(cluster: Cluster) -> None:
     for name, owner in owners.items():
         start_s = time.monotonic()
         assert errno_of((mountdir / name).stat) == (errno.ETIMEDOUT if owner == victim else 0)
-        assert time.monotonic() - start_s < 3  # the kernel asks twice when it held the name before
+        assert (
+            time.monotonic() - start_s < 20
+        )  # instead of 60; and the kernel asks twice when it held the name before
     assert f"daemon {victim}" in file_system.log_of(mountdir).read_text()
     answer = file_system.gkfs("status", "-H", file_system.hostfile, check=False)
     assert answer.returncode != 0
