@@ -1,5 +1,6 @@
 """`gkfs stage-in` and `stage-out` killed, interrupted, or left by a daemon: a second call completes them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,7 +21,8 @@ def kill_all(site: Workplace, process: "subprocess.Popen[str]") -> None:
     running = site.processes().items()
     victims = [pid for pid, arguments in running if " mover" in arguments or " stage-" in arguments]
     for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a mover ends with the leader
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
     eventually(lambda: not set(victims) & site.processes().keys(), "the movers are gone")
 

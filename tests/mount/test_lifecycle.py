@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from gkfs.distributor import Distributor
+from gkfs.limits import HOLDER_GONE_S
 from gkfs.paths import ROOT
 from tests.mount import sample_tree, trees
 from tests.mount.calls import MIB, errno_of, noise, opened
 from tests.mount.conftest import Cluster
-from tests.mount.file_system import is_alive, mountpoints_below, wait_until
+from tests.mount.file_system import FileSystem, is_alive, mountpoints_below, wait_until
 from tests.mount.programs import run
 from tests.mount.trees import assert_same
 
-# Starts what test_reclaim.py looks at a minute later.
+# Starts what the last test looks at a minute later.
 pytestmark = pytest.mark.usefixtures("without_a_client")
 
 
@@ -299,3 +300,12 @@ def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert os.listdir(mountdir / "sticky") == ["roots"]
     assert sys.executable  # the interpreter of a virtual environment may be out of that user's reach
+
+
+def test_what_a_killed_client_held_is_given_back(without_a_client: FileSystem) -> None:
+    """The last of this file, so that most of the minute of grace has passed."""
+    limit_s = HOLDER_GONE_S + 60
+    wait_until(
+        lambda: without_a_client.status()["used_bytes"] == 0, "the chunks are removed", limit_s, every_s=1.0
+    )
+    assert os.listdir(without_a_client.mounts[0]) == []

@@ -209,7 +209,7 @@ def test_special_files_are_there_at_once(place: Place) -> None:
 
 
 def test_directories_made_on_one_node_and_removed_on_another_are_counted(place: Place) -> None:
-    for number in range(150):
+    for number in range(30):
         here, there = (place.here, place.there) if number % 2 else (place.there, place.here)
         for name in ("one", "two"):
             (here / name).mkdir()

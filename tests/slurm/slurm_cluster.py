@@ -204,10 +204,16 @@ class Job:
 
 
 def until(what: Callable[[], object], timeout_s: float) -> bool:
-    """Ask until *what* holds; whether it did within the time."""
+    """Ask until *what* holds; whether it did within the time.
+
+    Between two questions is twice the time that one takes, so that asking does not keep the machine busy.
+    """
     deadline_s = time.monotonic() + timeout_s
-    while not what():
-        if time.monotonic() > deadline_s:
+    while True:
+        asked_s = time.monotonic()
+        if what():
+            return True
+        now_s = time.monotonic()
+        if now_s > deadline_s:
             return False
-        time.sleep(0.1)
-    return True
+        time.sleep(max(0.1, 2 * (now_s - asked_s)))
