@@ -16,7 +16,7 @@ from gkfs.limits import HOLDER_GONE_S
 from gkfs.paths import ROOT
 from tests.mount import sample_tree, trees
 from tests.mount.calls import MIB, errno_of, noise, opened
-from tests.mount.conftest import Cluster
+from tests.mount.conftest import Cluster, close_file_system, open_file_system
 from tests.mount.file_system import FileSystem, is_alive, mountpoints_below, wait_until
 from tests.mount.programs import run
 from tests.mount.trees import assert_same
@@ -282,13 +282,17 @@ os.unlink("sticky/mine")
 """
 
 
-def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> None:
+def test_other_users_have_their_own_rights(open_folder: Path) -> None:
     """Permissions are the kernel's; a write or O_TRUNC by somebody without privilege takes set-id bits away."""
-    file_system = cluster(2, mounts=0)
-    for folder in [file_system.folder, *file_system.folder.parents][:-1]:
-        if str(folder).startswith("/tmp/") and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    mountdir = file_system.mount("--allow-other")
+    file_system = open_file_system(open_folder / "gkfs", 2, 1, "--allow-other")
+    try:
+        _let_somebody_try(file_system.mounts[0])
+    finally:
+        problems = close_file_system(file_system)
+    assert problems == []
+
+
+def _let_somebody_try(mountdir: Path) -> None:
     mountdir.chmod(0o755)
     for name, mode in (("closed", 0o755), ("sticky", 0o1777)):
         (mountdir / name).mkdir()
