@@ -15,7 +15,7 @@ from gkfs import wire
 from gkfs.hostfile import DaemonAddress, format_daemon, format_header
 from gkfs.messages import HelloReply
 from gkfs.operations import HELLO
-from tests.cli.workplace import Workplace, eventually
+from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
 FSID = "0123456789abcdef" * 2
 
@@ -175,7 +175,7 @@ def test_a_daemon_that_hangs_is_no_gone_one(workplace: Workplace) -> None:
     os.kill(daemon["pid"], signal.SIGSTOP)
     begun_s = time.monotonic()
     assert "no answer within" in workplace.gkfs("status", "-H", only_tcp).err
-    assert time.monotonic() - begun_s < 15
+    assert time.monotonic() - begun_s < 30  # the limit is CONTROL_TIMEOUT_S, 5 s
     os.kill(daemon["pid"], signal.SIGCONT)
     workplace.ok("stop", "-H", workplace.hosts)
 
@@ -233,11 +233,11 @@ def test_of_daemons_that_start_at_once_one_makes_the_hostfile(workplace: Workpla
         )
         for index in "012"
     ]
-    status = workplace.ok("status", "-H", workplace.hosts, "--wait", "20", "--json").json
+    status = workplace.ok("status", "-H", workplace.hosts, "--wait", "60", "--json").json
     assert len(status["daemons"]) == 3
     assert all(daemon["alive"] for daemon in status["daemons"])
     workplace.ok("stop", "-H", workplace.hosts)
-    ends = [(daemon.communicate(timeout=20), daemon.returncode) for daemon in daemons]
+    ends = [(daemon.communicate(timeout=TIMEOUT_S), daemon.returncode) for daemon in daemons]
     assert [status for _, status in ends] == [0, 0, 0]
 
 
@@ -246,7 +246,7 @@ def test_a_daemon_that_listens_everywhere_is_known_by_its_host_name(workplace: W
     eventually(lambda: workplace.hosts.exists() and "\n0 " in workplace.hosts.read_text(), "its line")
     assert f" tcp://{socket.gethostname()}:" in workplace.hosts.read_text()
     daemon.terminate()
-    daemon.communicate(timeout=20)
+    daemon.communicate(timeout=TIMEOUT_S)
     assert daemon.returncode == 0
 
 
@@ -265,6 +265,6 @@ def test_ctrl_c_while_starting_leaves_nothing(workplace: Workplace) -> None:
     process = workplace.start(["start", "-r", workplace.root, "-H", workplace.hosts, "-n", "4"])
     eventually(workplace.hosts.exists, "the hostfile is made")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (130, "")
     assert (list(workplace.root.iterdir()), workplace.hosts.exists()) == ([], False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.workplace import Workplace, eventually
+from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
@@ -172,7 +172,7 @@ def test_a_foreground_mount_ends_cleanly_on_sigterm(workplace: Workplace) -> Non
     eventually(workplace.mounted, "it is mounted")
     eventually(lambda: catches(process.pid, signal.SIGTERM), "it heeds SIGTERM")
     process.terminate()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (0, "")
     assert not workplace.mounted()
     assert "SIGTERM" in log.read_text()
@@ -187,9 +187,9 @@ def test_the_log_of_a_mount_is_kept_where_it_was_asked_for(workplace: Workplace)
 
 
 def test_mount_waits_for_daemons_as_long_as_told(workplace: Workplace) -> None:
-    process = workplace.start(["mount", "-H", workplace.hosts, "--wait", "20", workplace.mnt])
+    process = workplace.start(["mount", "-H", workplace.hosts, "--wait", "60", workplace.mnt])
     workplace.start_daemons(2)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out, err) == (0, "", "")
     workplace.ok("umount", workplace.mnt)
     workplace.ok("stop", "-H", workplace.hosts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.workplace import Workplace
+from tests.cli.workplace import TIMEOUT_S, Workplace
 
 VERBS = ("run", "start", "mount", "umount", "stop", "status", "daemon", "config")
 
@@ -175,7 +175,7 @@ def test_a_reader_that_goes_away_is_no_traceback(workplace: Workplace) -> None:
     process = workplace.start(["--help"])
     assert process.stdout is not None
     process.stdout.close()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert err == ""
 
 

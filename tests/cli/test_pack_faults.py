@@ -13,7 +13,7 @@ import pytest
 
 from gkfs import manifest
 from tests.cli.packs import MIB, state
-from tests.cli.workplace import Workplace, eventually
+from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -67,7 +67,7 @@ def half_way(workplace: Workplace, *arguments: str | Path) -> Iterator["subproce
 def end(process: "subprocess.Popen[str]", number: int) -> tuple[int, str]:
     """Its status and stderr once the signal has ended it."""
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, err
 
 
@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_nothing(workplace: Workplace, mnt: Path, folder: Path) ->
 def test_a_mover_that_dies_is_one_line_and_leaves_nothing(workplace: Workplace, mnt: Path, folder: Path) -> None:
     with half_way(workplace) as process:
         os.kill(movers(workplace)[0], signal.SIGKILL)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
     assert err.startswith("gkfs: member ")
     assert err.endswith(" was killed by SIGKILL\n")
@@ -123,7 +123,7 @@ def test_two_packs_into_one_folder_at_once_are_one(workplace: Workplace, mnt: Pa
     with half_way(workplace) as process:
         line = workplace.fails(1, "pack", "-H", workplace.hosts, folder)
         assert line.endswith(f"process {process.pid} on {os.uname().nodename} is packing into it")
-    _, err = process.communicate(timeout=40)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (0, "")
     workplace.ok("unpack", "--verify", folder)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.workplace import Workplace, eventually
+from gkfs.limits import RUN_GRACE_S
+from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -107,7 +108,7 @@ def test_signals_reach_the_whole_group_of_command(workplace: Workplace, number: 
     # A shell that is just starting a program may miss SIGINT.
     eventually(lambda: "sleep 60 " in workplace.processes().values(), "sleep runs")
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (128 + number, "")
     assert all_gone(workplace)
 
@@ -116,7 +117,7 @@ def test_command_may_end_as_it_likes_after_a_signal(workplace: Workplace) -> Non
     trap = "trap 'echo text >$GKFS_MOUNTDIR/f; cat $GKFS_MOUNTDIR/f; exit 3' TERM"
     process = running(workplace, "while :; do sleep 0.1; done", trap=trap)
     process.terminate()
-    out, _ = process.communicate(timeout=20)  # the shell itself tells of its sleep
+    out, _ = process.communicate(timeout=TIMEOUT_S)  # the shell itself tells of its sleep
     assert (process.returncode, out) == (3, "text\n")
     assert all_gone(workplace)
 
@@ -125,7 +126,7 @@ def test_usr1_is_passed_on_and_ends_nothing(workplace: Workplace) -> None:
     command = 'while [ -z "$n" ]; do sleep 0.05; done; sleep 0.3; exit 4'
     process = running(workplace, command, "--grace", "0", trap="trap n=1 USR1")
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=20)
+    process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 4
 
 
@@ -134,9 +135,9 @@ def test_a_command_that_ignores_signals_is_killed_after_the_grace(workplace: Wor
     begun_s = time.monotonic()
     process.terminate()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 137
-    assert 0.4 < time.monotonic() - begun_s < 10
+    assert 0.4 < time.monotonic() - begun_s < RUN_GRACE_S  # what it is unless told otherwise
     assert all_gone(workplace)
 
 
@@ -144,7 +145,7 @@ def test_a_signal_while_starting_leaves_nothing(workplace: Workplace) -> None:
     process = workplace.start(["run", "-m", workplace.mnt, "-n", "4", "--", "sleep", "60"])
     eventually(lambda: list(workplace.temporary.glob("*/hosts")), "the hostfile is made")
     process.terminate()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (143, "")
     assert all_gone(workplace)
 
@@ -156,9 +157,10 @@ def test_what_command_leaves_running_on_the_mount_is_ended(workplace: Workplace)
 
 
 def test_a_program_outside_of_the_group_does_not_keep_the_mount(workplace: Workplace) -> None:
-    process = running(workplace, "sleep 0.3")
+    process = running(workplace, f"until [ -e {workplace.folder}/go ]; do sleep 0.05; done")
     with subprocess.Popen(["sleep", "60"], cwd=workplace.mnt) as user:
-        _, err = process.communicate(timeout=20)
+        (workplace.folder / "go").touch()
+        _, err = process.communicate(timeout=TIMEOUT_S)
         user.kill()
     assert process.returncode == 0
     assert f"sleep ({user.pid})" in err
@@ -169,7 +171,7 @@ def test_killed_with_9_it_takes_daemons_and_client_along(workplace: Workplace) -
     process = running(workplace, "exec sleep 60", "-n", "2")
     sleeper = next(pid for pid, name in workplace.processes().items() if name.startswith("sleep 60"))
     process.kill()
-    process.wait(timeout=20)  # the sleeper has its stdout still
+    process.wait(timeout=TIMEOUT_S)  # the sleeper has its stdout still
     eventually(lambda: list(workplace.processes()) == [sleeper], "daemons and client are gone")
     os.kill(sleeper, signal.SIGKILL)
     assert not workplace.mounted()
@@ -184,7 +186,7 @@ def test_a_dead_mount_of_a_killed_run_is_healed(workplace: Workplace) -> None:
     victims = [pid for pid, name in workplace.processes().items() if "gkfs mount" in name or pid == process.pid]
     for pid in sorted(victims, key=lambda pid: pid == process.pid):  # the mount first: else it is told to unmount
         os.kill(pid, signal.SIGKILL)
-    process.wait(timeout=20)
+    process.wait(timeout=TIMEOUT_S)
     eventually(lambda: len(workplace.processes()) == 1, "all but COMMAND are gone")
     assert workplace.mounted()
     workplace.ok("umount", workplace.mnt)
@@ -194,10 +196,12 @@ def test_a_dead_mount_of_a_killed_run_is_healed(workplace: Workplace) -> None:
 
 
 def test_a_daemon_that_dies_is_named_while_command_goes_on(workplace: Workplace) -> None:
-    process = running(workplace, "sleep 0.5; exit 5")
+    process = running(workplace, f"until [ -e {workplace.folder}/go ]; do sleep 0.05; done; exit 5")
     (daemon,) = (pid for pid, name in workplace.processes().items() if "gkfs daemon" in name)
     os.kill(daemon, signal.SIGKILL)
-    _, err = process.communicate(timeout=40)
+    eventually(lambda: daemon not in workplace.processes(), "the daemon is dead")
+    (workplace.folder / "go").touch()
+    _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 5
     assert err.startswith("gkfs: daemon 0 was killed by SIGKILL")
 
@@ -214,7 +218,7 @@ def test_two_runs_side_by_side_are_independent(workplace: Workplace) -> None:
     assert second.out == ""
     assert workplace.mounted()
     first.terminate()
-    first.communicate(timeout=20)
+    first.communicate(timeout=TIMEOUT_S)
 
 
 def test_verbs_inside_of_command_find_its_file_system(workplace: Workplace) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from gkfs.errors import ExitStatus
 from tests.cli.staged import MIB, make_tree, names_in, stage
-from tests.cli.workplace import Workplace
+from tests.cli.workplace import TIMEOUT_S, Workplace
 from tests.mount import sample_tree
 from tests.mount.trees import assert_same
 
@@ -279,7 +279,7 @@ def test_without_a_terminal_progress_is_told_in_lines(pair: Workplace, monkeypat
         capture_output=True,
         text=True,
         env=pair.environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=30,
+        timeout=TIMEOUT_S,
         check=True,
     )
     lines = done.stderr.splitlines()

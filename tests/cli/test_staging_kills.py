@@ -1,5 +1,6 @@
 """`gkfs stage-in` and `stage-out` killed, interrupted, or left by a daemon: a second call completes them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.cli.staged import make_tree, stage
-from tests.cli.workplace import Workplace, eventually
+from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 from tests.mount.trees import assert_same
 
 
@@ -20,7 +21,8 @@ def kill_all(site: Workplace, process: "subprocess.Popen[str]") -> None:
     running = site.processes().items()
     victims = [pid for pid, arguments in running if " mover" in arguments or " stage-" in arguments]
     for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a mover ends with the leader
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
     eventually(lambda: not set(victims) & site.processes().keys(), "the movers are gone")
 
@@ -67,7 +69,7 @@ def test_a_signal_ends_it_with_a_summary_of_what_was_done(pair: Workplace, numbe
     process = pair.start(("stage-in", "-H", pair.hosts, source, "/"))
     eventually(lambda: chunks_there(pair) > before + 100, "some files are there")
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (128 + number, "")
     assert 0 < int(out.split()[1]) < 3001
     assert stage(pair, "in", source, "/")["skipped"] > 0
@@ -85,7 +87,7 @@ def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workpla
     process = workplace.start(("stage-in", "-H", workplace.hosts, "--request-timeout", "1.5", source, "/"))
     eventually(lambda: chunks_there(workplace) > before + 30, "some files are there")
     os.kill(pid, signal.SIGSTOP)
-    _, err = process.communicate(timeout=15)
+    _, err = process.communicate(timeout=TIMEOUT_S)
     os.kill(pid, signal.SIGCONT)
     assert (process.returncode, "daemon 1" in err) == (6, True), err
     stage(workplace, "in", source, "/")

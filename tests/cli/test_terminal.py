@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from gkfs.commands import launch, terminal
-from tests.cli.workplace import Workplace, eventually
+from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
 
 @pytest.mark.parametrize("module", [terminal, launch], ids=lambda module: module.__name__)
@@ -55,7 +55,7 @@ class Shell:
         self.shown = ""
         os.write(self._terminal, text.encode())
 
-    def expect(self, text: str, within_s: float = 15.0) -> None:
+    def expect(self, text: str, within_s: float = TIMEOUT_S) -> None:
         """Wait until *text* is shown."""
         deadline_s = time.monotonic() + within_s
         while text not in self.shown:

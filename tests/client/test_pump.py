@@ -74,7 +74,7 @@ def test_a_trio_task_can_wake_the_sleeping_pump(pump: Pump) -> None:
         pump.wake()
 
     async def main() -> str:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(open_later)
                 return await pump.drive(wait())

@@ -68,8 +68,8 @@ from gkfs.operations import (
 from gkfs.paths import inode_address
 
 FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
-CALL_TIMEOUT_S = 10.0
-TEST_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 60.0
+TEST_TIMEOUT_S = 180.0
 RETRY_S = 0.05  # daemons come back sooner than in life
 GRACE_S = 0.2  # and files without name go sooner
 SETTLE_S = 0.05  # and no client publishes anything late
@@ -281,7 +281,7 @@ def _ours(faults: list[Fault]) -> list[Fault]:
     return [fault for fault in faults if fault.kind is not Kind.LINKS or "directories in it" not in fault.facts]
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = CALL_TIMEOUT_S) -> None:
     """Wait until *check* is true."""
     with trio.fail_after(timeout_s):
         while True:

@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from gkfs.daemon.peers import Peers
-from tests.cluster.cluster import Client, Cluster, eventually
+from tests.cluster.cluster import TEST_TIMEOUT_S, Client, Cluster, eventually
 
 GIVE_UP_S = 0.15  # a client that does not repeat its request: what it began is finished or undone without it
 BACKGROUND_S = 0.05  # for what follows the reply
+QUIET_TURNS = 10  # of so long without a step: nothing goes on any more, also on a busy machine
 STEPS_MAX = 80
 
 
@@ -38,6 +39,15 @@ class CrashPoint:
         else:
             await self.cluster.crash(self.victim)
             self.reached = True
+
+    async def passed(self) -> bool:
+        """Wait until the crash has come, or nothing has gone on for a while; whether it has come."""
+        seen, quiet_turns = self.steps, 0
+        while quiet_turns < QUIET_TURNS and not self.reached:
+            await trio.sleep(BACKGROUND_S)
+            quiet_turns = quiet_turns + 1 if self.steps == seen else 0
+            seen = self.steps
+        return self.reached
 
     @contextlib.contextmanager
     def planted(self) -> Any:
@@ -73,9 +83,9 @@ async def crash_at_each_step(
         with point.planted():
             with contextlib.suppress(OSError):
                 await operation()
-            await trio.sleep(BACKGROUND_S)
-            if not point.reached:
+            if not await point.passed():
                 return at - 1
+            await trio.sleep(BACKGROUND_S)
             await cluster.ended(victim)
         await cluster.start(victim)
     raise AssertionError("no end")
@@ -91,6 +101,7 @@ async def crash_and_repeat(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(come_back, cluster, point)
                 await operation(at)
+                await point.passed()
                 await trio.sleep(BACKGROUND_S)
                 nursery.cancel_scope.cancel()
             if not point.reached:
@@ -102,7 +113,7 @@ async def crash_and_repeat(
 
 
 async def come_back(cluster: Cluster, point: CrashPoint) -> None:
-    await eventually(partial(is_reached, point), 30)
+    await eventually(partial(is_reached, point), TEST_TIMEOUT_S)
     with trio.CancelScope(shield=True):
         await cluster.ended(point.victim)
         await cluster.start(point.victim)

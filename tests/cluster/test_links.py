@@ -11,7 +11,7 @@ import pytest
 
 from gkfs import metadentry
 from gkfs.messages import RENAME_EXCHANGE
-from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
+from tests.cluster.cluster import CALL_TIMEOUT_S, Client, Cluster, eventually, fails, in_cluster
 from tests.cluster.crashes import GIVE_UP_S, crash_and_repeat, crash_at_each_step, other_owner
 
 
@@ -155,7 +155,7 @@ def test_a_repeating_client_notices_a_pause_and_nothing_else(kind: str, tmp_path
             await work.prepare(NAMES[kind])
             if kind in ("rename_over", "exchange"):
                 await work.client.create(b"/other")
-            left = await getattr(work, kind)(10.0)
+            left = await getattr(work, kind)(CALL_TIMEOUT_S)
             assert sorted(await work.names()) == sorted(left)
             for name in left:
                 await work.client.unlink(name)

@@ -15,7 +15,7 @@ import trio
 from gkfs import metadentry
 from gkfs.messages import CreateReply, ExtendRequest, UnlinkReply, UnlinkRequest
 from gkfs.operations import CREATE, EXTEND, UNLINK
-from tests.cluster.cluster import Client, Cluster, create_request, eventually
+from tests.cluster.cluster import TEST_TIMEOUT_S, Client, Cluster, create_request, eventually
 
 PROGRAM = """
 import sys
@@ -46,7 +46,7 @@ class Process:
 
 def with_process(test: Callable[[Process], Awaitable[None]]) -> Callable[[Path], None]:
     async def main(folder: Path) -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(TEST_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
                 process = Process(Cluster(folder, 1, nursery))
                 try:

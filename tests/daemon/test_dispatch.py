@@ -50,7 +50,7 @@ def outcomes(folder: Path, operation: Any, handler: Any, request: Any) -> list[w
 
     async def main() -> list[wire.Message]:
         store = MetadataStore(folder / "metadata")
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 dispatcher = Dispatcher(store, nursery)
                 dispatcher.serve(operation, handler)

@@ -69,7 +69,7 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await work()
 
     trio.run(main)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,15 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     problems = shared.check(request.param)
     if problems:
         pytest.fail("\n".join(dict.fromkeys(problems)))
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder of the local disk with a short path that every user can reach, unlike those of pytest."""
+    path = Path(tempfile.mkdtemp(prefix="gkfs-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,9 @@ from tests.mount.file_system import FileSystem, wait_until
 from tests.mount.programs import at_once
 from tests.mount.trees import assert_same, facts
 
-# Times of a directory reach other nodes a moment after the change of its entries (limits.DIRECTORY_TOUCH_DELAY_S).
-_DIRECTORY_TIMES_S: Final = 1.0
+# Times of a directory reach other nodes a moment after the change of its entries (limits.DIRECTORY_TOUCH_DELAY_S);
+# on a busy machine the moment is longer.
+_DIRECTORY_TIMES_S: Final = 10.0
 
 
 # --- contents and sizes ----------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def test_the_size_is_there_after_fsync(place: Place) -> None:
 def test_an_open_writers_size_shows_after_a_while(place: Place) -> None:
     with opened(place.here / "file", os.O_WRONLY | os.O_CREAT) as file:
         os.write(file, b"x" * 5000)
-        wait_until(lambda: (place.there / "file").stat().st_size == 5000, "the size is published", limit_s=5)
+        wait_until(lambda: (place.there / "file").stat().st_size == 5000, "the size is published", limit_s=30)
 
 
 def test_overwriting_in_place_shows_after_reopening(place: Place) -> None:

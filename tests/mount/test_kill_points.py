@@ -109,7 +109,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalFileSyste
     conftest.bring_up(file_system, 2)
     (file_system.mounts[0] / "work").mkdir()
     yield file_system
-    wait_until(lambda: file_system.status()["used_bytes"] == 0, "the chunks are gone", 30, 0.3)
+    wait_until(lambda: file_system.status()["used_bytes"] == 0, "the chunks are gone", every_s=0.3)
     problems = conftest.close_file_system(file_system)
     if problems:
         pytest.fail("\n".join(problems))

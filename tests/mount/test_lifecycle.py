@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from gkfs.distributor import Distributor
+from gkfs.limits import HOLDER_GONE_S
 from gkfs.paths import ROOT
 from tests.mount import sample_tree, trees
 from tests.mount.calls import MIB, errno_of, noise, opened
-from tests.mount.conftest import Cluster
-from tests.mount.file_system import is_alive, mountpoints_below, wait_until
+from tests.mount.conftest import Cluster, close_file_system, open_file_system
+from tests.mount.file_system import FileSystem, is_alive, mountpoints_below, wait_until
 from tests.mount.programs import run
 from tests.mount.trees import assert_same
 
-# Starts what test_reclaim.py looks at a minute later.
+# Starts what the last test looks at a minute later.
 pytestmark = pytest.mark.usefixtures("without_a_client")
 
 
@@ -150,7 +151,9 @@ def test_a_dead_daemon_is_an_error_that_names_it(cluster: Cluster) -> None:
     for name, owner in owners.items():
         start_s = time.monotonic()
         assert errno_of((mountdir / name).stat) == (errno.ETIMEDOUT if owner == victim else 0)
-        assert time.monotonic() - start_s < 3  # the kernel asks twice when it held the name before
+        assert (
+            time.monotonic() - start_s < 20
+        )  # instead of 60; and the kernel asks twice when it held the name before
     assert f"daemon {victim}" in file_system.log_of(mountdir).read_text()
     answer = file_system.gkfs("status", "-H", file_system.hostfile, check=False)
     assert answer.returncode != 0
@@ -279,13 +282,17 @@ os.unlink("sticky/mine")
 """
 
 
-def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> None:
+def test_other_users_have_their_own_rights(open_folder: Path) -> None:
     """Permissions are the kernel's; a write or O_TRUNC by somebody without privilege takes set-id bits away."""
-    file_system = cluster(2, mounts=0)
-    for folder in [file_system.folder, *file_system.folder.parents][:-1]:
-        if str(folder).startswith("/tmp/") and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    mountdir = file_system.mount("--allow-other")
+    file_system = open_file_system(open_folder / "gkfs", 2, 1, "--allow-other")
+    try:
+        _let_somebody_try(file_system.mounts[0])
+    finally:
+        problems = close_file_system(file_system)
+    assert problems == []
+
+
+def _let_somebody_try(mountdir: Path) -> None:
     mountdir.chmod(0o755)
     for name, mode in (("closed", 0o755), ("sticky", 0o1777)):
         (mountdir / name).mkdir()
@@ -297,3 +304,12 @@ def test_other_users_have_their_own_rights(cluster: Cluster, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert os.listdir(mountdir / "sticky") == ["roots"]
     assert sys.executable  # the interpreter of a virtual environment may be out of that user's reach
+
+
+def test_what_a_killed_client_held_is_given_back(without_a_client: FileSystem) -> None:
+    """The last of this file, so that most of the minute of grace has passed."""
+    limit_s = HOLDER_GONE_S + 60
+    wait_until(
+        lambda: without_a_client.status()["used_bytes"] == 0, "the chunks are removed", limit_s, every_s=1.0
+    )
+    assert os.listdir(without_a_client.mounts[0]) == []

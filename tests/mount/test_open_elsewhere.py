@@ -23,7 +23,7 @@ from tests.mount.test_rename import EXCHANGE, renameat2
 _SIZE: Final = 2 * MIB + 777
 _TOLD_S: Final = 1.5  # the daemons know by then that a file is open (limits.HOLD_RENEW_S)
 _GRACE_S: Final = 5.0  # nobody may have opened it unnoticed any more (limits.NAMELESS_GRACE_S)
-_GONE_S: Final = 15.0
+_GONE_S: Final = 60.0
 
 # Each changes the name `sub/file` in a folder of its own; where the file is afterwards, None: nowhere.
 Change = Callable[[Path], str | None]

@@ -1,9 +1,7 @@
 """PostgreSQL keeps its data on a mount: through its own crash, and through that of the node it runs on."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +15,10 @@ from tests.mount.programs import run
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder of the local disk with a short path that every user can reach, unlike those of pytest."""
+def folder(open_folder: Path) -> Path:
+    """Where the server and the file system are."""
     find_programs()
-    path = Path(tempfile.mkdtemp(prefix="gkfs-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    return open_folder
 
 
 def _own(path: Path) -> Path:

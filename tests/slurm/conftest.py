@@ -29,7 +29,7 @@ def cluster(_running: SlurmCluster) -> Iterator[SlurmCluster]:
     """The cluster, idle, without any gkfs on it; so must it be when the test has ended."""
     yield _running
     problems = _running.trouble()
-    if not until(lambda: not _running.leftovers(), 5):
+    if not until(lambda: not _running.leftovers(), 30):
         problems += _running.leftovers()
     if problems:
         _running.restart()

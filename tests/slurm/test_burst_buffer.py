@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 def _nothing_is_left(site: SlurmCluster) -> Iterator[None]:
     yield
     problems = site.trouble()
-    until(lambda: not site.leftovers(), 30)
+    until(lambda: not site.leftovers(), 60)
     assert problems + site.leftovers() == []
 
 
@@ -63,7 +63,7 @@ echo done
     assert (done.state, done.status, done.output) == ("COMPLETED", 0, "done\n")
     for node in ("node1", "node2"):
         result = folder / "results" / node
-        assert until(result.exists, 10)
+        assert until(result.exists, 60)
         assert result.read_text() == f"{node} 1\n{node} 2\n{node} 3\n"
 
 
@@ -99,7 +99,7 @@ def test_jobs_wait_for_space_that_others_have_taken(site: SlurmCluster) -> None:
     second = site.submit("#BB_LUA gkfs pool=gkfs capacity=40T\necho runs, too", "-N1")
     assert not until(lambda: second.state == "RUNNING", 5)
     first.cancel()
-    assert second.wait(60).output == "runs, too\n"
+    assert second.wait().output == "runs, too\n"
 
 
 def test_a_job_whose_input_is_missing_says_so_and_does_not_start(site: SlurmCluster) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.slurm.slurm_cluster import SHARED, USERS, Job, SlurmCluster, until
+from tests.slurm.slurm_cluster import LIMIT_S, SHARED, USERS, Job, SlurmCluster, until
 
 _EXAMPLES = Path(__file__).parents[2] / "deploy" / "slurm" / "examples"
 _PROGRAMS = "/mnt/software/src/tests/slurm/programs"
@@ -65,7 +65,7 @@ while :; do sleep 0.1; done
     assert done.status == 0, done.output
     assert (folder / "state" / "step").read_text() == "100\n"
     second = folder / f"slurm-{job.number + 1}.out"
-    assert until(lambda: second.exists() and "started at 100" in second.read_text(), 40)
+    assert until(lambda: second.exists() and "started at 100" in second.read_text(), LIMIT_S)
 
 
 def test_training(cluster: SlurmCluster) -> None:
@@ -88,5 +88,5 @@ def test_array(cluster: SlurmCluster) -> None:
     program = script(folder, "work", 'sleep 1; echo "task $2" > "$1/result"')
     job = example(cluster, "array.sh", program, options=("--nodelist=node1",))
     results = [job.folder / "results" / str(number) / "result" for number in range(4)]
-    assert until(lambda: all(result.exists() for result in results), 60), job.output
+    assert until(lambda: all(result.exists() for result in results), LIMIT_S), job.output
     assert [result.read_text() for result in results] == [f"task {number}\n" for number in range(4)]

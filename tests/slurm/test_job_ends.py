@@ -1,19 +1,18 @@
 """However a job ends, nothing of its file system stays on any node."""
 
 import os
-import time
 
 import pytest
 
 from tests.slurm.slurm_cluster import Job, SlurmCluster, until
 
-_GONE_WITHIN_S = 30
+_GONE_WITHIN_S = 60
 _BUSY = """
 eval "$(gkfs start)" || exit 90
 srun --overlap -N3 -n3 sh -c 'head -c 3M /dev/urandom > $GKFS_MOUNTDIR/$(hostname)'
-srun --overlap -N3 -n3 sh -c 'exec 3<$GKFS_MOUNTDIR/$(hostname); cd $GKFS_MOUNTDIR; exec sleep 1000' &
-until [ "$(squeue -h -s -j $SLURM_JOB_ID -o %i | wc -l)" -ge 3 ]; do sleep 0.1; done
-sleep 0.5
+srun --overlap -N3 -n3 sh -c 'inside=$PWD/$(hostname).inside
+    exec 3<$GKFS_MOUNTDIR/$(hostname); cd $GKFS_MOUNTDIR; >$inside; exec sleep 1000' &
+for n in node1 node2 node3; do until [ -e $n.inside ]; do sleep 0.1; done; done
 echo busy
 """
 
@@ -63,9 +62,11 @@ def test_kill_9_of_the_batch_shell(cluster: SlurmCluster) -> None:
 
 @pytest.mark.parametrize("what", ["[m]ount --foreground", "[d]aemon --until-killed"])
 def test_kill_9_of_a_part_on_one_node(cluster: SlurmCluster, what: str) -> None:
-    job = busy_job(cluster, "sleep 2; ls $GKFS_MOUNTDIR; gkfs stop; exit 0")
+    job = busy_job(cluster, "until [ -e go ]; do sleep 0.1; done; ls $GKFS_MOUNTDIR; gkfs stop; exit 0")
     found = cluster.on("node2", "pkill", "-KILL", "-f", what)
     assert found.returncode == 0
+    job.wait_for("was killed by SIGKILL")
+    (job.folder / "go").touch()
     result = job.wait()
     assert "node2: " in result.output
     assert "was killed by SIGKILL" in result.output
@@ -77,9 +78,7 @@ def test_kill_9_of_a_part_on_one_node(cluster: SlurmCluster, what: str) -> None:
 def test_kill_9_of_the_leader(cluster: SlurmCluster) -> None:
     job = busy_job(cluster)
     assert cluster.on("node1", "pkill", "-KILL", "-f", "[g]kfs start").returncode == 0
-    assert_gone_within = time.monotonic() + _GONE_WITHIN_S
-    assert until(lambda: not [line for line in cluster.leftovers() if "process" in line], 20)
-    assert time.monotonic() < assert_gone_within
+    assert until(lambda: not [line for line in cluster.leftovers() if "process" in line], _GONE_WITHIN_S)
     job.cancel()
     assert_gone(cluster)
 
@@ -133,8 +132,10 @@ def test_two_jobs_on_the_same_nodes_do_not_disturb_each_other(cluster: SlurmClus
     second.wait_for("up")
     assert second.output == "node1\nnode2\nnode3\nup\n"
     second.cancel()
-    assert until(lambda: second.state == "CANCELLED", 20)
-    assert until(lambda: not [line for line in cluster.leftovers() if f"/{second.number}/" in line], 20)
+    assert until(lambda: second.state == "CANCELLED", _GONE_WITHIN_S)
+    assert until(
+        lambda: not [line for line in cluster.leftovers() if f"/{second.number}/" in line], _GONE_WITHIN_S
+    )
     (first.folder / "go").touch()
     result = first.wait()
     assert result.output.count(str(3 << 20)) == 3, result.output
@@ -144,7 +145,8 @@ def test_what_a_killed_file_system_left_does_not_hinder_the_next_one_of_the_job(
     done = cluster.sbatch(
         """
 eval "$(gkfs start)"; echo first > $GKFS_MOUNTDIR/a
-srun --overlap pkill -KILL -f 'gkfs (node|mount|daemon)'; sleep 1
+srun --overlap sh -c '
+    all="[g]kfs (node|mount|daemon)"; pkill -KILL -f "$all"; while pgrep -f "$all" >/dev/null; do sleep 0.1; done'
 ls $GKFS_MOUNTDIR; ls -d /mnt/local/gkfs-*
 eval "$(gkfs start)"; echo second > $GKFS_MOUNTDIR/b; ls $GKFS_MOUNTDIR; gkfs stop
 """,
