@@ -217,7 +217,7 @@ def _make_file(path: Path) -> None:
 def assert_names(folder: Path, names: Names, what: str) -> None:
     """Exactly *names* are in *folder*, with the contents and link counts they should have."""
     found = {os.path.relpath(entry, folder): os.lstat(entry) for entry in _walk(folder)}
-    assert sorted(found) == sorted(names), what
+    assert sorted(found) == sorted(names), f"{what}: {sorted(found)}"
     inodes: dict[str, set[int]] = {}
     for name, label in names.items():
         status = found[name]
