@@ -141,13 +141,14 @@ class Pump:
             os.eventfd_write(self._wake_fd, 1)
 
     def share_the_loop(self) -> None:
-        """Other trio tasks have work that must not wait while the pump does; called within trio."""
+        """Other trio tasks have work that must not wait while the pump does. Called, as `close` then, within trio."""
         self._beside = Beside(self._epoll)
 
     def close(self) -> None:
         """Release the descriptors; the pump must not run any more."""
         if self._beside is not None:
             self._beside.close()
+            self._beside = None
         self._epoll.close()
         os.close(self._wake_fd)
 
