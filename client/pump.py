@@ -141,7 +141,7 @@ class Pump:
             os.eventfd_write(self._wake_fd, 1)
 
     def share_the_loop(self) -> None:
-        """Other trio tasks have work that must not wait while the pump does. Called, as `close` then, within trio."""
+        """Other trio tasks have work that must not wait while the pump does. Called within trio, as is `close`."""
         self._beside = Beside(self._epoll)
 
     def close(self) -> None:
