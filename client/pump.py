@@ -25,6 +25,7 @@ import pyfuse3
 import trio
 
 from gkfs.client.beside import Beside
+from gkfs.limits import SPIN_S, SPINS_IN_VAIN, SPINS_LEFT_OUT
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,8 @@ class Pump:
         self._new_worker: Callable[[], Worker]
         self._waiting_in_trio = False
         self._beside: Beside | None = None
+        self._spins_in_vain = 0  # the latest, without one that paid between them
+        self._spins_left_out = 0  # so many more
 
     # --- sources of events
 
@@ -218,7 +221,25 @@ class Pump:
             return self._epoll.poll(0)
         if self._beside is None:
             return self._epoll.poll(LINGER_S)
-        return self._epoll.poll(0) or self._beside.wait(LINGER_S)
+        return self._epoll.poll(0) or self._spin(self._beside) or self._beside.wait(LINGER_S)
+
+    def _spin(self, beside: Beside) -> list[tuple[int, int]]:
+        """Events that come within `SPIN_S`; none if those of late did not, or if trio has something to do."""
+        if beside.runnable:
+            return []
+        if self._spins_left_out:
+            self._spins_left_out -= 1
+            return []
+        end_s = time.perf_counter() + SPIN_S
+        while time.perf_counter() < end_s:
+            events = self._epoll.poll(0)
+            if events:
+                self._spins_in_vain = 0
+                return events
+        self._spins_in_vain += 1
+        if self._spins_in_vain >= SPINS_IN_VAIN:
+            self._spins_left_out = SPINS_LEFT_OUT
+        return []
 
     def _run_ready(self) -> None:
         while self._ready:

@@ -57,6 +57,13 @@ NAMELESS_GRACE_S: Final = 4.0  # a file without name stays so long, for who open
 HOLD_FILES: Final = 500  # in one message
 SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
 
+# --- a mount with a daemon in its process: nobody but the program that called has to run before its next call.
+# Sleeping and being woken costs more than serving a call, so the pump looks again and again for so long before it
+# sleeps (decision 9).
+SPIN_S: Final = 60e-6
+SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
+SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more
+
 # --- daemon
 LEASES_MAX: Final = 100_000  # directories leased at once, some 300 bytes each
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
