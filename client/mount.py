@@ -19,6 +19,7 @@ from gkfs.client.fuse import GkfsOperations
 from gkfs.client.pool import Pool
 from gkfs.client.pump import Pump
 from gkfs.distributor import Distributor
+from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, first_of
 from gkfs.hostfile import Hostfile
 from gkfs.limits import HOLD_RENEW_S, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
@@ -52,6 +53,7 @@ class MountSettings:
     request_timeout_s: float = REQUEST_TIMEOUT_S
     patience_s: float = 0.0  # for daemons that do not answer at once
     debug: bool = False
+    merge: bool = True  # requests queued together leave together
 
 
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
@@ -61,22 +63,45 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     UNREACHABLE, VERSION, MOUNTDIR or FUSE.
     """
     hosts = hostfile.read_complete(settings.hostfile)
-    _check_fuse()
-    keep_large_buffers()
-    trio.run(_Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
+    prepare()
+    trio.run(Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
 
 
-class _Mount:
-    def __init__(self, settings: MountSettings, hosts: Hostfile, on_ready: Callable[[], None]) -> None:
+class Mount:
+    """One mount; with *connect_local* it has a daemon of its file system in its process."""
+
+    def __init__(
+        self,
+        settings: MountSettings,
+        hosts: Hostfile,
+        on_ready: Callable[[], None],
+        connect_local: Connect | None = None,
+    ) -> None:
         self._settings = settings
+        self._asked_to_end = trio.Event()
+        self._shares_the_loop = connect_local is not None
         self._pump = Pump()
-        client_id = os.urandom(16)
-        self._pool = Pool(self._pump, hosts, settings.hostfile, client_id, settings.request_timeout_s)
+        self._pool = Pool(
+            self._pump,
+            hosts,
+            settings.hostfile,
+            os.urandom(16),
+            settings.request_timeout_s,
+            connect_local=connect_local,
+            merge=settings.merge,
+        )
         options = MountOptions(direct_io=settings.direct_io, attr_timeout_s=settings.attr_timeout_s)
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options)
         self._operations = GkfsOperations(self._context, on_ready)
 
+    def end(self) -> None:
+        """Have it unmount itself, as SIGTERM does."""
+        self._asked_to_end.set()
+
     async def run(self) -> None:
+        """Mount and serve until the end. Raises GkfsError, see `run_mount`."""
+        if self._shares_the_loop:
+            self._pump.share_the_loop()
         try:
             await self._pool.connect(self._settings.patience_s)
             async with trio.open_nursery() as nursery:
@@ -84,9 +109,10 @@ class _Mount:
                 await self._pump.drive(self._load_root())
                 # Before there is a mount that a signal would leave dead. No await between here and serve:
                 # ending a session needs one.
-                await nursery.start(self._end_on_signal)
+                await nursery.start(self._take_signals)
                 self._mount()
                 try:
+                    nursery.start_soon(self._end_when_asked)
                     nursery.start_soon(self._operations.touches.run)
                     nursery.start_soon(self._repeat, SIZE_FLUSH_DELAY_S, self._operations.data.publish_beside)
                     nursery.start_soon(self._repeat, HOLD_RENEW_S, self._operations.holds.renew)
@@ -125,19 +151,27 @@ class _Mount:
             await trio.sleep(every_s)
             self._pump.start(work())
 
-    async def _end_on_signal(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _take_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
-            async for number in signals:
+            async for number in signals:  # repeats are taken and change nothing
                 log.info("%s: unmounting %s", signal.Signals(number).name, self._settings.mountdir)
-                pyfuse3.terminate()
-                self._pump.wake()
-                break
-            # Requests in flight get their answers first; then they fail, so that the end is bounded.
-            await trio.sleep(_DRAIN_S)
-            self._pool.close()
-            self._pump.wake()
-            await trio.sleep_forever()  # keep on ignoring further signals
+                self.end()
+
+    async def _end_when_asked(self) -> None:
+        await self._asked_to_end.wait()
+        pyfuse3.terminate()
+        self._pump.wake()
+        # Requests in flight get their answers first; then they fail, so that the end is bounded.
+        await trio.sleep(_DRAIN_S)
+        self._pool.close()
+        self._pump.wake()
+
+
+def prepare() -> None:
+    """What a process needs for a mount. Raises GkfsError (FUSE)."""
+    _check_fuse()
+    keep_large_buffers()
 
 
 def _check_fuse() -> None:

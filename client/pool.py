@@ -1,7 +1,8 @@
 """Connections of the mount to all daemons, driven by the pump.
 
 Calls queued while the pump handles one round of events leave together, one send per daemon: merging without a
-timer. A broken connection is re-established in the background; its calls wait, are sent again, or time out.
+timer. A broken connection is re-established in the background; its calls wait, are sent again, or time out. A
+daemon in this process is called instead (`gkfs.endpoint`).
 """
 
 import errno
@@ -16,6 +17,7 @@ import trio
 from gkfs import hostfile
 from gkfs.channel import Call, Channel
 from gkfs.client.pump import Pump
+from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
@@ -26,6 +28,7 @@ from gkfs.transport import open_connection
 log = logging.getLogger(__name__)
 _EXPIRY_CHECK_S = 0.25
 _CONNECTS_AT_ONCE = 64
+_ENDED = "was disconnected: the mount has ended"
 
 
 class Connection:
@@ -112,23 +115,47 @@ class Connection:
 class Pool:
     """Calls to the daemons by index. `connect` first, `maintain` in the background while the mount lives."""
 
-    def __init__(self, pump: Pump, hosts: Hostfile, path: Path, client_id: bytes, timeout_s: float) -> None:
+    def __init__(
+        self,
+        pump: Pump,
+        hosts: Hostfile,
+        path: Path,
+        client_id: bytes,
+        timeout_s: float,
+        *,
+        connect_local: Connect | None = None,
+        merge: bool = True,
+    ) -> None:
+        """*connect_local*: to a daemon in this process. Without *merge* each request is sent by itself."""
         self.pump = pump
         self.timeout_s = timeout_s
         self._hosts = hosts
         self._path = path
         self._client_id = client_id
-        self._connections = [Connection(self, hosts.daemons[index]) for index in range(hosts.daemon_count)]
+        self._local = connect_local(client_id, pump.wake) if connect_local else None
+        self._local_index = self._local.daemon_index if self._local else -1
+        self._connections = {
+            index: Connection(self, address)
+            for index, address in hosts.daemons.items()
+            if index != self._local_index
+        }
+        self._merge = merge
         self._queued: list[Connection] = []
         self._nursery: trio.Nursery | None = None
         pump.before_poll.append(self._flush)
 
     def call(self, daemon: int, operation: Operation[Q, R], request: Q) -> Call[R]:
         """Queue *request* for the daemon of that index; await the result. Never raises itself."""
+        if daemon == self._local_index:
+            assert self._local is not None
+            return self._local.call(operation, request, self.timeout_s)
         connection = self._connections[daemon]
         call = connection.channel.submit(operation, request, time.monotonic() + self.timeout_s)
-        self._queued.append(connection)
-        self.pump.wake()
+        if self._merge:
+            self._queued.append(connection)
+            self.pump.wake()
+        else:
+            connection.flush()
         return call
 
     async def connect(self, patience_s: float = 0.0) -> None:
@@ -151,7 +178,7 @@ class Pool:
                 await trio.sleep(RECONNECT_MAX_S)
 
         async with trio.open_nursery() as nursery:
-            for connection in self._connections:
+            for connection in self._connections.values():
                 nursery.start_soon(one, connection)
 
     async def maintain(self) -> None:
@@ -161,8 +188,10 @@ class Pool:
             while True:
                 await trio.sleep(_EXPIRY_CHECK_S)
                 now_s = time.monotonic()
-                for connection in self._connections:
+                for connection in self._connections.values():
                     connection.channel.expire(now_s)
+                if self._local is not None:
+                    self._local.expire(now_s)
                 self.pump.wake()
 
     def reconnect(self, connection: Connection) -> None:
@@ -173,9 +202,11 @@ class Pool:
     def close(self) -> None:
         """Close all connections; calls still waiting fail."""
         self._nursery = None
-        for connection in self._connections:
+        for connection in self._connections.values():
             connection.close()
-            connection.channel.fail_all("was disconnected: the mount has ended")
+            connection.channel.fail_all(_ENDED)
+        if self._local is not None:
+            self._local.close(_ENDED)
 
     async def _reconnect(self, connection: Connection) -> None:
         delay_s = RECONNECT_FIRST_S

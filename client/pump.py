@@ -24,6 +24,9 @@ import outcome
 import pyfuse3
 import trio
 
+from gkfs.client.beside import Beside
+from gkfs.limits import SPIN_S, SPINS_IN_VAIN, SPINS_LEFT_OUT
+
 log = logging.getLogger(__name__)
 
 # One worker serves one FUSE request at a time; the kernel sends no more than this in parallel in practice
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 WORKERS_MAX: Final = 128
 # While traffic flows, other trio tasks (timers, reconnects, signals) get their turn this often.
 TRIO_TURN_S: Final = 0.01
+# The same while a daemon is among them, whose other clients wait.
+SHARED_TURN_S: Final = 0.001
 # After the last event the pump sleeps in its own epoll for this long before it sleeps in trio, which costs more
 # than serving a request.
 LINGER_S: Final = 0.005
@@ -137,6 +142,9 @@ class Pump:
         self._outcome: outcome.Outcome[Any]  # of it, once it has ended
         self._new_worker: Callable[[], Worker]
         self._waiting_in_trio = False
+        self._beside: Beside | None = None
+        self._spins_in_vain = 0  # the latest, without one that paid between them
+        self._spins_left_out = 0  # so many more
 
     # --- sources of events
 
@@ -159,8 +167,15 @@ class Pump:
         if self._waiting_in_trio:
             os.eventfd_write(self._wake_fd, 1)
 
+    def share_the_loop(self) -> None:
+        """Other trio tasks have work that must not wait while the pump does. Called within trio, as is `close`."""
+        self._beside = Beside(self._epoll)
+
     def close(self) -> None:
         """Release the descriptors; the pump must not run any more."""
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
         self._epoll.close()
         os.close(self._wake_fd)
 
@@ -190,7 +205,8 @@ class Pump:
         self.wake()
 
     async def _loop(self) -> None:
-        turn_at = time.monotonic() + TRIO_TURN_S
+        turn_s = TRIO_TURN_S if self._beside is None else SHARED_TURN_S
+        turn_at = time.monotonic() + turn_s
         while True:
             self._run_ready()
             if self._main is None:
@@ -203,14 +219,17 @@ class Pump:
                 continue
             for flush in self.before_poll:
                 flush()
-            events = self._epoll.poll(0 if self._ready else LINGER_S)
+            events = self._poll()
             if not events and not self._ready:
-                self._waiting_in_trio = True
-                try:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                finally:
-                    self._waiting_in_trio = False
-                turn_at = time.monotonic() + TRIO_TURN_S
+                if self._beside is None or not self._beside.has_work:
+                    self._waiting_in_trio = True
+                    try:
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    finally:
+                        self._waiting_in_trio = False
+                else:
+                    await trio.lowlevel.checkpoint()
+                turn_at = time.monotonic() + turn_s
                 continue
             for fd, mask in events:
                 source = self._sources.get(fd)  # an earlier event of this round may have removed it
@@ -218,7 +237,33 @@ class Pump:
                     source(mask)
             if time.monotonic() > turn_at:
                 await trio.lowlevel.checkpoint()
-                turn_at = time.monotonic() + TRIO_TURN_S
+                turn_at = time.monotonic() + turn_s
+
+    def _poll(self) -> list[tuple[int, int]]:
+        """Events; when there is nothing else to do, it waits for them a little."""
+        if self._ready:
+            return self._epoll.poll(0)
+        if self._beside is None:
+            return self._epoll.poll(LINGER_S)
+        return self._epoll.poll(0) or self._spin(self._beside) or self._beside.wait(LINGER_S)
+
+    def _spin(self, beside: Beside) -> list[tuple[int, int]]:
+        """Events that come within `SPIN_S`; none if those of late did not, or if trio has something to do."""
+        if beside.runnable:
+            return []
+        if self._spins_left_out:
+            self._spins_left_out -= 1
+            return []
+        end_s = time.perf_counter() + SPIN_S
+        while time.perf_counter() < end_s:
+            events = self._epoll.poll(0)
+            if events:
+                self._spins_in_vain = 0
+                return events
+        self._spins_in_vain += 1
+        if self._spins_in_vain >= SPINS_IN_VAIN:
+            self._spins_left_out = SPINS_LEFT_OUT
+        return []
 
     def _run_ready(self) -> None:
         while self._ready:

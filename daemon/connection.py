@@ -68,9 +68,13 @@ class Connection:
         sessions: Sessions,
         dispatcher: Dispatcher,
         nursery: trio.Nursery,
+        *,
+        merge: bool = True,
     ) -> None:
+        """*nursery* is for tasks that end by themselves once the connection is closed."""
+        self._merge = merge
         self._socket = accepted
-        self._nursery = nursery  # of tasks that end by themselves once the connection is closed
+        self._nursery = nursery
         self._peer = peer
         self._identity = identity
         self._sessions = sessions
@@ -119,11 +123,18 @@ class Connection:
             raise ProtocolError(f"no handshake within {HANDSHAKE_TIMEOUT_S:.0f} s")
         self._nursery.start_soon(self._outbox.drain)
         if messages:
-            self._dispatcher.execute(self, messages)
+            self._execute(messages)
         await self._read(decoder)
 
+    def _execute(self, messages: list[wire.Message]) -> None:
+        if self._merge:
+            self._dispatcher.execute(self, messages)
+        else:
+            for message in messages:
+                self._dispatcher.execute(self, [message])
+
     async def _read(self, decoder: wire.Decoder) -> None:
-        recv_into, execute, outbox = self._socket.recv_into, self._dispatcher.execute, self._outbox
+        recv_into, outbox = self._socket.recv_into, self._outbox
         spell_end_s = time.perf_counter() + BUSY_SPELL_S
         while not outbox.broken:
             try:
@@ -136,7 +147,7 @@ class Connection:
                 return
             messages = decoder.received(count)
             if messages:
-                execute(self, messages)
+                self._execute(messages)
             if outbox.queued_bytes > QUEUED_REPLIES_MAX_BYTES:
                 await outbox.drained()
             if self.tasks_bytes > WRITES_IN_WORK_MAX_BYTES:

@@ -9,48 +9,39 @@ store's overlay; it raises `Blocked` only before it has changed anything. A coro
 and takes what it knew of the store as outdated after it.
 
 Outcomes are `OSError`. Errnos that the operation declares, and the common ones, go out as they are; anything
-else is our mistake: it is logged with its traceback and becomes EIO.
+else is our mistake: it is logged with its traceback and becomes EIO (`rows.Row.outcome`).
 """
 
 import errno
 import inspect
 import logging
-import re
-import struct
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from gkfs import paths, wire
-from gkfs.daemon.guards import Blocked, Guard
+from gkfs import wire
+from gkfs.daemon.guards import Blocked
+from gkfs.daemon.rows import Answered, Handler, Row, retry
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
-from gkfs.errors import COMMON_ERRNOS, ProtocolError, os_error
-from gkfs.limits import LOCK_WAIT_S
+from gkfs.errors import ProtocolError, os_error
 from gkfs.messages import Buffer
-from gkfs.operations import HELLO, RENAME, TABLE, TREE, Operation, Q, R
+from gkfs.operations import HELLO, TABLE, Operation, Q, R
 
 if TYPE_CHECKING:
     from gkfs.daemon.connection import Connection
 
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[Session, Q], R | Coroutine[Any, Any, R]]
-
-# One pass in C over what is nearly always right; what it refuses is looked at by paths.check_path, which says why.
-_PLAIN_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
-_PATH_OR_ADDRESS: Final = re.compile(_PLAIN_PATH.pattern + rb"|\x09[0-9a-f]{16}")
-_PLAIN_PATH_MAX_BYTES: Final = 4096
-
 
 class Dispatcher:
-    """The handlers of one daemon. *requests* and *batches* count what was executed."""
+    """The handlers of one daemon, by operation code. *requests* and *batches* count what was executed."""
 
     def __init__(self, store: MetadataStore, nursery: trio.Nursery) -> None:
         self._store = store
         self._nursery = nursery
-        self._rows: dict[int, _Row] = {}
+        self.rows: dict[int, Row] = {}
         self.requests = 0
         self.batches = 0
         self._tasks = 0  # requests being executed by tasks
@@ -58,13 +49,13 @@ class Dispatcher:
 
     def serve(self, operation: Operation[Q, R], handler: Handler[Q, R]) -> None:
         """Have *handler* execute *operation*; one operation has one handler."""
-        if operation.code in self._rows:
+        if operation.code in self.rows:
             raise ValueError(f"operation {operation.name} is served twice")
-        self._rows[operation.code] = _Row(operation, handler)
+        self.rows[operation.code] = Row(operation, handler)
 
     def check_complete(self) -> None:
         """Raise ValueError when an operation of the table has no handler."""
-        missing = [row.name for code, row in TABLE.items() if code not in self._rows and row is not HELLO]
+        missing = [row.name for code, row in TABLE.items() if code not in self.rows and row is not HELLO]
         if missing:
             raise ValueError(f"operations without handler: {', '.join(missing)}")
 
@@ -77,7 +68,7 @@ class Dispatcher:
         # no await between here and the commit: the batch is executed as one
         for message in messages:
             try:
-                row = self._rows.get(message.code)
+                row = self.rows.get(message.code)
                 if row is None or message.kind != wire.REQUEST:
                     raise ProtocolError(f"message of kind {message.kind} for operation {message.code}")
                 if row.once:
@@ -110,7 +101,7 @@ class Dispatcher:
             raise fault
 
     def _execute_one(
-        self, row: "_Row", connection: "Connection", message: wire.Message, request: Any
+        self, row: Row, connection: "Connection", message: wire.Message, request: Any
     ) -> list[Buffer] | None:
         """The encoded reply, or None when a task was started that will send it."""
         try:
@@ -122,12 +113,12 @@ class Dispatcher:
                 return wire.encode_reply(row.operation, message.seq, cast(Any, reply))
             task = cast(Coroutine[Any, Any, Any], reply)
         except Blocked as blocked:
-            task = _retry(row, connection.session, message.seq, request, blocked.guard)
+            task = retry(row, connection.session, message.seq, request, blocked.guard)
         except Exception as error:
-            return row.encode_error(message.seq, error)
+            return _encode_error(row, message.seq, error)
         if row.once:
             connection.session.executing.add(message.seq)
-        self._tasks += 1
+        self.task_begins()
         connection.tasks_bytes += len(message.bulk)
         self._nursery.start_soon(self._run_task, row, connection, message, request, task)
         return None
@@ -145,13 +136,13 @@ class Dispatcher:
                 session = connection.session
                 for seq in answered:
                     session.forget(seq)
-                failed = [m for m in messages if m.code in self._rows and m.seq not in session.executing]
-                replies = [piece for m in failed for piece in self._rows[m.code].encode_error(m.seq, error)]
+                failed = [m for m in messages if m.code in self.rows and m.seq not in session.executing]
+                replies = [piece for m in failed for piece in _encode_error(self.rows[m.code], m.seq, error)]
         connection.send(replies)
 
     async def _run_task(
         self,
-        row: "_Row",
+        row: Row,
         connection: "Connection",
         message: wire.Message,
         request: Any,
@@ -161,9 +152,7 @@ class Dispatcher:
         try:
             pieces = await self._outcome(row, session, seq, request, task)
         finally:
-            self._tasks -= 1
-            if not self._tasks:
-                self._idle.set()
+            self.task_ends()
             connection.task_done(len(message.bulk))
             session.executing.discard(seq)
         # The client may be on another connection by now, and have repeated the request there.
@@ -172,13 +161,13 @@ class Dispatcher:
             target.send(pieces)
 
     async def _outcome(
-        self, row: "_Row", session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]
+        self, row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]
     ) -> list[Buffer]:
         try:
             try:
                 reply = await task
             except Blocked as blocked:
-                reply = await _retry(row, session, seq, request, blocked.guard)
+                reply = await retry(row, session, seq, request, blocked.guard)
             if row.once and seq in session.replies:
                 return session.replies[seq]  # stored with the step that decided it
             pieces = wire.encode_reply(row.operation, seq, reply)
@@ -186,14 +175,23 @@ class Dispatcher:
                 session.remember(seq, pieces)
                 session.store_replies(self._store, [seq], task=True)
             self._store.commit()
-        except _Answered as answered:
+        except Answered as answered:
             return answered.pieces
         except Exception as error:
             self._store.rollback()
-            pieces = row.encode_error(seq, error)
+            pieces = _encode_error(row, seq, error)
             if row.once:
                 session.remember(seq, pieces)
         return pieces
+
+    def task_begins(self) -> None:
+        """A task executes a request from now on; `task_ends` must follow."""
+        self._tasks += 1
+
+    def task_ends(self) -> None:
+        self._tasks -= 1
+        if not self._tasks:
+            self._idle.set()
 
     async def idle(self) -> None:
         """Wait until no task is executing a request."""
@@ -203,7 +201,7 @@ class Dispatcher:
 
     async def call(self, session: Session, operation: Operation[Q, R], request: Q) -> R:
         """Execute a request of this daemon to itself and commit. Raises OSError, also when blocked too long."""
-        row = self._rows[operation.code]
+        row = self.rows[operation.code]
         try:
             try:
                 # no await between here and the commit of what a synchronous handler did
@@ -211,7 +209,7 @@ class Dispatcher:
                 if inspect.iscoroutine(result):
                     result = await result
             except Blocked as blocked:
-                result = await _retry(row, session, 0, request, blocked.guard)
+                result = await retry(row, session, 0, request, blocked.guard)
             self._store.commit()
         except OSError:
             self._store.rollback()
@@ -223,74 +221,6 @@ class Dispatcher:
         return cast(R, result)
 
 
-class _Row:
-    """An operation with what is needed to execute it."""
-
-    __slots__ = ("handler", "once", "operation", "path_fields", "plain", "reply", "types")
-
-    def __init__(self, operation: Operation[Any, Any], handler: Handler[Any, Any]) -> None:
-        self.operation = operation
-        self.handler = handler
-        self.types = operation.field_types()
-        self.reply = operation.reply
-        self.once = not operation.idempotent
-        names = {"path", "source", "target"} if operation in (RENAME, TREE) else {"path"}
-        fields = operation.request._fields
-        self.plain = _PATH_OR_ADDRESS if operation.by_inode else _PLAIN_PATH
-        self.path_fields = tuple(index for index, name in enumerate(fields) if name in names)
-
-    def check_paths(self, request: tuple[Any, ...]) -> None:
-        """Raise OSError unless the paths in *request* are canonical."""
-        for index in self.path_fields:
-            path = request[index]
-            if self.plain.fullmatch(path) is None or len(path) > _PLAIN_PATH_MAX_BYTES:
-                paths.check_path(path)
-
-    def encode_error(self, seq: int, error: Exception) -> list[Buffer]:
-        """The reply that says what went wrong."""
-        operation = self.operation
-        if isinstance(error, OSError) and error.errno is not None:
-            number = error.errno
-            text = error.strerror or str(error)
-        elif isinstance(error, (struct.error, OverflowError)):
-            number, text = errno.EINVAL, f"Invalid argument: {operation.name}: {error}"
-        else:
-            number, text = 0, ""
-        if number not in operation.errnos and number not in COMMON_ERRNOS:
-            if number in (errno.ENAMETOOLONG, errno.EBUSY):
-                # From checks that come before every handler, so that not every row lists them.
-                number = errno.EINVAL if number == errno.ENAMETOOLONG else errno.ETIMEDOUT
-            else:
-                _log.error("%s failed unexpectedly", operation.name, exc_info=error)
-                number, text = errno.EIO, f"Input/output error: {operation.name}: {error!r}"
-        return wire.encode_error(operation.code, seq, number, text)
-
-
-class _Answered(Exception):
-    """The request was a repeat: what blocked it was its first execution, begun before a restart."""
-
-    def __init__(self, pieces: list[Buffer]) -> None:
-        super().__init__()
-        self.pieces = pieces
-
-
-async def _retry(row: _Row, session: Session, seq: int, request: Any, guard: Guard) -> Any:
-    """Run the handler again, each time after what it was blocked by is lifted.
-
-    Raises OSError (EBUSY) when it was still blocked after `LOCK_WAIT_S`; _Answered when it need not run any more.
-    """
-    deadline_s = trio.current_time() + LOCK_WAIT_S
-    while True:
-        with trio.move_on_at(deadline_s):
-            await guard.lifted.wait()
-        if not guard.lifted.is_set():
-            raise os_error(errno.EBUSY, guard.reason)
-        if row.once and seq in session.replies:
-            raise _Answered(session.replies[seq])
-        session.seq = seq
-        try:
-            # no await between here and the return when the handler is synchronous: the caller commits
-            result = row.handler(session, request)
-            return await cast(Awaitable[Any], result) if inspect.iscoroutine(result) else result
-        except Blocked as blocked:
-            guard = blocked.guard
+def _encode_error(row: Row, seq: int, error: Exception) -> list[Buffer]:
+    """The reply that says what went wrong."""
+    return wire.encode_error(row.operation.code, seq, *row.outcome(error))

@@ -11,9 +11,11 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -23,6 +25,7 @@ from gkfs.daemon.connection import Connection, Identity
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
+from gkfs.daemon.local import LocalClient
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.status import Control
@@ -30,6 +33,7 @@ from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Rootdir
 from gkfs.daemon.usage import Usage
+from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, RECONNECT_MAX_S
@@ -51,6 +55,14 @@ class DaemonSettings:
     listen: str = "tcp://127.0.0.1:0"
     advertise_host: str | None = None
     until_killed: bool = False  # signals that ask for an end are somebody else's to act upon
+    merge: bool = True  # requests that came together are executed and answered together
+
+
+class Serving(NamedTuple):
+    """A daemon that is ready: where it listens, and how a client in its process gets to it without that."""
+
+    address: DaemonAddress
+    connect: Connect
 
 
 def run_daemon(settings: DaemonSettings) -> None:
@@ -99,10 +111,12 @@ async def serve(
     settings: DaemonSettings,
     *,
     stop: trio.Event | None = None,
-    task_status: trio.TaskStatus[DaemonAddress] = trio.TASK_STATUS_IGNORED,
+    on_shutdown: Callable[[], None] | None = None,
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until SHUTDOWN, until *stop* is set, or until cancelled; reports its address when it is ready.
+    """Serve until SHUTDOWN, until *stop* is set, or until cancelled; says when it is ready, and how to reach it.
 
+    With *on_shutdown* SHUTDOWN calls that instead; the caller then sets *stop*, sooner or later.
     Raises GkfsError when the daemon cannot start. Afterwards everything is closed, and the rootdir is free.
     """
     known = hostfile.read(settings.hostfile)
@@ -117,7 +131,8 @@ async def serve(
         try:
             storage = _open_storage(rootdir, store)
             try:
-                server = _Server(settings, rootdir, store, storage, trio.Event() if stop is None else stop)
+                stop = trio.Event() if stop is None else stop
+                server = _Server(settings, rootdir, store, storage, stop, on_shutdown or stop.set)
                 await server.run(known, task_status)
             finally:
                 storage.close()
@@ -144,12 +159,14 @@ class _Server:
         store: MetadataStore,
         storage: ChunkStorage,
         stop: trio.Event,
+        on_shutdown: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._rootdir = rootdir
         self._store = store
         self._storage = storage
         self._stop = stop
+        self._on_shutdown = on_shutdown
         superblock = rootdir.superblock
         self._identity = Identity(
             superblock.fsid, superblock.daemon_index, superblock.daemon_count, superblock.boot_epoch
@@ -158,7 +175,7 @@ class _Server:
         self._own_session = Session(os.urandom(16), "peer")
         self._connections: set[Connection] = set()
 
-    async def run(self, known: Hostfile, task_status: trio.TaskStatus[DaemonAddress]) -> None:
+    async def run(self, known: Hostfile, task_status: trio.TaskStatus[Serving]) -> None:
         listeners: list[socket.socket] = []
         failure: GkfsError | None = None
         async with trio.open_nursery() as nursery:
@@ -168,7 +185,12 @@ class _Server:
                 self._listen(listeners)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
-                task_status.started(self._announce(listeners, known))
+                index, parts = (
+                    self._identity.daemon_index,
+                    (self._dispatcher, self._store, self._sessions, nursery),
+                )
+                connect = partial(LocalClient, index, *parts)
+                task_status.started(Serving(self._announce(listeners, known), connect))
                 await self._stop.wait()
             except GkfsError as error:
                 failure = error  # not out of the nursery, which would wrap it
@@ -191,7 +213,7 @@ class _Server:
 
         peers = Peers(self._identity.daemon_index, self._identity.fsid, self._locate, execute, nursery)
         control = Control(
-            self._identity, self._store, self._storage, self._sessions, self._dispatcher, self._stop.set
+            self._identity, self._store, self._storage, self._sessions, self._dispatcher, self._on_shutdown
         )
         self._dispatcher.serve(STATUS, control.status)
         self._dispatcher.serve(SHUTDOWN, control.shutdown)
@@ -283,7 +305,8 @@ class _Server:
             if is_tcp:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             name = f"{peer[0]}:{peer[1]}" if is_tcp else "Unix socket"
-            connection = Connection(accepted, name, self._identity, self._sessions, self._dispatcher, nursery)
+            parts = (self._identity, self._sessions, self._dispatcher, nursery)
+            connection = Connection(accepted, name, *parts, merge=self._settings.merge)
             nursery.start_soon(self._serve_connection, connection)
             await trio.lowlevel.checkpoint()
 

@@ -12,7 +12,7 @@ store their reply with the step that decides them (`Sessions.answer`), also when
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgpack
 import trio
@@ -24,9 +24,6 @@ from gkfs.limits import DEDUP_WINDOW, SESSION_MEMORY_S, SESSIONS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
 
-if TYPE_CHECKING:
-    from gkfs.daemon.connection import Connection
-
 _log = logging.getLogger(__name__)
 
 # Replies of batches are under slot 0. Requests that are executed by a task of their own (rename, rmdir) finish
@@ -35,13 +32,23 @@ BATCH_SLOT: Final = 0
 TASK_SLOTS: Final = 16
 
 
+class Link(Protocol):
+    """How a client is connected."""
+
+    def send(self, pieces: list[Buffer]) -> None:
+        """Send encoded replies."""
+
+    def supersede(self) -> None:
+        """The same client has connected anew: nothing more that comes in here is executed."""
+
+
 class Session:
     """One client. *connection* is its live one; *last_seen_s* is when it last had one, on trio's clock."""
 
     def __init__(self, client_id: bytes, role: str) -> None:
         self.client_id = client_id
         self.role = role
-        self.connection: Connection | None = None
+        self.connection: Link | None = None
         self.last_seen_s = 0.0
         # Of the request whose handler is running; a coroutine must take it before its first await.
         self.seq = 0

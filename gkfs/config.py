@@ -63,12 +63,14 @@ class Setting(NamedTuple):
 
 CONFIG_VARIABLE: Final = "GKFS_CONFIG"
 DEBUG_VARIABLE: Final = "GKFS_DEBUG"
+MERGE_VARIABLE: Final = "GKFS_MERGE"  # 0: each request is sent, executed and answered by itself, to be measured
 
+_SERVING: Final = ("run", "start", "mount", "daemon")
 _STAGING: Final = ("stage-in", "stage-out")
 _PACKING: Final = ("pack", "unpack")
 # Short forms are those of the original GekkoFS where it has the option.
 SETTINGS: Final = (
-    Setting("rootdir", Kind.PATH, "r", ("run", "start", "daemon"), "Folder that holds the daemons' folders."),
+    Setting("rootdir", Kind.PATH, "r", _SERVING, "Folder that holds the daemons' folders."),
     Setting(
         "mountdir",
         Kind.PATH,
@@ -84,11 +86,19 @@ SETTINGS: Final = (
         "File that names the daemons; the same on all nodes.",
     ),
     Setting(
-        "daemons", Kind.INTEGER, "n", ("run", "start", "daemon"), "Number of daemons; of each node, in a job."
+        "daemons",
+        Kind.INTEGER,
+        "n",
+        _SERVING,
+        "Number of daemons; of each node, in a job.",
     ),
-    Setting("index", Kind.INTEGER, "i", ("daemon",), "Which of the daemons this is, from 0."),
-    Setting("listen", Kind.TEXT, "l", ("run", "start", "daemon"), "Address to listen on, tcp://HOST:PORT."),
-    Setting("advertise", Kind.TEXT, "", ("start", "daemon"), "Host name or address that others reach it at."),
+    Setting("with_daemon", Kind.FLAG, "", ("mount",), "Run this node's daemon, too, in the process of the mount."),
+    Setting(
+        "separate_daemon", Kind.FLAG, "", ("run",), "Run the one daemon in a process of its own, not the mount's."
+    ),
+    Setting("index", Kind.INTEGER, "i", ("mount", "daemon"), "Which of the daemons this is, from 0."),
+    Setting("listen", Kind.TEXT, "l", _SERVING, "Address to listen on, tcp://HOST:PORT."),
+    Setting("advertise", Kind.TEXT, "", _SERVING[1:], "Host name or address that others reach it at."),
     Setting(
         "launcher",
         Kind.TEXT,
@@ -167,6 +177,11 @@ SETTINGS: Final = (
     ),
 )
 VERBS: Final = tuple(sorted({verb for setting in SETTINGS for verb in setting.verbs}))
+
+
+def merges(environ: Mapping[str, str]) -> bool:
+    """Whether requests that wait for one daemon leave, are executed and are answered together."""
+    return environ.get(MERGE_VARIABLE) != "0"
 
 
 def settings_of(verb: str) -> list[Setting]:

@@ -64,7 +64,6 @@ NAMELESS_GRACE_S: Final = 4.0  # a file without name stays so long, for who open
 HOLD_FILES: Final = 500  # in one message
 SIZE_FLUSH_DELAY_S: Final = 1.0  # a writer that neither syncs nor closes publishes its size this often
 
-
 # --- client
 WRITE_BEHIND_BYTES: Final = 8 << 20  # of one file, sent and not confirmed: more than a daemon's round trip covers
 WRITE_BEHIND_CALLS: Final = 256
@@ -74,6 +73,13 @@ READ_AHEAD_AGE_S: Final = 1.0  # what was read ahead is not used later
 INODES_MAX: Final = 200_000  # that the kernel may hold references to, some 600 bytes each; `--max-inodes`
 INODES_GIVEN_BACK: Final = 256  # of those it is asked for at once
 DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for who opens them next
+
+# --- a mount with a daemon in its process: nobody but the program that called has to run before its next call.
+# Sleeping and being woken costs more than serving a call, so the pump looks again and again for so long before it
+# sleeps (decision 9).
+SPIN_S: Final = 60e-6
+SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
+SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more
 
 # --- daemon
 LEASES_MAX: Final = 100_000  # directories leased at once, some 300 bytes each

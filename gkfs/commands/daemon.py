@@ -5,14 +5,18 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from gkfs import config
 from gkfs.commands import children, hostfiles, rootdirs
 from gkfs.commands.options import verb
 from gkfs.config import DEBUG_VARIABLE
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+
+if TYPE_CHECKING:
+    from gkfs.daemon.server import DaemonSettings
 
 _EPILOG = """\b
 Examples:
@@ -49,22 +53,32 @@ def daemon(
     """
     if die_with is not None:
         children.die_with_parent(die_with, signal.SIGKILL if until_killed else signal.SIGTERM)
-    rootdirs.check_usable(rootdir)
-    hosts = _join(hostfile, rootdir, index, daemons)
-    if index >= hosts.daemon_count:
-        raise GkfsError(
-            f"daemon {index} of a file system of {hosts.daemon_count}: the last one has index "
-            f"{hosts.daemon_count - 1} (hostfile {hostfile})",
-            ExitStatus.HOSTFILE,
-        )
-    from gkfs.daemon.server import DaemonSettings, run_daemon  # imports trio and rocksdict
-    from gkfs.transport import tcp_address
+    join(hostfile, rootdir, index, daemons)
+    from gkfs.daemon.server import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
+    run_daemon(settings(rootdir, hostfile, index, listen, advertise, until_killed=until_killed))
+
+
+def settings(
+    rootdir: Path,
+    hostfile: Path,
+    index: int,
+    listen: str,
+    advertise: str | None,
+    *,
+    until_killed: bool = False,
+) -> "DaemonSettings":
+    """What the daemon is told; see `daemon`."""
+    from gkfs.daemon.server import DaemonSettings
+    from gkfs.transport import tcp_address
+
     if advertise is None and tcp_address(listen)[0] in _WILDCARDS:
         advertise = socket.gethostname()  # "all my addresses" is none that others could call
     folder = rootdirs.daemon_folder(rootdir, index)
-    run_daemon(DaemonSettings(folder, hostfile, index, listen, advertise, until_killed))
+    return DaemonSettings(
+        folder, hostfile, index, listen, advertise, until_killed, merge=config.merges(os.environ)
+    )
 
 
 def set_up_logging(file: Path | None = None) -> None:
@@ -73,8 +87,12 @@ def set_up_logging(file: Path | None = None) -> None:
     logging.basicConfig(filename=file, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def _join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> Hostfile:
-    """The hostfile as it is, or made now when the number of daemons is known."""
+def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> None:
+    """Make sure that daemon *index* can start; the hostfile is made when it is missing and *daemons* are known.
+
+    Raises GkfsError (ROOTDIR, HOSTFILE).
+    """
+    rootdirs.check_usable(rootdir)
     hosts = hostfiles.read_if_there(hostfile)
     if hosts is None and daemons is not None:
         hostfile.unlink(missing_ok=True)  # an empty one
@@ -86,4 +104,9 @@ def _join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> Hos
             f"hostfile {hostfile} is of a file system of {hosts.daemon_count} daemons, not of {daemons}",
             ExitStatus.HOSTFILE,
         )
-    return hosts
+    if index >= hosts.daemon_count:
+        raise GkfsError(
+            f"daemon {index} of a file system of {hosts.daemon_count}: the last one has index "
+            f"{hosts.daemon_count - 1} (hostfile {hostfile})",
+            ExitStatus.HOSTFILE,
+        )

@@ -6,13 +6,16 @@ import os
 import select
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
+from click.core import ParameterSource
 
+from gkfs import config
 from gkfs.commands import children, hostfiles, mounts, records
 from gkfs.commands.children import Child
-from gkfs.commands.daemon import set_up_logging
+from gkfs.commands.daemon import join, set_up_logging
+from gkfs.commands.daemon import settings as daemon_settings
 from gkfs.commands.launch import wait_for_daemons
 from gkfs.commands.options import chosen_mountdir, mountdir_argument, verb
 from gkfs.commands.signals import Signals
@@ -25,7 +28,12 @@ Examples:
   gkfs mount -H hosts /mnt/job
   gkfs mount -H hosts /mnt/job --wait 60        the daemons may still be starting
   srun --ntasks-per-node=1 gkfs mount -H hosts -m /local/job --foreground &
+With this node's daemon in the same process, which then needs no messages:
+  srun --ntasks-per-node=1 gkfs mount -H hosts -m /local/job --foreground --wait 60 \\
+      --with-daemon -r /local/data -n $SLURM_NNODES &
 """
+_ANY_LISTEN: Final = "tcp://0.0.0.0:0"
+_OF_DAEMON: Final = ("rootdir", "daemons", "index", "listen", "advertise")
 
 
 class Options(NamedTuple):
@@ -45,7 +53,30 @@ class Options(NamedTuple):
         return result
 
 
-@verb("mount", _EPILOG, hostfile={"required": True})
+class Own(NamedTuple):
+    """The daemon in the process of a mount."""
+
+    rootdir: Path
+    daemon_index: int
+    listen: str = _ANY_LISTEN
+    advertise: str | None = None
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of `gkfs mount`."""
+        result = ["--with-daemon", "--rootdir", str(self.rootdir), "--index", str(self.daemon_index)]
+        return [*result, "--listen", self.listen, *(["--advertise", self.advertise] if self.advertise else [])]
+
+
+@verb(
+    "mount",
+    _EPILOG,
+    hostfile={"required": True},
+    rootdir={"help": "With --with-daemon: existing folder, as of `gkfs daemon`."},
+    daemons={"help": "With --with-daemon: number of daemons; a missing hostfile is made."},
+    index={"envvar": ["GKFS_INDEX", "SLURM_PROCID"], "help": "With --with-daemon: which daemon it is, from 0."},
+    listen={"help": f"With --with-daemon: address to listen on.  [default: {_ANY_LISTEN}]"},
+    advertise={"help": "With --with-daemon: host name or address that others reach it at."},
+)
 @mountdir_argument
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--own-log", type=Path, hidden=True)
@@ -62,30 +93,48 @@ def mount(
     own_log: Path | None,
     die_with: int | None,
     job: str | None,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Mount the file system of HOSTFILE on the empty folder MOUNTDIR.
 
     Returns when it is usable, or fails with the reason.
     """
-    how = Options(**options)  # type: ignore[arg-type]  # click took the four settings from the table
+    own = _own_daemon(hostfile, {key: options.pop(key) for key in ("with_daemon", *_OF_DAEMON)})
+    how = Options(**options)
     path = chosen_mountdir(target, mountdir)
     if die_with is not None:
         children.die_with_parent(die_with)
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)  # its end tells of ours, not of a helper's
-        _serve(hostfile, path, how, own_log, ready_fd, job, wait or 0.0)
+        _serve(hostfile, path, how, own_log, ready_fd, job, wait or 0.0, own)
         return
     mounts.check_mountable(path)
     mounts.check_fuse()
-    wait_for_daemons(hostfile, wait or 0.0)
+    if own is None:
+        wait_for_daemons(hostfile, wait or 0.0)
     hostfiles.read(hostfile)
     if foreground:
         set_up_logging(log)
-        _serve(hostfile, path, how, None, None, job, wait or 0.0)
+        _serve(hostfile, path, how, None, None, job, wait or 0.0, own)
     else:
         with Signals() as signals:
-            mount_in_background(hostfile, path, how, log, signals, patience_s=wait or 0.0)
+            mount_in_background(hostfile, path, how, log, signals, patience_s=wait or 0.0, own=own)
+
+
+def _own_daemon(hostfile: Path, chosen: dict[str, Any]) -> Own | None:
+    """The daemon that is wanted in the same process; a missing hostfile is made. Raises UsageError, GkfsError."""
+    context = click.get_current_context()
+    if not chosen["with_daemon"]:
+        for key in _OF_DAEMON:
+            if context.get_parameter_source(key) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{key} is for a daemon: --with-daemon is missing", context)
+        return None
+    rootdir, index = chosen["rootdir"], chosen["index"]
+    for key in ("rootdir", "index"):
+        if chosen[key] is None:
+            raise click.UsageError(f"Missing option '--{key}', which --with-daemon needs.", context)
+    join(hostfile, rootdir, index, chosen["daemons"])
+    return Own(rootdir, index, chosen["listen"] or _ANY_LISTEN, chosen["advertise"])
 
 
 def mount_in_background(
@@ -97,11 +146,12 @@ def mount_in_background(
     die_with_us: bool = False,
     job: str | None = None,
     patience_s: float = 0.0,
+    own: Own | None = None,
 ) -> Child:
     """Start the client and return when the mount is usable. Raises GkfsError with its reason, or Interrupted.
 
     The mount of a *job* says so in the mount table, for those who clean up after it. Daemons that do not answer
-    are tried again for *patience_s*.
+    are tried again for *patience_s*. The daemon *own* runs in the client's process.
 
     After a failure no client is left and nothing is mounted.
     """
@@ -118,6 +168,7 @@ def mount_in_background(
         "--mountdir",
         str(mountdir),
         *how.arguments(),
+        *(own.arguments() if own else ()),
     ]
     arguments += ["--job", job] if job else []
     arguments += ["--wait", repr(patience_s)] if patience_s else []
@@ -167,13 +218,14 @@ def _serve(
     ready_fd: int | None,
     job: str | None,
     patience_s: float,
+    own: Own | None,
 ) -> None:
     """Serve the mount in this process until it is unmounted; *own_log* is removed after a clean end."""
     from gkfs.client.mount import MountSettings, run_mount  # imports trio and pyfuse3
 
     if ready_fd is not None:
         set_up_logging()
-    optional = {"attr_timeout_s": how.attr_timeout, "request_timeout_s": how.request_timeout}
+    optional: dict[str, Any] = {"attr_timeout_s": how.attr_timeout, "request_timeout_s": how.request_timeout}
     settings = MountSettings(
         hostfile,
         mountdir,
@@ -182,6 +234,7 @@ def _serve(
         patience_s=patience_s,
         source=f"gkfs-{job}" if job else "gkfs",
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
+        merge=config.merges(os.environ),
         **{name: value for name, value in optional.items() if value is not None},
     )
 
@@ -190,7 +243,13 @@ def _serve(
         _report(ready_fd, {})
 
     try:
-        run_mount(settings, on_ready)
+        if own is None:
+            run_mount(settings, on_ready)
+        else:
+            from gkfs.commands.embedded import run_mount_with_daemon  # imports rocksdict, too
+
+            daemon = daemon_settings(own.rootdir, hostfile, own.daemon_index, own.listen, own.advertise)
+            run_mount_with_daemon(settings, daemon, on_ready)
     except GkfsError as error:
         _report(ready_fd, {"status": int(error.status), "message": str(error)})
         raise

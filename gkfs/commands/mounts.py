@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gkfs.commands import children, terminal
+from gkfs.commands import children, records, terminal
 from gkfs.commands.children import Child
 from gkfs.commands.signals import pause_until
 from gkfs.errors import ExitStatus, GkfsError
@@ -152,6 +152,7 @@ def end(mountdir: Path, client: Child, make_room: Callable[[], None] | None = No
             client.process.terminate()
     children.wait([client], STOP_TIMEOUT_S)
     children.end([client])
+    records.remove(mountdir)  # if it was killed
     return warnings
 
 

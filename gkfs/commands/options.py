@@ -94,7 +94,7 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
         case Kind.INTEGER if setting.key == "movers":
             return {"type": click.IntRange(1, MOVERS_MAX), "metavar": "N"}
         case Kind.INTEGER:
-            most = DAEMONS_MAX if verb_name == "daemon" else DAEMONS_LOCAL_MAX
+            most = DAEMONS_MAX if verb_name in ("daemon", "mount") else DAEMONS_LOCAL_MAX
             return {"type": click.IntRange(1, most), "metavar": "DAEMONS"}
         case Kind.SECONDS:
             least_open = setting.key == "request_timeout"

@@ -18,7 +18,7 @@ from gkfs.commands.foreground import PASSED_ON, Command
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, launch
 from gkfs.commands.launchers import Launcher
 from gkfs.commands.leader import Leader, Wishes
-from gkfs.commands.mount import Options, mount_in_background
+from gkfs.commands.mount import Options, Own, mount_in_background
 from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
 from gkfs.commands.wishes import take_spread
@@ -57,12 +57,14 @@ def run(
     listen: str | None,
     log: Path | None,
     grace: float,
+    separate_daemon: bool,
     command: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Start daemons, mount, run COMMAND, and clean up.
 
     COMMAND finds the mount in $GKFS_MOUNTDIR and the hostfile in $GKFS_HOSTFILE. Signals are passed on to it.
+    One daemon runs in the process of the mount, several in processes of their own.
     """
     if not command[0]:
         raise click.UsageError("COMMAND is an empty word", click.get_current_context())
@@ -78,7 +80,8 @@ def run(
                 "Missing option '--mountdir' (there is no job here).", click.get_current_context()
             )
         else:
-            plan = _Plan(rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how)
+            embedded = daemons in (None, 1) and not separate_daemon
+            plan = _Plan(rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how, embedded)
             mounted = _set_up(plan, signals, undo)
             signals.pause(0)
             status = mounted.run(command, grace, signals)
@@ -117,6 +120,7 @@ class _Plan(NamedTuple):
     listen: str
     log: Path | None
     how: Options
+    embedded: bool  # the one daemon runs in the mount's process
 
 
 def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Mounted":
@@ -130,14 +134,21 @@ def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Moun
         undo.callback(_keep_logs, folder, plan.log)
     rootdir, hostfile = plan.rootdir or folder, folder / "hosts"
     hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons)
-    launched = launch(
-        Launch(rootdir, hostfile, plan.daemons, plan.listen, None, die_with_us=True, logs=folder), signals
-    )
     undo.callback(_remove_data, rootdir, plan.daemons)
-    undo.callback(children.end, launched.daemons)
+    daemons: list[Child] = []
+    own = None
+    if plan.embedded:
+        own = Own(rootdir, 0, plan.listen)
+        rootdirs.daemon_folder(rootdir, 0).mkdir(mode=0o700, exist_ok=True)
+    else:
+        launched = launch(
+            Launch(rootdir, hostfile, plan.daemons, plan.listen, None, die_with_us=True, logs=folder), signals
+        )
+        daemons = launched.daemons
+        undo.callback(children.end, daemons)
     log = folder / "mount.log"
-    client = mount_in_background(hostfile, plan.mountdir, plan.how, log, signals, die_with_us=True)
-    mounted = _Mounted(plan.mountdir, hostfile, client, launched.daemons)
+    client = mount_in_background(hostfile, plan.mountdir, plan.how, log, signals, die_with_us=True, own=own)
+    mounted = _Mounted(plan.mountdir, hostfile, client, daemons)
     undo.callback(mounted.unmount)
     return mounted
 

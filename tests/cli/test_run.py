@@ -196,7 +196,8 @@ def test_a_dead_mount_of_a_killed_run_is_healed(workplace: Workplace) -> None:
 
 
 def test_a_daemon_that_dies_is_named_while_command_goes_on(workplace: Workplace) -> None:
-    process = running(workplace, f"until [ -e {workplace.folder}/go ]; do sleep 0.05; done; exit 5")
+    script = f"until [ -e {workplace.folder}/go ]; do sleep 0.05; done; exit 5"
+    process = running(workplace, script, "--separate-daemon")
     (daemon,) = (pid for pid, name in workplace.processes().items() if "gkfs daemon" in name)
     os.kill(daemon, signal.SIGKILL)
     eventually(lambda: daemon not in workplace.processes(), "the daemon is dead")
@@ -204,6 +205,18 @@ def test_a_daemon_that_dies_is_named_while_command_goes_on(workplace: Workplace)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 5
     assert err.startswith("gkfs: daemon 0 was killed by SIGKILL")
+
+
+def test_one_daemon_runs_in_the_process_of_the_mount(workplace: Workplace) -> None:
+    process = running(workplace, "sleep 0.5; exit 5")
+    ours = [pid for pid, name in workplace.processes().items() if "-m gkfs" in name and pid != process.pid]
+    (client,) = (pid for pid, name in workplace.processes().items() if "gkfs mount" in name)
+    assert ours == [client]
+    os.kill(client, signal.SIGKILL)
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 5
+    assert err.startswith("gkfs: mount was killed by SIGKILL")
+    assert workplace.leftovers() == []
 
 
 def test_command_may_unmount_by_itself(workplace: Workplace) -> None:

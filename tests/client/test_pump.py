@@ -2,11 +2,17 @@
 
 import os
 import select
+import time
+from typing import Any
 
 import pytest
 import trio
 
+from gkfs.client import beside
+from gkfs.client import pump as pump_module
+from gkfs.client.beside import Beside
 from gkfs.client.pump import Gate, Pump
+from gkfs.limits import SPINS_IN_VAIN, SPINS_LEFT_OUT
 
 
 @pytest.fixture
@@ -107,3 +113,104 @@ def test_an_open_gate_does_not_wait() -> None:
     gate.open()
     with pytest.raises(StopIteration):
         gate.__await__().send(None)
+
+
+def test_trio_goes_on_while_a_pump_that_shares_the_loop_waits(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start of a task and the end of its thread are noticed while the pump waits for its own events."""
+    monkeypatch.setattr(pump_module, "LINGER_S", 3.0)
+    gates = [Gate() for _ in range(10)]
+
+    async def in_thread(gate: Gate) -> None:
+        await trio.to_thread.run_sync(lambda: None)
+        gate.open()
+        pump.wake()
+
+    async def wait(nursery: trio.Nursery) -> None:
+        for gate in gates:
+            nursery.start_soon(in_thread, gate)
+            await gate
+
+    async def main() -> None:
+        pump.share_the_loop()
+        with trio.fail_after(len(gates) * 1.5):
+            async with trio.open_nursery() as nursery:
+                await pump.drive(wait(nursery))
+        pump.close()
+
+    trio.run(main)
+
+
+def test_trio_keeps_its_insides_where_they_are_expected() -> None:
+    """Otherwise all is right, but slower: this is to be noticed with a new release."""
+    epoll = select.epoll()
+
+    async def main() -> bool:
+        beside = Beside(epoll)
+        try:
+            return beside.is_known
+        finally:
+            beside.close()
+
+    assert trio.run(main)
+    epoll.close()
+
+
+def test_without_trios_insides_the_pump_works_too(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise ImportError("another release")
+
+    monkeypatch.setattr(beside, "_epoll_of_trio", fail)
+    gate = Gate()
+
+    async def in_thread() -> None:
+        await trio.to_thread.run_sync(lambda: None)
+        gate.open()
+        pump.wake()
+
+    async def wait(nursery: trio.Nursery) -> str:
+        nursery.start_soon(in_thread)
+        await gate
+        return "done"
+
+    async def main() -> str:
+        pump.share_the_loop()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                outcome = await pump.drive(wait(nursery))
+        pump.close()
+        return outcome
+
+    assert trio.run(main) == "done"
+
+
+def test_spinning_is_left_out_while_it_does_not_pay(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "SPIN_S", 0.001)
+    reader, writer = os.pipe()
+    pump.register(reader, lambda events: None)
+
+    def spin(idle: Beside) -> tuple[bool, bool]:
+        """Whether it found an event, and whether it looked at all."""
+        begun_s = time.perf_counter()
+        found = bool(pump._spin(idle))
+        return found, found or time.perf_counter() - begun_s >= 0.001
+
+    async def main() -> None:
+        idle = Beside(pump._epoll)
+        in_vain = [spin(idle) for _ in range(SPINS_IN_VAIN)]
+        assert in_vain == [(False, True)] * SPINS_IN_VAIN
+        for _ in range(2):
+            left_out = [spin(idle) for _ in range(SPINS_LEFT_OUT)]
+            assert left_out == [(False, False)] * SPINS_LEFT_OUT
+            assert spin(idle) == (False, True)  # tried once more
+        for _ in range(SPINS_LEFT_OUT):
+            spin(idle)
+        os.write(writer, b"x")
+        assert spin(idle) == (True, True)
+        assert spin(idle) == (True, True)  # it pays again
+        idle.close()
+
+    trio.run(main)
+    pump.unregister(reader)
+    pump.close()
+    os.close(reader)
+    os.close(writer)

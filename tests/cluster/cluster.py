@@ -21,7 +21,7 @@ from gkfs.commands.survey import Report
 from gkfs.daemon import background, opens, peers
 from gkfs.daemon.faults import Fault, Kind
 from gkfs.daemon.peers import Peer
-from gkfs.daemon.server import DaemonSettings, serve
+from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.distributor import Distributor
 from gkfs.errors import GkfsError
 from gkfs.hostfile import DaemonAddress
@@ -231,7 +231,7 @@ class Cluster:
         stop: trio.Event,
         scope: trio.CancelScope,
         ended: trio.Event,
-        task_status: "trio.TaskStatus[DaemonAddress]",
+        task_status: "trio.TaskStatus[Serving]",
     ) -> None:
         try:
             with scope:

@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "gkfs.operations": 2,
     "gkfs.wire": 3,
     "gkfs.channel": 3,
+    "gkfs.endpoint": 4,
     "gkfs.addresses": 4,
     "gkfs.gang": 4,
     "gkfs.transport": 4,

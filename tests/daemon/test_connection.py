@@ -61,7 +61,7 @@ async def daemon(folder: Path) -> AsyncIterator[DaemonAddress]:
             async def run(task_status: Any) -> None:
                 await serve(DaemonSettings(folder / "d", path, 0), stop=stop, task_status=task_status)
 
-            yield await nursery.start(run)
+            yield (await nursery.start(run)).address
             stop.set()
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from gkfs import wire
-from gkfs.daemon import dispatch
+from gkfs.daemon import rows
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.session import Session
@@ -129,7 +129,7 @@ def test_blocked_handler_runs_again_when_the_guard_is_lifted(tmp_path: Path) -> 
 
 
 def test_handler_blocked_for_too_long_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr(rows, "LOCK_WAIT_S", 0.01)
 
     def handler(session: Session, request: ExtendRequest) -> RecordReply:
         raise Blocked(Guard("something is in progress"))

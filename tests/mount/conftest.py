@@ -27,6 +27,9 @@ Cluster = Callable[..., FileSystem]
 # Then the clients are killed, so that whatever hangs in a mount comes back with an error.
 _TEST_LIMIT_S: Final = 200
 _alive: set[FileSystem] = set()
+# The suite can be run with daemon 0 of every file system in the process of its first mount.
+ALL_EMBEDDED: Final = os.environ.get("GKFS_TEST_EMBEDDED") == "1"
+EMBEDDED: Final = "embedded"  # instead of a number of daemons: two, the first in the process of the first mount
 
 
 class Place(NamedTuple):
@@ -82,9 +85,11 @@ def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
     timer.join()
 
 
-def open_file_system(folder: Path, daemons: int, mounts: int, *options: str) -> FileSystem:
+def open_file_system(
+    folder: Path, daemons: int, mounts: int, *options: str, embedded: bool = ALL_EMBEDDED
+) -> FileSystem:
     """Start and mount a file system in *folder*, with *options*; when that fails, nothing of it is left."""
-    file_system = FileSystem(folder, daemons)
+    file_system = FileSystem(folder, daemons, embedded=embedded)
     bring_up(file_system, mounts, *options)
     return file_system
 
@@ -123,21 +128,22 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 class Shared:
-    """File systems with two mounts, for all users, one per number of daemons."""
+    """File systems with two mounts, for all users, one per number of daemons, and one that is EMBEDDED."""
 
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         self._factory = factory
-        self._running: dict[int, FileSystem] = {}
+        self._running: dict[int | str, FileSystem] = {}
 
-    def get(self, daemons: int) -> FileSystem:
-        """The running file system of that many daemons."""
+    def get(self, daemons: int | str) -> FileSystem:
+        """The running file system of that many daemons, or the one that is EMBEDDED."""
         if daemons not in self._running:
-            self._running[daemons] = open_file_system(
-                self._factory.mktemp(f"gkfs-{daemons}-daemons"), daemons, 2, "--allow-other"
-            )
+            folder = self._factory.mktemp(f"gkfs-{daemons}")
+            count = 2 if isinstance(daemons, str) else daemons
+            embedded = ALL_EMBEDDED or daemons == EMBEDDED
+            self._running[daemons] = open_file_system(folder, count, 2, "--allow-other", embedded=embedded)
         return self._running[daemons]
 
-    def check(self, daemons: int) -> list[str]:
+    def check(self, daemons: int | str) -> list[str]:
         """What is wrong with it; if anything, it is closed, and the next test gets a new one."""
         if daemons not in self._running:
             return []
@@ -148,7 +154,7 @@ class Shared:
         """Close everything; what went wrong doing so."""
         return [problem for daemons in list(self._running) for problem in self._end(daemons)]
 
-    def _end(self, daemons: int) -> list[str]:
+    def _end(self, daemons: int | str) -> list[str]:
         return close_file_system(self._running.pop(daemons))
 
 
@@ -235,7 +241,7 @@ def without_a_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileS
     """
     file_system = open_file_system(tmp_path_factory.mktemp("killed") / "gkfs", daemons=2, mounts=2)
     file_system.expected_faults.append("^beyond: file ")  # until it is gone: what was written and never published
-    mountdir = file_system.mounts[0]
+    mountdir = file_system.mounts[1]  # the first one may be a daemon, too
     file = os.open(mountdir / "file", os.O_RDWR | os.O_CREAT)
     os.write(file, noise(8 * MIB))
     (mountdir / "file").unlink()

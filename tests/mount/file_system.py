@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from gkfs import hostfile
 from gkfs.commands import survey
 from gkfs.errors import GkfsError
@@ -31,11 +33,16 @@ _TROUBLE: Final = re.compile(r"\b(ERROR|CRITICAL)\b|Traceback \(most recent call
 
 
 class FileSystem:
-    """Daemons of one file system on this machine, and mounts of it, each of which counts as a node."""
+    """Daemons of one file system on this machine, and mounts of it, each of which counts as a node.
 
-    def __init__(self, folder: Path, daemons: int) -> None:
+    *embedded*: daemon 0 runs in the process of the mount that is made while there is none, so that it comes and
+    goes with it.
+    """
+
+    def __init__(self, folder: Path, daemons: int, *, embedded: bool = False) -> None:
         self.folder = folder
         self.daemons = daemons
+        self.embedded = embedded
         self.rootdir = folder / "root"
         self.hostfile = folder / "hosts"
         self.mounts: list[Path] = []
@@ -45,7 +52,8 @@ class FileSystem:
         self._mark = uuid.uuid4().hex
         self._mount_number = 0
         self._running: set[int] = set()  # daemons that should be alive
-        self._restarted: list[subprocess.Popen[bytes]] = []
+        self._own: list[subprocess.Popen[bytes]] = []  # daemons started as processes of ours
+        self._embedding: Path | None = None  # the mount with daemon 0 in its process
         self.rootdir.mkdir(parents=True)
         self.runtime.mkdir(mode=0o700)
 
@@ -79,6 +87,10 @@ class FileSystem:
 
     def start(self) -> None:
         """Start all daemons; after a stop they find their data again."""
+        if self.embedded:
+            for index in range(1, self.daemons):
+                self._start_daemon(index)
+            return
         self.gkfs("start", "-r", self.rootdir, "-H", self.hostfile, "-n", str(self.daemons))
         self._running = set(self.daemon_pids())
 
@@ -88,13 +100,24 @@ class FileSystem:
         self._mount_number += 1
         mountdir.mkdir()
         self.mounts.append(mountdir)
+        embeds = self.embedded and self._embedding is None
+        if embeds:
+            count = str(self.daemons)
+            options += ("--with-daemon", "-r", str(self.rootdir), "--index", "0", "-n", count, "--wait", "20")
+            options += ("--listen", "tcp://127.0.0.1:0")
         self.gkfs("mount", "-H", self.hostfile, "--log", self.log_of(mountdir), *options, mountdir)
+        if embeds:
+            self._embedding = mountdir
+            self._running = set(self.daemon_pids())
         assert os.path.ismount(mountdir), f"gkfs mount ended well, but {mountdir} is not mounted"
         return mountdir
 
     def umount(self, mountdir: Path) -> None:
         """Unmount by the command line; the client ends."""
         client = self.client_pid(mountdir)
+        if mountdir == self._embedding:
+            self._embedding = None
+            self._running.discard(client)
         self.gkfs("umount", mountdir)
         assert not os.path.ismount(mountdir), f"{mountdir} is still mounted"
         wait_until(lambda: not is_alive(client), f"the client of {mountdir} (pid {client}) has ended")
@@ -103,7 +126,16 @@ class FileSystem:
     def stop(self) -> None:
         """Stop all daemons by the command line."""
         self._running.clear()
+        if self._embedding is not None:
+            self.embedding_ends()
         self.gkfs("stop", "-H", self.hostfile)
+
+    def embedding_ends(self) -> None:
+        """The mount with a daemon in its process ends from now on, and that is no fault."""
+        assert self._embedding is not None
+        self._running.discard(self.client_pid(self._embedding))
+        self.mounts.remove(self._embedding)
+        self._embedding = None
 
     def status(self) -> dict[str, Any]:
         """What `gkfs status --json` says."""
@@ -135,6 +167,8 @@ class FileSystem:
 
     def kill_daemon(self, index: int) -> None:
         """End a daemon as a crash does: SIGKILL."""
+        if index == 0 and self.embedded:
+            pytest.skip("daemon 0 is in the process of a mount, which would be killed, too")
         pid = self.daemon_pids()[index]
         self._running.discard(pid)
         os.kill(pid, signal.SIGKILL)
@@ -142,12 +176,15 @@ class FileSystem:
 
     def restart_daemon(self, index: int) -> None:
         """Start a daemon that was killed, as a process of ours; it answers when this returns."""
-        arguments = ("daemon", "-r", str(self.rootdir), "-H", str(self.hostfile), "--index", str(index))
-        with open(self.folder / f"restarted-{len(self._restarted)}.log", "wb") as log:
-            command = [*GKFS, *arguments, "--listen", "tcp://127.0.0.1:0"]
-            self._restarted.append(subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log))
+        self._start_daemon(index)
         self.gkfs("status", "-H", self.hostfile, "--wait", "60")
         self._running = set(self.daemon_pids())
+
+    def _start_daemon(self, index: int) -> None:
+        arguments = ("daemon", "-r", str(self.rootdir), "-H", str(self.hostfile), "-n", str(self.daemons))
+        with open(self.folder / f"daemon-{len(self._own)}.log", "wb") as log:
+            command = [*GKFS, *arguments, "--index", str(index), "--listen", "tcp://127.0.0.1:0"]
+            self._own.append(subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log))
 
     def kill_clients(self) -> None:
         """End all clients with SIGKILL, so that every call on a mount returns with an error."""
@@ -214,12 +251,16 @@ class FileSystem:
     def close(self) -> list[str]:
         """Unmount and stop everything in whatever state it is; what went wrong and what was left behind."""
         found = self.problems()
+        if self.embedded and self._embedding is not None:  # the last one: its daemon is needed
+            found += self._fsck()
+            self.mounts.sort(key=lambda mountdir: mountdir == self._embedding)
         found += [f"cannot unmount: {error}" for error in _failures(self.umount, list(self.mounts))]
-        found += self._fsck()
+        if not self.embedded:
+            found += self._fsck()
         if self._running:
             found += [f"cannot stop: {error}" for error in _failures(lambda _: self.stop(), [None])]
         found += self._leftovers()
-        for process in self._restarted:
+        for process in self._own:
             process.wait()
         found += [problem for problem in self._log_problems() if problem not in found]
         if not found:

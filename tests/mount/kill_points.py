@@ -62,7 +62,7 @@ class MortalFileSystem(FileSystem):
                 stderr=log,
             )
         self._processes[index] = process
-        self._restarted.append(process)
+        self._own.append(process)
         self._running.add(process.pid)
 
     def close(self) -> list[str]:

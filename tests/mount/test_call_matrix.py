@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from tests.mount.call_matrix import Matrix, matrix_of
-from tests.mount.conftest import Both
+from tests.mount.conftest import EMBEDDED, Both
 from tests.mount.matrix_tree import (
     EVERYTHING,
     FILES,
@@ -24,7 +24,7 @@ from tests.mount.matrix_tree import (
 )
 from tests.mount.twin_calls import EXCHANGE, NOW_NS, OMIT_NS, ROOT, listxattr
 
-pytestmark = pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
+pytestmark = pytest.mark.parametrize("file_system", [2, EMBEDDED], ids=["2-daemons", EMBEDDED], indirect=True)
 
 _NOREPLACE: Final = 1
 _USERS: Final = (ROOT, OWNER, MEMBER, OTHER)

@@ -15,11 +15,14 @@ from typing import Final
 import pytest
 
 from tests.mount.calls import MIB, noise, opened
-from tests.mount.conftest import Place
+from tests.mount.conftest import EMBEDDED, Place
 from tests.mount.file_system import FileSystem, wait_until
 from tests.mount.programs import at_once
 from tests.mount.trees import assert_same, facts
 
+pytestmark = pytest.mark.parametrize(
+    "file_system", [2, 4, EMBEDDED], ids=["2-daemons", "4-daemons", EMBEDDED], indirect=True
+)
 # Times of a directory reach other nodes a moment after the change of its entries (limits.DIRECTORY_TOUCH_DELAY_S);
 # on a busy machine the moment is longer.
 _DIRECTORY_TIMES_S: Final = 10.0

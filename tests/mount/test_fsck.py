@@ -22,8 +22,8 @@ def test_what_is_mounted_and_open_is_no_fault(cluster: Cluster) -> None:
 
 def test_data_of_a_killed_client_is_found_again(cluster: Cluster) -> None:
     """It is killed before it has published how long the file is: the data is there, but nobody could read it."""
-    file_system = cluster(2)
-    mountdir = file_system.mounts[0]
+    file_system = cluster(2, mounts=2)
+    mountdir = file_system.mounts[1]  # the first one may be a daemon, too
     client = file_system.client_pid(mountdir)
     file = os.open(mountdir / "file", os.O_WRONLY | os.O_CREAT)
     os.write(file, noise(3 * MIB))

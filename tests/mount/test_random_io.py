@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from tests.mount.calls import MIB
-from tests.mount.conftest import Place
+from tests.mount.conftest import EMBEDDED, Place
 from tests.mount.file_calls import exercise
 from tests.mount.programs import at_once
 from tests.mount.random_io import Wrong
@@ -42,7 +42,7 @@ def exercise_in_a_process(place: Place, seed: int, operations: int, *, moves: bo
 
 
 @pytest.mark.limit_s(36_000)
-@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
+@pytest.mark.parametrize("file_system", [2, EMBEDDED], ids=["2-daemons", EMBEDDED], indirect=True)
 def test_random_calls_on_one_mount_are_exact(place: Place) -> None:
     exercise_in_a_process(place, _SEED, 30_000, moves=False)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import multiple, rule
 
 from tests.mount import random_calls
-from tests.mount.conftest import Both
+from tests.mount.conftest import EMBEDDED, Both
 from tests.mount.random_calls import Choice, FileCalls, new_twins, run_examples
 from tests.mount.twin_calls import Descriptor, Filling, User
 from tests.mount.twins import Difference, Twins, reduced
@@ -119,7 +119,7 @@ class Calls(FileCalls):
 
 
 @pytest.mark.limit_s(3600)
-@pytest.mark.parametrize("file_system", [2], ids=["2-daemons"], indirect=True)
+@pytest.mark.parametrize("file_system", [2, EMBEDDED], ids=["2-daemons", EMBEDDED], indirect=True)
 def test_random_calls_have_the_same_results(both: Both) -> None:
     run_examples(Calls, 120, lambda: new_twins(both))
 

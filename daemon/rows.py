@@ -1,0 +1,105 @@
+"""What the table of handlers holds for one operation, and how its outcomes become those the caller may see.
+
+Both ways to a daemon, messages (`dispatch`) and calls within its process (`local`), go through here, so that they
+have the same outcomes.
+"""
+
+import errno
+import inspect
+import logging
+import re
+import struct
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, cast
+
+import trio
+
+from gkfs import paths
+from gkfs.daemon.guards import Blocked, Guard
+from gkfs.daemon.session import Session
+from gkfs.errors import COMMON_ERRNOS, os_error
+from gkfs.limits import LOCK_WAIT_S
+from gkfs.messages import Buffer
+from gkfs.operations import RENAME, TREE, Operation, Q, R
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Session, Q], R | Coroutine[Any, Any, R]]
+
+# One pass in C over what is nearly always right; what it refuses is looked at by paths.check_path, which says why.
+_PLAIN_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
+_PATH_OR_ADDRESS: Final = re.compile(_PLAIN_PATH.pattern + rb"|\x09[0-9a-f]{16}")
+_PLAIN_PATH_MAX_BYTES: Final = 4096
+
+
+class Row:
+    """An operation with what is needed to execute it."""
+
+    __slots__ = ("handler", "once", "operation", "path_fields", "plain", "reply", "types")
+
+    def __init__(self, operation: Operation[Any, Any], handler: Handler[Any, Any]) -> None:
+        self.operation = operation
+        self.handler = handler
+        self.types = operation.field_types()
+        self.reply = operation.reply
+        self.once = not operation.idempotent
+        names = {"path", "source", "target"} if operation in (RENAME, TREE) else {"path"}
+        fields = operation.request._fields
+        self.plain = _PATH_OR_ADDRESS if operation.by_inode else _PLAIN_PATH
+        self.path_fields = tuple(index for index, name in enumerate(fields) if name in names)
+
+    def check_paths(self, request: tuple[Any, ...]) -> None:
+        """Raise OSError unless the paths in *request* are canonical."""
+        for index in self.path_fields:
+            path = request[index]
+            if self.plain.fullmatch(path) is None or len(path) > _PLAIN_PATH_MAX_BYTES:
+                paths.check_path(path)
+
+    def outcome(self, error: Exception) -> tuple[int, str]:
+        """Errno and text by which the caller learns of *error*. What it may not see is logged and becomes EIO."""
+        operation = self.operation
+        if isinstance(error, OSError) and error.errno is not None:
+            number = error.errno
+            text = error.strerror or str(error)
+        elif isinstance(error, (struct.error, OverflowError)):
+            number, text = errno.EINVAL, f"Invalid argument: {operation.name}: {error}"
+        else:
+            number, text = 0, ""
+        if number not in operation.errnos and number not in COMMON_ERRNOS:
+            if number in (errno.ENAMETOOLONG, errno.EBUSY):
+                # From checks that come before every handler, so that not every row lists them.
+                number = errno.EINVAL if number == errno.ENAMETOOLONG else errno.ETIMEDOUT
+            else:
+                _log.error("%s failed unexpectedly", operation.name, exc_info=error)
+                number, text = errno.EIO, f"Input/output error: {operation.name}: {error!r}"
+        return number, text
+
+
+class Answered(Exception):
+    """The request was a repeat: what blocked it was its first execution, begun before a restart."""
+
+    def __init__(self, pieces: list[Buffer]) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+
+async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard) -> Any:
+    """Run the handler again, each time after what it was blocked by is lifted.
+
+    Raises OSError (EBUSY) when it was still blocked after `LOCK_WAIT_S`; Answered when it need not run any more.
+    """
+    deadline_s = trio.current_time() + LOCK_WAIT_S
+    while True:
+        with trio.move_on_at(deadline_s):
+            await guard.lifted.wait()
+        if not guard.lifted.is_set():
+            raise os_error(errno.EBUSY, guard.reason)
+        if row.once and seq in session.replies:
+            raise Answered(session.replies[seq])
+        session.seq = seq
+        try:
+            # no await between here and the return when the handler is synchronous: the caller commits
+            result = row.handler(session, request)
+            return await cast(Awaitable[Any], result) if inspect.iscoroutine(result) else result
+        except Blocked as blocked:
+            guard = blocked.guard
