@@ -202,6 +202,7 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        self._check_xattrs()
         if name.startswith(b"security."):  # the kernel asks for its capability before every write
             raise FUSEError(errno.ENODATA)
         _check_kept(name)
@@ -212,6 +213,7 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        self._check_xattrs()
         xattrs = await self._names.xattrs(self._inodes[inode])
         # As a local disk does; the kernel keeps others from reading them, not from knowing of them.
         shown = _XATTRS_KEPT if ctx.uid == 0 else _XATTRS_FOR_ALL
@@ -219,13 +221,19 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        self._check_xattrs()
         _check_kept(name)
         await self._names.set_xattr(self._inodes[inode], name, value)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_xattrs()
         _check_kept(name)
         await self._names.remove_xattr(self._inodes[inode], name)
+
+    def _check_xattrs(self) -> None:
+        if not self._options.xattrs:
+            raise FUSEError(errno.ENOSYS)  # the kernel does not ask again
 
     @handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

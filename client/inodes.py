@@ -272,7 +272,7 @@ class InodeTable:
     def oldest(self, count: int) -> list[Inode]:
         """Up to *count* files that are not open and have been held for long; they count as new from now on."""
         found: list[Inode] = []
-        for fid in list(islice(self._by_fid, 2 * count)):
+        for fid in list(islice(self._by_fid, max(0, 2 * count))):
             inode = self._by_fid.pop(fid)
             self._by_fid[fid] = inode
             if not (inode.opens or inode.dirty or inode.entry.is_directory) and inode.parent is not None:

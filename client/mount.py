@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from gkfs.distributor import Distributor
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, first_of
 from gkfs.hostfile import Hostfile
-from gkfs.limits import HOLD_RENEW_S, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
+from gkfs.limits import HOLD_RENEW_S, INODES_CHECK_S, INODES_MAX, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
 from gkfs.messages import StatRequest
 from gkfs.metadentry import ROOT_FID
 from gkfs.operations import STAT
@@ -53,6 +54,9 @@ class MountSettings:
     request_timeout_s: float = REQUEST_TIMEOUT_S
     patience_s: float = 0.0  # for daemons that do not answer at once
     debug: bool = False
+    xattrs: bool = True
+    local_placement: bool = False  # data of large files made here stay on this node
+    max_inodes: int = INODES_MAX  # that the kernel may refer to
     merge: bool = True  # requests queued together leave together
 
 
@@ -90,8 +94,11 @@ class Mount:
             connect_local=connect_local,
             merge=settings.merge,
         )
-        options = MountOptions(direct_io=settings.direct_io, attr_timeout_s=settings.attr_timeout_s)
-        self._context = Context(self._pool, Distributor(hosts.daemon_count), options)
+        options = MountOptions(
+            settings.direct_io, settings.xattrs, settings.local_placement, settings.attr_timeout_s
+        )
+        own = [index for index, address in hosts.daemons.items() if address.host == socket.gethostname()]
+        self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)
         self._operations = GkfsOperations(self._context, on_ready)
 
     def end(self) -> None:
@@ -116,6 +123,7 @@ class Mount:
                     nursery.start_soon(self._operations.touches.run)
                     nursery.start_soon(self._repeat, SIZE_FLUSH_DELAY_S, self._operations.data.publish_beside)
                     nursery.start_soon(self._repeat, HOLD_RENEW_S, self._operations.holds.renew)
+                    nursery.start_soon(self._repeat, INODES_CHECK_S, self._give_back_inodes)
                     await self._pump.serve()
                 finally:
                     pyfuse3.close(unmount=True)
@@ -142,6 +150,13 @@ class Mount:
         except RuntimeError as error:
             raise GkfsError(f"cannot mount on {self._settings.mountdir}: {error}", ExitStatus.FUSE) from None
 
+    async def _give_back_inodes(self) -> None:
+        """Have the kernel forget the oldest files when it refers to too many; it says so in its own time."""
+        inodes = self._context.inodes
+        for inode in inodes.oldest(len(inodes) - self._settings.max_inodes):
+            assert inode.parent is not None
+            pyfuse3.invalidate_entry_async(inode.parent.fid, inode.name, ignore_enoent=True)
+
     async def _finish(self) -> None:
         await self._operations.data.publish_all()
         await self._operations.touches.send_all()
@@ -152,11 +167,18 @@ class Mount:
             self._pump.start(work())
 
     async def _take_signals(self, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
             task_status.started()
             async for number in signals:  # repeats are taken and change nothing
+                if number == signal.SIGUSR1:
+                    self._log_counts()
+                    continue
                 log.info("%s: unmounting %s", signal.Signals(number).name, self._settings.mountdir)
                 self.end()
+
+    def _log_counts(self) -> None:
+        requests, batches = self._pool.sent()
+        log.info("%d inodes, %d requests sent in %d batches", len(self._context.inodes), requests, batches)
 
     async def _end_when_asked(self) -> None:
         await self._asked_to_end.wait()

@@ -181,6 +181,11 @@ class Pool:
             for connection in self._connections.values():
                 nursery.start_soon(one, connection)
 
+    def sent(self) -> tuple[int, int]:
+        """How many requests were sent to other processes, and in how many batches."""
+        channels = [one.channel for one in self._connections if isinstance(one, Connection)]
+        return sum(one.sent_requests for one in channels), sum(one.sent_batches for one in channels)
+
     async def maintain(self) -> None:
         """Reconnect broken connections and expire overdue calls, until cancelled."""
         async with trio.open_nursery() as nursery:

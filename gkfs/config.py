@@ -44,13 +44,14 @@ _TYPES: Final[dict[Kind, tuple[type, ...]]] = {
 
 
 class Setting(NamedTuple):
-    """One option; *short* is its one-letter form or empty."""
+    """One option; *short* is its one-letter form or empty. *default*: of a flag."""
 
     key: str
     kind: Kind
     short: str
     verbs: tuple[str, ...]
     help: str
+    default: bool = False
 
     @property
     def option(self) -> str:
@@ -122,6 +123,16 @@ SETTINGS: Final = (
     Setting(
         "direct_io", Kind.FLAG, "", ("run", "start", "mount"), "Keep file data out of the kernel's page cache."
     ),
+    Setting(
+        "xattrs",
+        Kind.FLAG,
+        "",
+        ("run", "start", "mount"),
+        "Extended attributes; the kernel asks for one before each write.",
+        default=True,
+    ),
+    Setting("placement", Kind.TEXT, "", ("run", "start", "mount"), "Where the data of large files made here go."),
+    Setting("max_inodes", Kind.INTEGER, "", ("run", "start", "mount"), "Files the kernel may remember at once."),
     Setting(
         "attr_timeout",
         Kind.SECONDS,

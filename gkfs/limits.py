@@ -71,7 +71,8 @@ WRITE_BEHIND_ALL_BYTES: Final = 64 << 20  # gathered of all files; then each wri
 READ_AHEAD_CHUNKS: Final = 4  # of a file that is read from begin to end, beyond the chunk being read
 READ_AHEAD_AGE_S: Final = 1.0  # what was read ahead is not used later
 INODES_MAX: Final = 200_000  # that the kernel may hold references to, some 600 bytes each; `--max-inodes`
-INODES_GIVEN_BACK: Final = 256  # of those it is asked for at once
+INODES_LEAST: Final = 100
+INODES_CHECK_S: Final = 1.0  # more than that are given back this often
 DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for who opens them next
 
 # --- a mount with a daemon in its process: nobody but the program that called has to run before its next call.

@@ -41,12 +41,17 @@ class Options(NamedTuple):
 
     allow_other: bool
     direct_io: bool
+    xattrs: bool
+    placement: str
+    max_inodes: int
     attr_timeout: float | None
     request_timeout: float | None
 
     def arguments(self) -> list[str]:
         """The same as arguments of `gkfs mount`."""
         result = [f"--{name.replace('_', '-')}" for name in ("allow_other", "direct_io") if getattr(self, name)]
+        result += [] if self.xattrs else ["--no-xattrs"]
+        result += ["--placement", self.placement, "--max-inodes", str(self.max_inodes)]
         for name in ("attr_timeout", "request_timeout"):
             if (seconds := getattr(self, name)) is not None:
                 result += [f"--{name.replace('_', '-')}", repr(seconds)]
@@ -235,6 +240,9 @@ def _serve(
         source=f"gkfs-{job}" if job else "gkfs",
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
         merge=config.merges(os.environ),
+        xattrs=how.xattrs,
+        local_placement=how.placement == "local",
+        max_inodes=how.max_inodes,
         **{name: value for name, value in optional.items() if value is not None},
     )
 

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from gkfs import config
 from gkfs.commands.launchers import Launcher
 from gkfs.config import CONFIG_VARIABLE, Kind, Setting
-from gkfs.limits import DAEMONS_LOCAL_MAX, DAEMONS_MAX, MOVERS_MAX
+from gkfs.limits import DAEMONS_LOCAL_MAX, DAEMONS_MAX, INODES_LEAST, INODES_MAX, MOVERS_MAX
 
 _METAVARS = {
     "listen": "tcp://HOST:PORT",
@@ -87,10 +87,14 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
             return {"type": AbsolutePath(), "metavar": metavar}
         case Kind.TEXT if setting.key == "launcher":
             return {"type": click.Choice(["auto", *(kind.value for kind in Launcher)]), "default": "auto"}
+        case Kind.TEXT if setting.key == "placement":
+            return {"type": click.Choice(["hashed", "local"]), "default": "hashed"}
         case Kind.TEXT:
             return {"metavar": _METAVARS.get(setting.key, "HOST")}
         case Kind.INTEGER if setting.key == "index":
             return {"type": click.IntRange(0, DAEMONS_MAX - 1), "metavar": "I"}
+        case Kind.INTEGER if setting.key == "max_inodes":
+            return {"type": click.IntRange(INODES_LEAST), "metavar": "N", "default": INODES_MAX}
         case Kind.INTEGER if setting.key == "movers":
             return {"type": click.IntRange(1, MOVERS_MAX), "metavar": "N"}
         case Kind.INTEGER:
@@ -100,7 +104,7 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
             least_open = setting.key == "request_timeout"
             return {"type": Seconds(0, 86400, min_open=least_open), "metavar": "SECONDS"}
         case Kind.FLAG:
-            return {"default": False}
+            return {"default": setting.default}
 
 
 def _config_option(function: F) -> F:

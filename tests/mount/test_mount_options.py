@@ -1,0 +1,76 @@
+"""Options of a mount that change what it costs: extended attributes, placement, inodes the kernel may keep."""
+
+import errno
+import os
+import re
+import signal
+
+from gkfs.limits import CHUNK_SIZE_BYTES
+from tests.mount.calls import errno_of, noise, opened
+from tests.mount.conftest import Cluster
+from tests.mount.file_system import FileSystem, wait_until
+
+
+def test_without_extended_attributes_all_else_works(cluster: Cluster) -> None:
+    file_system = cluster(1)
+    with_them = file_system.mounts[0]
+    without = file_system.mount("--no-xattrs")
+    (with_them / "file").write_bytes(b"data")
+    os.setxattr(with_them / "file", "user.name", b"value")
+    path = without / "file"
+    assert errno_of(lambda: os.getxattr(path, "user.name")) == errno.EOPNOTSUPP
+    assert errno_of(lambda: os.setxattr(path, "user.name", b"other")) == errno.EOPNOTSUPP
+    assert errno_of(lambda: os.removexattr(path, "user.name")) == errno.EOPNOTSUPP
+    path.write_bytes(b"more data")
+    assert os.getxattr(with_them / "file", "user.name") == b"value"
+    assert (with_them / "file").read_bytes() == b"more data"
+
+
+def chunks(file_system: FileSystem) -> list[int]:
+    """How many chunk files each daemon has."""
+    folders = [file_system.rootdir / f"daemon-{index}" / "chunks" for index in range(file_system.daemons)]
+    return [len(list(folder.glob("*/*"))) for folder in folders]
+
+
+def test_local_placement_keeps_a_file_on_one_daemon_of_this_node(cluster: Cluster) -> None:
+    file_system = cluster(4)
+    mountdir = file_system.mount("--placement", "local")
+    (mountdir / "small").write_bytes(b"x")
+    assert chunks(file_system) == [0, 0, 0, 0]
+    data = noise(12 * CHUNK_SIZE_BYTES)
+    (mountdir / "file").write_bytes(data)
+    assert sorted(chunks(file_system)) == [0, 0, 0, 12]
+    assert (file_system.mounts[0] / "file").read_bytes() == data
+    os.unlink(mountdir / "file")
+    wait_until(lambda: sum(chunks(file_system)) == 0, "its chunks are gone")
+
+
+def test_a_directory_may_ask_for_local_placement(cluster: Cluster) -> None:
+    file_system = cluster(4)
+    folder = file_system.mounts[0] / "checkpoints"
+    folder.mkdir()
+    os.setxattr(folder, "user.gkfs.placement", b"local")
+    (folder / "file").write_bytes(noise(12 * CHUNK_SIZE_BYTES))
+    assert sorted(chunks(file_system)) == [0, 0, 0, 12]
+    (file_system.mounts[0] / "beside").write_bytes(noise(12 * CHUNK_SIZE_BYTES))
+    assert sorted(chunks(file_system))[0] > 0
+
+
+def test_the_kernel_gives_back_files_beyond_the_bound(cluster: Cluster) -> None:
+    file_system = cluster(1, 0)
+    mountdir = file_system.mount("--max-inodes", "100")
+    (mountdir / "kept open").write_bytes(noise(20_000))
+    with opened(mountdir / "kept open", os.O_RDONLY) as file:
+        for number in range(3000):
+            (mountdir / f"file-{number}").touch()
+
+        def remembered() -> int:
+            # The client writes it to its log upon SIGUSR1.
+            os.kill(file_system.client_pid(mountdir), signal.SIGUSR1)
+            found = re.findall(r"(\d+) inodes", file_system.log_of(mountdir).read_text())
+            return int(found[-1]) if found else 1 << 30
+
+        wait_until(lambda: remembered() <= 110, "the kernel has forgotten nearly all", every_s=0.3)
+        assert os.pread(file, 20_000, 0) == noise(20_000)
+    assert sorted(os.listdir(mountdir))[:2] == ["file-0", "file-1"]
+    assert all((mountdir / f"file-{number}").stat().st_size == 0 for number in range(0, 3000, 100))
