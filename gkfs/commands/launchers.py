@@ -4,9 +4,11 @@ What starts them differs (srun, ssh, mpirun, nothing); all get the leader's plac
 call it (`gkfs.gang`). Their rank is what their launcher gave them.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -132,6 +134,20 @@ def launch_members(
         kept |= {key: value for key, value in os.environ.items() if key in _SLURM_KEPT}
         return [children.start("srun", [*_srun(where, per_host), *command], log, kept)]
     return [children.start("mpirun", [*_mpirun(where, per_host, environment), *command], log, environment)]
+
+
+def let_members_outlive(launcher: Child) -> None:
+    """Keep srun's death from being its members': they notice ours, and clean up before they end.
+
+    srun has a child that kills the whole step, with SIGKILL, when srun dies. At the end of a job that does not
+    stop its file system Slurm kills srun and this child one after the other, and sometimes the child is faster.
+    """
+    if launcher.name != "srun":
+        return
+    for children_file in Path(f"/proc/{launcher.pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended, or the kernel does not tell
+            for pid in children_file.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def own_rank(environ: Mapping[str, str] = os.environ) -> int:

@@ -85,6 +85,7 @@ class Leader:
             self._members.launch(["node"])
             deadline_s = time.monotonic() + JOB_START_TIMEOUT_S
             self._wait_for("joined", deadline_s)
+            self._members.have_joined()
             for rank, plan in self._plans().items():
                 self._gang.send(rank, {"do": "prepare", "plan": plan._asdict()})
             self._wait_for("prepared", deadline_s)

@@ -33,6 +33,11 @@ class Members:
         """Start `gkfs` *arguments* everywhere. Raises GkfsError when what starts them is missing."""
         self.started = launchers.launch_members(self._places, arguments, self.gang, self.log, self._per_host)
 
+    def have_joined(self) -> None:
+        """All are there: from now on they end when they are told to, or when we have ended."""
+        for launcher in self.started:
+            launchers.let_members_outlive(launcher)
+
     def wait(self) -> None:
         """Wait for the end of those who were told to end; after a while they are ended."""
         children.wait(self.started, END_GRACE_S)
