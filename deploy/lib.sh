@@ -125,6 +125,28 @@ need_packages() { # PACKAGE...
     apt-get update && apt-get install --no-install-recommends ${missing[*]}"
 }
 
+# Puts PACKAGE's upstream tarball into FOLDER. apt-get is given a state of its own and the system's
+# sources with deb turned into deb-src: no root needed, nothing of the system changed.
+fetch_source() { # PACKAGE FOLDER
+    local own file apt status=0
+    own=$(mktemp -d)
+    mkdir -p "$own"/{lists/partial,cache/archives/partial,sources} "$2"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [[ ! -f $file ]] || sed -nE 's/^[[:space:]]*deb[[:space:]]/deb-src /p' "$file"
+    done >"$own/sources.list"
+    for file in /etc/apt/sources.list.d/*.sources; do
+        [[ ! -f $file ]] || sed -E 's/^Types:.*/Types: deb-src/' "$file" >"$own/sources/${file##*/}"
+    done
+    apt=(timeout 240 apt-get -q -o Dir::Etc::SourceList="$own/sources.list"
+        -o Dir::Etc::SourceParts="$own/sources" -o Dir::State::Lists="$own/lists"
+        -o Dir::Cache="$own/cache" -o APT::Sandbox::User= -o Acquire::Languages=none)
+    "${apt[@]}" update || true # one source without source packages must not spoil the others
+    (cd "$own" && "${apt[@]}" source --download-only --only-source "$1") &&
+        mv "$own/$1"_*.orig.tar.* "$2" || status=$?
+    rm -rf "$own"
+    return "$status"
+}
+
 # --- the project's .venv --------------------------------------------------------------------------
 
 # What .venv was made from: moving the checkout or another Python makes it void.
