@@ -16,7 +16,7 @@ Document = dict[str, Any]
     begun       when, ISO 8601;  seconds: how long it took
     machine     kernel, processors, model, memory_bytes, disk, file_system, python
     scale       name and numbers of workloads.Scale
-    systems     name -> title, version, available, reason (why it is not, or why it failed)
+    systems     name -> title, version, available, reason (why it is not, or why it failed), lacks
     rows        [{key, group, cell, phase, unit}] in the order of the report
     samples     row key -> system -> [sample of round 0, ...]
     medians     row key -> system -> the fields of Figures

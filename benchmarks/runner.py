@@ -1,6 +1,7 @@
 """Runs the matrix: all systems up at once, phase by phase over all of them, round by round; all down again."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def run_plan(plan: Plan, say: Say) -> results.Document:
     """Run it all; the document. Raises Failed when there is no load to run, KeyboardInterrupt when told to end."""
     begun = datetime.now(UTC)
     begun_s = time.monotonic()
-    with signals_interrupt(), contextlib.ExitStack() as stack:
+    with signals_interrupt(), equal_priority(), contextlib.ExitStack() as stack:
         spread(plan.folder)
         load = plan.folder / "load"
         stack.callback(load.unlink, missing_ok=True)
@@ -91,12 +92,9 @@ class Matrix:
         """Bring up what can be had; the others are noted with the reason."""
         for name in self._plan.systems:
             system = CATALOGUE[name](name, self._plan.folder / name)
-            entry = self.systems[name] = {
-                "title": system.title,
-                "version": None,
-                "available": False,
-                "reason": None,
-            }
+            entry: dict[str, Any] = {"title": system.title, "version": None, "available": False, "reason": None}
+            self.systems[name] = entry | {"lacks": dict(system.lacks)}
+            entry = self.systems[name]
             self._up[name] = system  # from now on there may be something to remove
             try:
                 self._provide(system)
@@ -122,8 +120,14 @@ class Matrix:
         begun_s = time.monotonic()
         states: dict[str, dict[str, Any]] = {}
         for phase in cell.phases:
+            if (
+                phase.cold and self._plan.scale.drops_caches
+            ):  # for all at once: what one system reads is no other's
+                drop_caches(self._plan.folder)
             names = list(self._up)
             for name in names[number % max(1, len(names)) :] + names[: number % max(1, len(names))]:
+                if phase.needs in self._up[name].lacks:
+                    continue
                 try:
                     self._run_phase(cell, phase, number, name, states.setdefault(name, {}))
                 except (Failed, OSError) as error:
@@ -141,9 +145,7 @@ class Matrix:
         if not state:
             folder.mkdir()
             state["folder"] = folder
-        if phase.cold:
-            drop_caches(self._plan.folder)
-        elif phase.flushed:
+        if phase.flushed:
             flush(self._plan.folder)
         # What the kernel caches for a time only is no longer there, however many systems are in the run.
         time.sleep(max(0.0, self._rested_s.get(name, 0.0) + self._plan.scale.pause_s - time.monotonic()))
@@ -172,6 +174,21 @@ class Matrix:
         with signals_ignored():
             for name in list(self._up):
                 self._remove(name)
+
+
+PRIORITY = -19  # what MooseFS gives itself when root starts it
+
+
+@contextlib.contextmanager
+def equal_priority() -> Iterator[None]:
+    """Within it all that is started has the highest priority that any of the systems takes, if this is root."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

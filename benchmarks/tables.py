@@ -96,15 +96,16 @@ def target_table(document: Document) -> Table:
 
 def system_table(document: Document) -> Table:
     """What was measured, and what could not be had."""
-    entries: dict[str, Any] = document["systems"]
+    entries: dict[str, dict[str, Any]] = document["systems"]
     rows: list[tuple[str, ...]] = [
-        (name, entry["title"], entry["version"] or "-", "measured" if entry["available"] else _absent(entry))
-        for name, entry in entries.items()
+        (name, entry["title"], entry["version"] or "-", _state(entry)) for name, entry in entries.items()
     ]
     return Table("Systems", ("name", "what", "version", ""), rows)
 
 
-def _absent(entry: dict[str, Any]) -> str:
+def _state(entry: dict[str, Any]) -> str:
+    if entry["available"]:
+        return "; ".join(["measured", *(f"no {what}: {why}" for what, why in entry["lacks"].items())])
     reason = str(entry["reason"])
     return reason if reason.startswith("failed") else f"not available: {reason}"
 

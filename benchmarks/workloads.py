@@ -13,6 +13,8 @@ MIB: Final = 1 << 20
 SMALL_BYTES: Final = 4096
 PARALLEL: Final = 4  # processes, where there are several
 LOAD_TIMEOUT_S: Final = 180.0
+DIRECT: Final = "O_DIRECT"
+XATTR_SHARE: Final = 5  # as many files, one such request
 MILLION: Final = "million"
 OPTIONAL: Final = (MILLION,)  # takes long, and is about memory
 MILLION_FILES: Final = 1_000_000
@@ -31,25 +33,30 @@ class Scale(NamedTuple):
     random_mib: int
     parallel_mib: int  # all processes together
     random_ms: int
+    drops_caches: bool  # of the kernel, before what is said to read from the disk
     pause_s: float  # between two phases on one system: longer than any kernel cache of the systems lasts
 
 
 SCALES: Final = {
-    "full": Scale(5, 10_000, 60_000, 10_000, 60_000, 1024, 256, 512, 5000, 1.1),
-    "default": Scale(5, 10_000, 3000, 4000, 800, 1024, 256, 128, 1000, 1.1),
-    "quick": Scale(2, 2000, 800, 800, 300, 128, 64, 64, 300, 1.1),
-    "tiny": Scale(1, 40, 1000, 40, 1000, 4, 4, 4, 20, 0.0),
+    "full": Scale(5, 10_000, 60_000, 10_000, 60_000, 1024, 256, 512, 5000, True, 1.1),
+    "default": Scale(5, 10_000, 2000, 3000, 400, 1024, 256, 64, 500, True, 1.1),
+    "quick": Scale(1, 2000, 500, 800, 250, 128, 64, 32, 250, True, 1.1),
+    "tiny": Scale(1, 40, 1000, 40, 1000, 4, 4, 4, 20, False, 0.0),
 }
 
 
 class Phase(NamedTuple):
-    """A step of a cell. *cold*: the kernel's caches are dropped before; *flushed*: the disk is idle before."""
+    """A step of a cell. *cold*: the kernel's caches are dropped before; *flushed*: the disk is idle before.
+
+    *needs*: what a system must be able to do for it, see System.lacks.
+    """
 
     key: str
     unit: str = ""
     cold: bool = False
     flushed: bool = False
     measured: bool = True
+    needs: str = ""
 
 
 class Cell(ABC):
@@ -102,6 +109,8 @@ class Files(Cell):
         directories = phase.key in ("prepare", "clear")
         words = [max(1, self._files // self._processes)] * self._processes if directories else counts
         limit_ms = self._limit_ms if making else 0
+        if phase.key == "xattr":
+            words = [max(1, count // XATTR_SHARE) for count in counts]
         command = [self._load, phase.key, folder, self._layout, ",".join(map(str, words)), self._size, limit_ms]
         done = json.loads(run(command, self._timeout_s))
         if making:
@@ -131,14 +140,17 @@ class Data(Cell):
         self.key, self.group, self.title = key, "data", title
         self._transfers = {transfer.key: transfer for transfer in transfers}
         self.phases = (
+            *((Phase("make", flushed=True, measured=False),) if "make" in self._transfers else ()),
             *(
                 Phase(
                     transfer.key,
                     "MiB/s" if transfer.block == MIB else "operations/s",
                     cold="read" in transfer.pattern,
                     flushed=True,
+                    needs=DIRECT if transfer.direct else "",
                 )
                 for transfer in transfers
+                if transfer.key != "make"
             ),
             Phase("clear", measured=False),
         )
@@ -186,6 +198,7 @@ def fio_options(transfer: Transfer, folder: Path) -> Iterator[str]:
 def _modes(scale: Scale) -> tuple[Transfer, ...]:
     size, time_ms = scale.random_mib, scale.random_ms
     return (
+        Transfer("make", "write", MIB, size),
         Transfer("direct-write", "write", MIB, size, direct=True),
         Transfer("direct-read", "read", MIB, size, direct=True),
         Transfer("random-write", "randwrite", 4096, size, time_ms=time_ms),

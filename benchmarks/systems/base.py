@@ -3,6 +3,7 @@
 import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ class System(ABC):
 
     packages: ClassVar[tuple[str, ...]] = ()  # Debian's
     needs_root: ClassVar[bool] = False
+    lacks: ClassVar[Mapping[str, str]] = {}  # what it cannot do (workloads.DIRECT): why; such rows are left out
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name

@@ -20,6 +20,7 @@ class Passthrough(System):
 
     packages: ClassVar = ("g++", "libcxxopts-dev", "libfuse3-dev", "pkg-config")
     needs_root: ClassVar = True
+    lacks: ClassVar = {"O_DIRECT": "hands the flag on to the disk, but not the alignment: write fails with EINVAL"}
     _servers: list[int] = []  # noqa: RUF012
 
     @property
