@@ -17,6 +17,7 @@ from benchmarks.systems.base import System, Unavailable, spread
 from benchmarks.systems.catalogue import CATALOGUE
 from benchmarks.workloads import Cell, Phase, Scale, cells
 
+TOOLS = ("fio", "gcc", "libc6-dev")
 LOAD_SOURCE = Path(__file__).with_name("load.c")
 Say = Callable[[str], None]
 
@@ -36,6 +37,7 @@ def run_plan(plan: Plan, say: Say) -> results.Document:
     begun = datetime.now(UTC)
     begun_s = time.monotonic()
     with signals_interrupt(), equal_priority(), contextlib.ExitStack() as stack:
+        need_tools(plan)
         spread(plan.folder)
         load = plan.folder / "load"
         stack.callback(load.unlink, missing_ok=True)
@@ -69,6 +71,14 @@ def run_plan(plan: Plan, say: Say) -> results.Document:
         "samples": matrix.samples,
         "medians": results.medians(matrix.samples),
     }
+
+
+def need_tools(plan: Plan) -> None:
+    """The load's own programs are there. Raises Failed."""
+    if missing := packages.missing(TOOLS):
+        if not plan.install:
+            raise Failed(f"Debian packages are missing: {' '.join(missing)}")
+        packages.install(missing)
 
 
 def row_key(cell: Cell, phase: Phase) -> str:
@@ -147,8 +157,9 @@ class Matrix:
             state["folder"] = folder
         if phase.flushed:
             flush(self._plan.folder)
-        # What the kernel caches for a time only is no longer there, however many systems are in the run.
-        time.sleep(max(0.0, self._rested_s.get(name, 0.0) + self._plan.scale.pause_s - time.monotonic()))
+        if phase.measured and not phase.flushed:
+            # What the kernel caches for a time only is no longer there, however many systems are in the run.
+            time.sleep(max(0.0, self._rested_s.get(name, 0.0) + self._plan.scale.pause_s - time.monotonic()))
         if phase.measured:
             meter = Meter(system)
             sample = meter.sample(cell.run(phase, folder, state))
