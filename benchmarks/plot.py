@@ -11,10 +11,10 @@ from benchmarks.systems.catalogue import PASSTHROUGH, RIVALS
 COLOURS: Final = ("#1b6ca8", "#e08e0b", "#3a923a", "#9b59b6", "#c0392b", "#555555")
 LABEL_WIDTH: Final = 200
 PANEL_WIDTH: Final = 380
-GAP: Final = 30
+GAP: Final = 50
 BAR_HEIGHT: Final = 7
 ROW_GAP: Final = 6
-HEAD_HEIGHT: Final = 64
+HEAD_HEIGHT: Final = 84
 CELL_HEIGHT: Final = 20
 PANELS: Final = (
     ("against libfuse's C passthrough", (PASSTHROUGH,)),
@@ -53,7 +53,7 @@ def svg(document: Document) -> str:
 
 
 def _legend(systems: list[str]) -> Iterator[str]:
-    yield _text(8, 18, "times as fast; right of 1 is faster, the scale is logarithmic", "start", weight="bold")
+    yield _text(8, 18, "how many times as fast gkfs is (logarithmic; right of 1: faster)", "start", weight="bold")
     for index, system in enumerate(systems):
         left = 420 + index * 130
         yield f'<rect x="{left}" y="9" width="10" height="10" fill="{COLOURS[index % len(COLOURS)]}"/>'
@@ -75,7 +75,7 @@ def _position(ratio: float, low: int, high: int) -> float:
 
 def _axis(panel: int, low: int, high: int, bottom: int) -> Iterator[str]:
     left = _left(panel)
-    yield _text(left + PANEL_WIDTH / 2, 38, PANELS[panel][0], "middle", weight="bold")
+    yield _text(left + PANEL_WIDTH / 2, 44, PANELS[panel][0], "middle", weight="bold")
     for power in range(low, high + 1):
         for factor in (1, 2, 5):
             value = factor * 10.0**power
