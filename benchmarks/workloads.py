@@ -17,7 +17,6 @@ DIRECT: Final = "O_DIRECT"
 XATTR_SHARE: Final = 5  # as many files, one such request
 MILLION: Final = "million"
 OPTIONAL: Final = (MILLION,)  # takes long, and is about memory
-MILLION_FILES: Final = 1_000_000
 SLOWEST_FILES_PER_S: Final = 300
 
 
@@ -33,15 +32,16 @@ class Scale(NamedTuple):
     random_mib: int
     parallel_mib: int  # all processes together
     random_ms: int
+    million: int  # files of the workload of that name
     drops_caches: bool  # of the kernel, before what is said to read from the disk
     pause_s: float  # between two phases on one system: longer than any kernel cache of the systems lasts
 
 
 SCALES: Final = {
-    "full": Scale(5, 10_000, 60_000, 10_000, 60_000, 1024, 256, 512, 5000, True, 1.1),
-    "default": Scale(5, 10_000, 2000, 3000, 400, 1024, 256, 64, 500, True, 1.1),
-    "quick": Scale(1, 2000, 500, 800, 250, 128, 64, 32, 250, True, 1.1),
-    "tiny": Scale(1, 40, 1000, 40, 1000, 4, 4, 4, 20, False, 0.0),
+    "full": Scale(5, 10_000, 60_000, 10_000, 60_000, 1024, 256, 512, 5000, 1_000_000, True, 1.1),
+    "default": Scale(5, 10_000, 2000, 3000, 400, 1024, 256, 64, 500, 1_000_000, True, 1.1),
+    "quick": Scale(1, 2000, 500, 800, 250, 128, 64, 32, 250, 1_000_000, True, 1.1),
+    "tiny": Scale(1, 40, 1000, 40, 1000, 4, 4, 4, 20, 100, False, 0.0),
 }
 
 
@@ -255,5 +255,6 @@ def cells(scale: Scale, load: Path) -> list[Cell]:
     size = scale.parallel_mib
     found.append(Data("own-4", f"{size} MiB, 4 processes, a file each", _parallel(scale, shared=False)))
     found.append(Data("shared-4", f"{size} MiB, 4 processes, one shared file", _parallel(scale, shared=True)))
-    found.append(Files(MILLION, "memory", "1,000,000 empty files in a tree", load, "tree", 2, MILLION_FILES, 0, 0))
+    title = f"{scale.million:,} empty files in a tree, 2 processes"
+    found.append(Files(MILLION, "memory", title, load, "tree", 2, scale.million, 0, 0))
     return found

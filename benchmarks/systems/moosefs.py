@@ -25,7 +25,7 @@ class MooseFS(System):
         return "MooseFS, 1 master, 1 chunk server"
 
     def version(self) -> str:
-        return run(["mfsmaster", "-v"]).strip()
+        return "MooseFS " + run(["mfsmaster", "-v"]).split()[1]
 
     def bring_up(self) -> None:
         if not EMPTY.exists():

@@ -20,9 +20,9 @@ GKFS = (sys.executable, "-m", "gkfs")
 class Variant(NamedTuple):
     """How one variant is started. {root}, {hosts} and {mnt} stand for its folders and its hostfile.
 
-    *commands* are run one after another; afterwards the file system is mounted. Process ids are found by these:
-    the client is the `gkfs mount` of {mnt}, daemons are `gkfs daemon`s of {root}; a daemon within the client's
-    process counts as client.
+    *commands*, of gkfs, are run one after another; afterwards the file system is mounted and {hosts} names its
+    daemons. The client is the process that gkfs has noted as serving the mount, daemons are those that answer
+    `gkfs status`; one within the client's process counts as client.
     """
 
     title: str
@@ -30,17 +30,19 @@ class Variant(NamedTuple):
     environment: Mapping[str, str] = {}  # of these commands, and of the processes they start
 
 
-def _daemons(count: int) -> tuple[tuple[str, ...], ...]:
+def _separate(count: int) -> tuple[tuple[str, ...], ...]:
     return (
         ("start", "--rootdir", "{root}", "--hostfile", "{hosts}", "--daemons", str(count)),
         ("mount", "--hostfile", "{hosts}", "{mnt}"),
     )
 
 
+# Targets (benchmarks/targets.py) are also about the names gkfs-embedded, one daemon within the client's process,
+# and gkfs-1-unmerged, which sends each request by itself.
 VARIANTS: dict[str, Variant] = {
-    "gkfs-1": Variant("gkfs, 1 daemon", _daemons(1)),
-    "gkfs-2": Variant("gkfs, 2 daemons", _daemons(2)),
-    "gkfs-4": Variant("gkfs, 4 daemons", _daemons(4)),
+    "gkfs-1": Variant("gkfs, 1 daemon", _separate(1)),
+    "gkfs-2": Variant("gkfs, 2 daemons", _separate(2)),
+    "gkfs-4": Variant("gkfs, 4 daemons", _separate(4)),
 }
 
 
@@ -74,7 +76,9 @@ class Ours(System):
             places = {"root": self._root, "hosts": self._hosts, "mnt": self.mountpoint}
             self._gkfs(*(word.format(**places) for word in command))
         wait_until(lambda: os.path.ismount(self.mountpoint), f"a mount of {self.name}")
-        self._processes = {CLIENT: self._clients(), DAEMON: self._daemons()}
+        clients = self._clients()
+        daemons = [status.pid for status in self._statuses() if status.pid not in clients]
+        self._processes = {CLIENT: clients, DAEMON: daemons} if daemons else {CLIENT: clients}
         self._calibrate()
 
     def _clients(self) -> list[int]:
@@ -83,13 +87,6 @@ class Ours(System):
         if not pids:
             raise Failed(f"{self.name}: no process serves {self.mountpoint}")
         return pids
-
-    def _daemons(self) -> list[int]:
-        clients = self._clients()
-        return [pid for pid in self._statuses_pids() if pid not in clients]
-
-    def _statuses_pids(self) -> list[int]:
-        return [status.pid for status in self._statuses()]
 
     def _statuses(self) -> list[StatusReply]:
         outcomes = control.statuses(hostfiles.read(self._hosts)).values()

@@ -47,7 +47,7 @@ def leftovers(folder: Path) -> list[object]:
 @needs_fuse
 def test_a_run_measures_every_row_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "place"
-    process = matrix(folder, "--systems", "disk,gkfs-2", "--workloads", "one-1,tree-2,small-4,file")
+    process = matrix(folder, "--systems", "disk,gkfs-2", "--workloads", "one-1,tree-2,small-4,file,million")
     out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, err
     document = json.loads((tmp_path / "out/results.json").read_text())
@@ -62,6 +62,7 @@ def test_a_run_measures_every_row_and_leaves_nothing(tmp_path: Path) -> None:
         assert ours["cpu_us"]["daemon"] > 0 or key == "one-1/xattr", key
     assert document["medians"]["one-1/create"]["gkfs-2"]["requests"] >= 1
     assert document["medians"]["one-1/create"]["disk"]["cpu_us"] == {}
+    assert document["medians"]["million/create"]["gkfs-2"]["resident_bytes"]["client"] > 1 << 20
     assert "gkfs, 2 daemons" in out
     assert (tmp_path / "out/results.svg").read_text().startswith("<svg")
     assert leftovers(folder) == []
