@@ -178,6 +178,7 @@ def fio_options(transfer: Transfer, folder: Path) -> Iterator[str]:
     """The command line of one job; writes that are not for a time include the fsync at their end."""
     each = transfer.size_mib * MIB // transfer.processes
     yield from ("--name=load", f"--rw={transfer.pattern}", f"--bs={transfer.block}", f"--size={each}")
+    yield from ("--clocksource=clock_gettime", "--disk_util=0")  # nothing to calibrate, nothing to look up
     yield from ("--ioengine=psync", "--fallocate=none", "--group_reporting", "--output-format=json")
     yield from (
         f"--numjobs={transfer.processes}",

@@ -95,15 +95,20 @@ without_services() { # COMMAND...
 }
 
 # Programs of packages are needed, never their services: the Slurm and munge that deploy/cluster
-# runs are its own. They must not come up with the machine, either.
+# runs are its own, and so are the servers of the benchmark. They must not come up with the machine, either.
 apt_install() { # PACKAGE...
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) service
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) service unit
     if [[ " $* " == *' postgresql '* ]]; then no_database_of_its_own || return; fi
     as_root "${apt[@]}" update &&
         without_services "${apt[@]}" install -y --no-install-recommends "$@" || return
-    for service in munge slurmctld slurmd; do
-        if [[ " $* " == *" $service "* ]] && command -v systemctl >/dev/null; then
-            as_root systemctl --quiet disable "$service" || true # not a machine of systemd's
+    for service in munge slurmctld slurmd glusterfs-server moosefs-master moosefs-chunkserver; do
+        [[ " $* " == *" $service "* ]] || continue
+        unit=${service/glusterfs-server/glusterd}
+        if command -v systemctl >/dev/null; then
+            as_root systemctl --quiet disable "$unit" || true # not a machine of systemd's
+        fi
+        if [[ $unit == moosefs-* && -x /etc/init.d/$unit ]]; then
+            as_root update-rc.d "$unit" disable || true
         fi
     done
 }
