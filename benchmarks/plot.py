@@ -16,6 +16,7 @@ BAR_HEIGHT: Final = 7
 ROW_GAP: Final = 6
 HEAD_HEIGHT: Final = 84
 CELL_HEIGHT: Final = 20
+FINE_DECADES: Final = 3  # an axis of more has no room for 2 and 5 between 1 and 10
 PANELS: Final = (
     ("against libfuse's C passthrough", (PASSTHROUGH,)),
     ("against the better of GlusterFS and MooseFS", RIVALS),
@@ -79,7 +80,7 @@ def _axis(panel: int, low: int, high: int, bottom: int) -> Iterator[str]:
     for power in range(low, high + 1):
         for factor in (1, 2, 5):
             value = factor * 10.0**power
-            if power == high and factor > 1:
+            if factor > 1 and (power == high or high - low > FINE_DECADES):
                 continue
             x = left + _position(value, low, high)
             colour = "#333333" if value == 1 else "#dddddd"
