@@ -39,7 +39,8 @@ def text(document: results.Document, picture: str) -> str:
         f"Run of {document['begun']}, scale `{scale['name']}`, {scale['rounds']} rounds, "
         f"{document['seconds'] / 60:.0f} minutes. {machine['system']}, Linux {machine['kernel']}, "
         f"{machine['processors']} processors ({machine['model']}), {memory_gib:.0f} GiB of memory, "
-        f"{machine['file_system']} on {machine['disk']}, Python {machine['python']}, {machine['fio']}."
+        f"{machine['file_system']} on {machine['disk']}, Python {machine['python']}, {machine['fio']}. "
+        f"Load average before it: {machine['load_average']:.1f}."
     )
     parts = [BEGIN, facts, f"![How many times as fast]({picture})"]
     for table in (

@@ -38,6 +38,7 @@ def run_plan(plan: Plan, say: Say) -> results.Document:
     begun_s = time.monotonic()
     with signals_interrupt(), equal_priority(), contextlib.ExitStack() as stack:
         need_tools(plan)
+        facts = machine.facts(plan.folder)
         spread(plan.folder)
         load = plan.folder / "load"
         stack.callback(load.unlink, missing_ok=True)
@@ -53,7 +54,7 @@ def run_plan(plan: Plan, say: Say) -> results.Document:
         "format": results.FORMAT,
         "begun": begun.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begun_s, 1),
-        "machine": machine.facts(plan.folder),
+        "machine": facts,
         "scale": {"name": plan.scale_name, **plan.scale._asdict()},
         "systems": matrix.systems,
         "rows": [

@@ -53,6 +53,7 @@ def document(**rates: float) -> Document:
             "disk": "/dev/a",
             "python": "3",
             "fio": "fio-3",
+            "load_average": 0.5,
         },
         "scale": {"name": "default", "rounds": 3},
         "systems": systems,
