@@ -68,7 +68,7 @@ def show(document: results.Document, console: Console) -> None:
             continue
         shown = RichTable(title=table.title, title_justify="left", box=None)
         for index, heading in enumerate(table.headings):
-            right = index > 0 and table.title not in ("Targets", "Systems")
+            right = index > 0 and table.numeric
             shown.add_column(heading, justify="right" if right else "left", no_wrap=right)
         for row in table.rows:
             shown.add_row(f"[bold]{row[0]}[/bold]" if len(row) == 1 else row[0], *row[1:])

@@ -16,6 +16,7 @@ class Table(NamedTuple):
     title: str
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    numeric: bool = True  # all columns but the first
 
 
 def number(value: float) -> str:
@@ -91,7 +92,9 @@ def memory_table(document: Document) -> Table:
 def target_table(document: Document) -> Table:
     """Targets and whether they are reached."""
     found = verdicts(Rates(document))
-    return Table("Targets", ("system, row", "wanted", "measured", ""), [tuple(verdict) for verdict in found])
+    return Table(
+        "Targets", ("system, row", "wanted", "measured", ""), [tuple(verdict) for verdict in found], False
+    )
 
 
 def system_table(document: Document) -> Table:
@@ -100,7 +103,7 @@ def system_table(document: Document) -> Table:
     rows: list[tuple[str, ...]] = [
         (name, entry["title"], entry["version"] or "-", _state(entry)) for name, entry in entries.items()
     ]
-    return Table("Systems", ("name", "what", "version", ""), rows)
+    return Table("Systems", ("name", "what", "version", ""), rows, False)
 
 
 def _state(entry: dict[str, Any]) -> str:
@@ -112,7 +115,10 @@ def _state(entry: dict[str, Any]) -> str:
 
 def markdown(table: Table) -> str:
     """As a Markdown table."""
-    lines = [f"| {' | '.join(table.headings)} |", f"|---|{'---:|' * (len(table.headings) - 1)}"]
+    lines = [
+        f"| {' | '.join(table.headings)} |",
+        f"|---|{('---:|' if table.numeric else '---|') * (len(table.headings) - 1)}",
+    ]
     for row in table.rows:
         cells = [f"**{row[0]}**", *[""] * (len(table.headings) - 1)] if len(row) == 1 else list(row)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
