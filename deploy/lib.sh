@@ -95,15 +95,20 @@ without_services() { # COMMAND...
 }
 
 # Programs of packages are needed, never their services: the Slurm and munge that deploy/cluster
-# runs are its own. They must not come up with the machine, either.
+# runs are its own, and so are the servers of the benchmark. They must not come up with the machine, either.
 apt_install() { # PACKAGE...
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) service
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) service unit
     if [[ " $* " == *' postgresql '* ]]; then no_database_of_its_own || return; fi
     as_root "${apt[@]}" update &&
         without_services "${apt[@]}" install -y --no-install-recommends "$@" || return
-    for service in munge slurmctld slurmd; do
-        if [[ " $* " == *" $service "* ]] && command -v systemctl >/dev/null; then
-            as_root systemctl --quiet disable "$service" || true # not a machine of systemd's
+    for service in munge slurmctld slurmd glusterfs-server moosefs-master moosefs-chunkserver; do
+        [[ " $* " == *" $service "* ]] || continue
+        unit=${service/glusterfs-server/glusterd}
+        if command -v systemctl >/dev/null; then
+            as_root systemctl --quiet disable "$unit" || true # not a machine of systemd's
+        fi
+        if [[ $unit == moosefs-* && -x /etc/init.d/$unit ]]; then
+            as_root update-rc.d "$unit" disable || true
         fi
     done
 }
@@ -123,6 +128,28 @@ need_packages() { # PACKAGE...
     fi
     die 3 "missing Debian packages: ${missing[*]} ($why). As root:
     apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+}
+
+# Puts PACKAGE's upstream tarball into FOLDER. apt-get is given a state of its own and the system's
+# sources with deb turned into deb-src: no root needed, nothing of the system changed.
+fetch_source() { # PACKAGE FOLDER
+    local own file apt status=0
+    own=$(mktemp -d)
+    mkdir -p "$own"/{lists/partial,cache/archives/partial,sources} "$2"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [[ ! -f $file ]] || sed -nE 's/^[[:space:]]*deb[[:space:]]/deb-src /p' "$file"
+    done >"$own/sources.list"
+    for file in /etc/apt/sources.list.d/*.sources; do
+        [[ ! -f $file ]] || sed -E 's/^Types:.*/Types: deb-src/' "$file" >"$own/sources/${file##*/}"
+    done
+    apt=(timeout 240 apt-get -q -o Dir::Etc::SourceList="$own/sources.list"
+        -o Dir::Etc::SourceParts="$own/sources" -o Dir::State::Lists="$own/lists"
+        -o Dir::Cache="$own/cache" -o APT::Sandbox::User= -o Acquire::Languages=none)
+    "${apt[@]}" update || true # one source without source packages must not spoil the others
+    (cd "$own" && "${apt[@]}" source --download-only --only-source "$1") &&
+        mv "$own/$1"_*.orig.tar.* "$2" || status=$?
+    rm -rf "$own"
+    return "$status"
 }
 
 # --- the project's .venv --------------------------------------------------------------------------
