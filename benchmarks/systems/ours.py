@@ -37,12 +37,21 @@ def _separate(count: int) -> tuple[tuple[str, ...], ...]:
     )
 
 
-# Targets (benchmarks/targets.py) are also about the names gkfs-embedded, one daemon within the client's process,
-# and gkfs-1-unmerged, which sends each request by itself.
+# Targets (benchmarks/targets.py) are about these names.
 VARIANTS: dict[str, Variant] = {
     "gkfs-1": Variant("gkfs, 1 daemon", _separate(1)),
     "gkfs-2": Variant("gkfs, 2 daemons", _separate(2)),
     "gkfs-4": Variant("gkfs, 4 daemons", _separate(4)),
+    "gkfs-embedded": Variant(
+        "gkfs, 1 daemon in the client",
+        (
+            (
+                *("mount", "--hostfile", "{hosts}", "--with-daemon", "--rootdir", "{root}", "--index", "0"),
+                *("--daemons", "1", "--listen", "tcp://127.0.0.1:0", "{mnt}"),
+            ),
+        ),
+    ),
+    "gkfs-1-unmerged": Variant("gkfs, 1 daemon, no merging", _separate(1), {"GKFS_MERGE": "0"}),
 }
 
 
