@@ -79,6 +79,7 @@ class FileData:
         through = handle.append or handle.direct
         # The size of an append is known before its data is there. Publishing makes those look again who saw zeros.
         await self._writer.write(inode, offset, data, now_ns, through=through, reserved=handle.append)
+        inode.data_changes += 1  # again: who read while this waited has read what was there before
         return len(data)
 
     async def publish(self, inode: Inode, *, report: bool = True) -> None:

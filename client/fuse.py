@@ -27,6 +27,7 @@ from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace, Owner
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
+from gkfs.limits import LISTED_FILES
 from gkfs.messages import (
     DROP_SET_ID,
     SET_ATIME,
@@ -326,7 +327,8 @@ class GkfsOperations(pyfuse3.Operations):
 
     def _list(self, parent: Inode, name: bytes, record: bytes, cookie: int, token: ReaddirToken) -> bool:
         """Add an entry to the answer; False when there is no room for it."""
-        if metadentry.is_directory_record(record) or metadentry.is_link_record(record):
+        is_file = not (metadentry.is_directory_record(record) or metadentry.is_link_record(record))
+        if not is_file or cookie > LISTED_FILES:
             entry = metadentry.decode(record)
             return pyfuse3.readdir_reply(token, name, numbered(entry, self._inodes.known(entry.fid)), cookie)
         inode = self._inodes.listed(parent, name, record)

@@ -36,13 +36,14 @@ log = logging.getLogger(__name__)
 class _Sent:
     """One request that writes a part of a chunk."""
 
-    __slots__ = ("call", "end", "size", "start")
+    __slots__ = ("call", "end", "size", "start", "written_ns")
 
-    def __init__(self, call: Call[Any], start: int, end: int, size: int) -> None:
+    def __init__(self, call: Call[Any], start: int, end: int, size: int, written_ns: int) -> None:
         self.call = call
         self.start = start
         self.end = end
         self.size = size  # what the owner must know once it is confirmed; 0: it does already
+        self.written_ns = written_ns  # likewise
 
 
 class Behind:
@@ -145,7 +146,7 @@ class Writer:
 
     async def _send(self, inode: Inode, behind: Behind) -> None:
         """Send what is gathered. The lock is held: who waits for it finds all of it sent."""
-        start, reserved = behind.start, behind.reserved
+        start, reserved, written_ns = behind.start, behind.reserved, inode.dirty_mtime_ns
         data = self._take(behind)
         if not data:
             return
@@ -153,7 +154,7 @@ class Writer:
         try:
             if inode.entry.is_inline and await self._fits(inode, behind, start, data):
                 return
-            await self._send_chunks(inode, behind, start, data, reserved=reserved)
+            await self._send_chunks(inode, behind, start, data, written_ns, reserved=reserved)
         except OSError as error:
             self._failed(inode, behind, error)
         finally:
@@ -192,7 +193,9 @@ class Writer:
         inode.unsynced |= {self._owner(inode, 0)}
         return False
 
-    async def _send_chunks(self, inode: Inode, behind: Behind, start: int, data: bytes, *, reserved: bool) -> None:
+    async def _send_chunks(
+        self, inode: Inode, behind: Behind, start: int, data: bytes, written_ns: int, *, reserved: bool
+    ) -> None:
         view = memoryview(data)
         for piece in chunks.pieces(start, len(data)):
             first = start + piece.start
@@ -203,7 +206,7 @@ class Writer:
             part = view if piece.length == len(data) else view[piece.start : piece.start + piece.length]
             request = WriteChunkRequest(inode.fid, piece.chunk, piece.offset, part)
             call = self._context.pool.call(owner, WRITE_CHUNK, request)
-            behind.sent.append(_Sent(call, first, end, 0 if reserved else end))
+            behind.sent.append(_Sent(call, first, end, 0 if reserved else end, written_ns))
             behind.sent_bytes += piece.length
         while behind.sent and (
             behind.sent[0].call.done
@@ -229,7 +232,7 @@ class Writer:
         except OSError as error:
             self._failed(inode, behind, error)
         else:
-            self.note(inode, sent.size, inode.dirty_mtime_ns)
+            self.note(inode, sent.size, sent.written_ns)
         self._rest(inode)
 
     # --- accounts
@@ -238,7 +241,7 @@ class Writer:
         """What is left to be said to the owner, after something was."""
         if inode.behind is None or not inode.behind.pending:
             inode.behind_end = 0
-        if not inode.behind_end and not inode.dirty_mtime_ns:
+        if not (inode.behind_end or inode.dirty_size or inode.dirty_mtime_ns):
             inode.dirty = False
             self.dirty.discard(inode)
 

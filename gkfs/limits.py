@@ -58,6 +58,7 @@ DIRECTORY_LEASE_MARGIN_S: Final = 0.1
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
 # Who lists a directory looks at its entries at once, and need not ask again. `ls -l` does so within milliseconds.
 LISTED_TIMEOUT_S: Final = 0.05
+LISTED_FILES: Final = 16384  # of one directory; the kernel, and the client, remember no more because of a listing
 DIRECTORY_TOUCH_DELAY_S: Final = 0.01  # parents' times reach other nodes within this
 HOLD_RENEW_S: Final = 1.0  # a client says this often which files it has open
 NAMELESS_GRACE_S: Final = 4.0  # a file without name stays so long, for who opened it but has not said so yet
