@@ -222,3 +222,32 @@ def test_spaces_and_non_ascii_names_work(workplace: Workplace) -> None:
     workplace.ok("umount", odd)
     assert shutil.disk_usage(odd)
     assert not workplace.mounted(odd)
+
+
+def test_a_daemon_in_the_process_of_a_mount_needs_rootdir_and_index(workplace: Workplace) -> None:
+    workplace.start_daemons()
+    mount = ("mount", "-H", workplace.hosts, workplace.mnt)
+    assert "--rootdir is for a daemon" in workplace.fails(2, *mount, "-r", workplace.root)
+    assert "--index is for a daemon" in workplace.fails(2, *mount, "--index", "0")
+    assert "Missing option '--rootdir'" in workplace.fails(2, *mount, "--with-daemon", "--index", "0")
+    assert "Missing option '--index'" in workplace.fails(2, *mount, "--with-daemon", "-r", workplace.root)
+    own = ("--with-daemon", "-r", workplace.root, "--index")
+    assert "the last one has index 0" in workplace.fails(5, *mount, *own, "1")
+    assert "not of 2" in workplace.fails(5, *mount, *own, "0", "-n", "2")
+    assert "is in use" in workplace.fails(3, *mount, *own, "0")
+    assert not workplace.mounted()
+    workplace.ok("stop", "-H", workplace.hosts)
+
+
+def test_a_signal_while_other_daemons_are_waited_for_ends_all(workplace: Workplace) -> None:
+    own = ("--with-daemon", "-r", workplace.root, "--index", "0", "-n", "2", "--listen", "tcp://127.0.0.1:0")
+    mount = ("mount", "-H", workplace.hosts, workplace.mnt, "--foreground", "--wait", "60", *own)
+    process = workplace.start(mount)
+    eventually(
+        lambda: workplace.hosts.exists() and len(workplace.hosts.read_text().splitlines()) == 2, "it listens"
+    )
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "daemon 0 stopped" in err
+    assert not workplace.mounted()

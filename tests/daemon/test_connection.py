@@ -23,9 +23,11 @@ from gkfs.messages import (
     CreateRequest,
     Empty,
     HelloRequest,
+    LookupRequest,
     ReadChunkRequest,
     ReserveRequest,
     StatRequest,
+    StatusReply,
     SyncMetadataRequest,
     UnlinkRequest,
     WriteChunkRequest,
@@ -33,6 +35,7 @@ from gkfs.messages import (
 from gkfs.operations import (
     CREATE,
     HELLO,
+    LOOKUP,
     READ_CHUNK,
     RESERVE,
     SHUTDOWN,
@@ -50,7 +53,7 @@ HELLO_REQUEST = HelloRequest(PROTOCOL_VERSION, "test", FSID, 0, CLIENT, "client"
 
 
 @asynccontextmanager
-async def daemon(folder: Path) -> AsyncIterator[DaemonAddress]:
+async def daemon(folder: Path, *, merge: bool = True) -> AsyncIterator[DaemonAddress]:
     path = folder / "hosts"
     if not path.exists():
         path.write_text(hostfile.format_header(FSID, 1))
@@ -59,7 +62,8 @@ async def daemon(folder: Path) -> AsyncIterator[DaemonAddress]:
             stop = trio.Event()
 
             async def run(task_status: Any) -> None:
-                await serve(DaemonSettings(folder / "d", path, 0), stop=stop, task_status=task_status)
+                settings = DaemonSettings(folder / "d", path, 0, merge=merge)
+                await serve(settings, stop=stop, task_status=task_status)
 
             yield (await nursery.start(run)).address
             stop.set()
@@ -406,3 +410,24 @@ def test_wrong_hostfile_is_refused(text: str | None, tmp_path: Path) -> None:
     with pytest.raises(GkfsError, match=str(path)) as caught:
         trio.run(serve, DaemonSettings(tmp_path / "d", path, 1))
     assert caught.value.status == ExitStatus.HOSTFILE
+
+
+@pytest.mark.parametrize(("merge", "batches"), [(True, 1), (False, 3)])
+def test_requests_that_came_together_are_executed_together_unless_told_otherwise(
+    merge: bool, batches: int, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with daemon(tmp_path, merge=merge) as address:
+            raw = Raw(address)
+            await raw.hello()
+            before = (await raw.call(STATUS, 1, Empty())).fields
+            requests = [wire.encode_request(LOOKUP, seq, LookupRequest(b"/none")) for seq in (2, 3, 4)]
+            await raw.send(*requests)
+            assert [(await raw.receive()).errno for _ in requests] == [errno.ENOENT] * 3
+            after = (await raw.call(STATUS, 5, Empty())).fields
+            counted = [StatusReply(*fields) for fields in (before, after)]
+            assert counted[1].requests - counted[0].requests == 4  # and the first STATUS
+            assert counted[1].batches - counted[0].batches == batches + 1
+            raw.close()
+
+    trio.run(main)

@@ -119,9 +119,14 @@ class Calls(FileCalls):
 
 
 @pytest.mark.limit_s(3600)
-@pytest.mark.parametrize("file_system", [2, EMBEDDED], ids=["2-daemons", EMBEDDED], indirect=True)
-def test_random_calls_have_the_same_results(both: Both) -> None:
-    run_examples(Calls, 120, lambda: new_twins(both))
+@pytest.mark.parametrize(
+    ("file_system", "examples"),
+    [(2, 120), (EMBEDDED, 40)],
+    ids=["2-daemons", EMBEDDED],
+    indirect=["file_system"],
+)
+def test_random_calls_have_the_same_results(examples: int, both: Both) -> None:
+    run_examples(Calls, examples, lambda: new_twins(both))
 
 
 def test_a_difference_is_shown_as_a_short_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
