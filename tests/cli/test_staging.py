@@ -162,11 +162,12 @@ def test_a_second_call_moves_what_has_changed_and_nothing_else(pair: Workplace) 
 @pytest.mark.parametrize("direction", ["in", "out"])
 def test_a_flipped_byte_is_found_and_mended(pair: Workplace, direction: str) -> None:
     source, out = make_tree(pair.folder / "source", 5), pair.folder / "out"
+    (source / "small").write_bytes(b"x" * 20_000)  # of one chunk, not in its record
     stage(pair, "in", source, "/")
     stage(pair, "out", "/source", out)
     if direction == "in":
-        chunks = sorted(pair.root.rglob("*.0000000?"), key=lambda path: path.stat().st_size)
-        flipped = [chunks[0], chunks[-1]]
+        chunks = {path.stat().st_size: path for path in pair.root.rglob("*.0000000?")}
+        flipped = [chunks[20_000], chunks[MIB]]
     else:
         flipped = [out / "source" / "large", out / "source" / "folder-3" / "inner-0" / "file-3"]
     for path in flipped:
