@@ -175,6 +175,7 @@ class FileData:
             self._writer.drop(inode)
         else:
             await self.publish(inode)
+            self._writer.closed(inode)
 
     async def measure(self, inode: Inode) -> None:
         """Find out how much space a file with holes takes."""

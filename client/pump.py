@@ -66,15 +66,15 @@ class Gate:
 class Lock:
     """Lets one handler at a time into a block with awaits; the others follow in their order."""
 
-    __slots__ = ("_held", "_waiting")
+    __slots__ = ("_waiting", "held")
 
     def __init__(self) -> None:
-        self._held = False
+        self.held = False
         self._waiting: deque[Gate] = deque()
 
     async def __aenter__(self) -> None:
-        if not self._held:
-            self._held = True
+        if not self.held:
+            self.held = True
             return
         gate = Gate()
         self._waiting.append(gate)
@@ -84,7 +84,7 @@ class Lock:
         if self._waiting:
             self._waiting.popleft().open()  # it holds the lock now
         else:
-            self._held = False
+            self.held = False
 
 
 class _FuseReadable:

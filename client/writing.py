@@ -129,6 +129,12 @@ class Writer:
             self._take(behind)
         self.clean(inode)
 
+    def closed(self, inode: Inode) -> None:
+        """Nobody has the file open any more, and all was published: most files are never written again."""
+        behind = inode.behind
+        if behind is not None and behind.error is None and not (behind.pending or behind.lock.held):
+            inode.behind = None
+
     def clean(self, inode: Inode) -> None:
         """The owner knows of everything that is confirmed."""
         inode.dirty_size = inode.dirty_mtime_ns = 0
@@ -171,12 +177,15 @@ class Writer:
 
     async def _fits(self, inode: Inode, behind: Behind, start: int, data: bytes) -> bool:
         """Whether *data* is in the file's record now; else its data are in chunks. Raises OSError."""
+        before = inode.entry.version
         if start + len(data) > INLINE_DATA_MAX_BYTES:
             placement = self._context.placement_of(inode)
-            await self._context.refresh(inode, OUTGROW, lambda path: OutgrowRequest(path, inode.fid, placement))
+            outgrown = await self._context.about(
+                inode, OUTGROW, lambda path: OutgrowRequest(path, inode.fid, placement)
+            )
+            inode.learn_own(metadentry.decode(outgrown.record), before)
         else:
             mtime_ns, unprivileged = inode.dirty_mtime_ns, inode.dirty_unprivileged
-            before = inode.entry.version
             reply = await self._context.about(
                 inode,
                 WRITE_INLINE,
@@ -224,15 +233,16 @@ class Writer:
                 await self._confirm(inode, behind)
 
     async def _confirm(self, inode: Inode, behind: Behind) -> None:
-        """Wait for the oldest request."""
-        sent = behind.sent.popleft()
-        behind.sent_bytes -= sent.end - sent.start
+        """Wait for the oldest request. It is among those sent until it is confirmed: who reads waits for it."""
+        sent = behind.sent[0]
         try:
             await sent.call
         except OSError as error:
             self._failed(inode, behind, error)
         else:
             self.note(inode, sent.size, sent.written_ns)
+        behind.sent.popleft()
+        behind.sent_bytes -= sent.end - sent.start
         self._rest(inode)
 
     # --- accounts
