@@ -57,9 +57,12 @@ class FileData:
     async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
         """See `Reader.read`; what was written here is confirmed before."""
         behind = handle.inode.behind
-        if behind is not None and behind.pending:
-            await self._writer.settle(handle.inode)
-        return await self._reader.read(handle, offset, length)
+        if behind is None or not behind.pending:
+            return await self._reader.read(handle, offset, length)
+        await self._writer.settle(handle.inode)
+        # What somebody has written meanwhile is none of what was asked for, since the kernel holds these pages; but
+        # it would be missing in what is read ahead.
+        return await self._reader.read(handle, offset, length, ahead=not behind.pending)
 
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
         """Write all of *data* at *offset*, or at the end of the file for an append handle."""
@@ -139,7 +142,6 @@ class FileData:
         if size > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"size {size}: files end at {FILE_SIZE_MAX_BYTES} bytes")
         await self._writer.settle(inode)
-        inode.data_changes += 1
         known_size, known_mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
         now_ns = time.time_ns()
         # Before the request leaves: a publication that overtook its reply would make the file long again.
@@ -152,6 +154,8 @@ class FileData:
             if known_mtime_ns:
                 self._writer.note(inode, known_size, known_mtime_ns)
             raise
+        finally:
+            inode.data_changes += 1
 
     async def fsync(self, inode: Inode) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""

@@ -25,8 +25,11 @@ class Reader:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
-        """Up to *length* bytes from *offset*; shorter only at the end of the file. Holes read as zeros."""
+    async def read(self, handle: FileHandle, offset: int, length: int, *, ahead: bool = True) -> Buffer:
+        """Up to *length* bytes from *offset*; shorter only at the end of the file. Holes read as zeros.
+
+        *ahead*: all that was written here is confirmed, so that more may be read than was asked for.
+        """
         inode = handle.inode
         is_inline = inode.entry.is_inline
         if handle.direct and (is_inline or offset + length > inode.size) and not inode.gone:
@@ -43,7 +46,7 @@ class Reader:
         length = min(length, inode.size - offset)
         if length <= 0:
             return b""
-        if not handle.direct and self._is_sequential(handle.ahead, offset, length):
+        if ahead and not handle.direct and self._is_sequential(handle.ahead, offset, length):
             return await self._read_ahead(handle, offset, length)
         handle.ahead.next_offset = offset + length
         return await self._read(inode, offset, length)
