@@ -60,8 +60,8 @@ class FileData:
         if behind is None or not behind.pending:
             return await self._reader.read(handle, offset, length)
         await self._writer.settle(handle.inode)
-        # What somebody has written meanwhile is none of what was asked for, since the kernel holds these pages; but
-        # it would be missing in what is read ahead.
+        # What somebody has written meanwhile is none of what was asked for: the kernel holds these pages. But it
+        # would be missing in what is read ahead.
         return await self._reader.read(handle, offset, length, ahead=not behind.pending)
 
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
