@@ -27,7 +27,7 @@ from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace, Owner
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
-from gkfs.limits import LISTED_FILES
+from gkfs.limits import LISTED_FILES, LOOKUP_ATTR_TIMEOUT_S
 from gkfs.messages import (
     DROP_SET_ID,
     SET_ATIME,
@@ -103,6 +103,7 @@ class GkfsOperations(pyfuse3.Operations):
         inode = await self._names.lookup(self._inodes[parent_inode], name)
         answer = self._attributes(inode)
         answer.entry_timeout = inode.lease_left_s()
+        answer.attr_timeout = max(answer.attr_timeout, LOOKUP_ATTR_TIMEOUT_S)
         return answer
 
     @handler

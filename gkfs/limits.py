@@ -56,6 +56,9 @@ DIRECTORY_LEASE_S: Final = 0.2  # changing a directory that others just used wai
 # The kernel starts to count when the program that asked runs again; on a busy node that takes a while.
 DIRECTORY_LEASE_MARGIN_S: Final = 0.1
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
+# What a lookup says serves the rest of the system call, as open(2) or stat(2), and what follows at once. The
+# kernel counts in ticks of 1 to 4 ms and rounds up.
+LOOKUP_ATTR_TIMEOUT_S: Final = 0.001
 # Who lists a directory looks at its entries at once, and need not ask again. `ls -l` does so within milliseconds.
 LISTED_TIMEOUT_S: Final = 0.05
 LISTED_FILES: Final = 16384  # of one directory; the kernel, and the client, remember no more because of a listing
