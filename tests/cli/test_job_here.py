@@ -104,6 +104,7 @@ def test_stop_after_the_leader_was_killed_waits_for_the_end(workplace: Workplace
     done = workplace.gkfs("stop")
     assert done.status in (0, 5), done  # it may be gone by then
     eventually(lambda: not jobs.state_folder(job.name).exists(), "everything has ended")
+    eventually(lambda: not workplace.processes(), "no process is left")
 
 
 def test_what_sigkill_left_is_removed_by_stop(workplace: Workplace, job: jobs.Job) -> None:
