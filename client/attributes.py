@@ -78,7 +78,7 @@ def numbered(entry: Metadentry, inode: Inode | None) -> EntryAttributes:
     """Type and number of an entry of a listing, of which the kernel keeps nothing.
 
     Of a directory, since its name may be cached under a lease only; of one of several names of a file, since its
-    record is elsewhere.
+    record is elsewhere; of a file with holes, since the space it takes is not known here.
     """
     result = attributes(entry, inode, 0.0)
     _erase_node_id(result)

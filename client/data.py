@@ -1,8 +1,8 @@
 """File contents: reads and writes cut into chunks, and the sizes and times that follow from writes.
 
-Data is on its way to the daemons when a write returns (`writing`). The size and time it leads to are kept in the
-inode ("dirty") and published to the record's owner at flush, fsync, release, before anything that depends on them,
-and every `SIZE_FLUSH_DELAY_S` by `publish_beside`. On this node all of it shows at once.
+The daemons have the data when a write returns; with `--write-behind` it is on its way (`writing`). The size and
+time it leads to are kept in the inode ("dirty") and published to the record's owner at flush, fsync, release, before
+anything that depends on them, and every `SIZE_FLUSH_DELAY_S` by `publish_beside`. On this node all of it shows at once.
 
 Appends (O_APPEND) ask the owner for their range first, so records of many nodes never overlap.
 """
@@ -79,7 +79,7 @@ class FileData:
             await self.drop_set_id(inode)
         if offset > inode.size and not (inode.entry.is_inline and end <= INLINE_DATA_MAX_BYTES):
             inode.dirty_sparse = True
-        through = handle.append or handle.direct
+        through = handle.append or handle.direct or not self._context.options.write_behind
         # The size of an append is known before its data is there. Publishing makes those look again who saw zeros.
         await self._writer.write(inode, offset, data, now_ns, through=through, reserved=handle.append)
         inode.data_changes += 1  # again: who read while this waited has read what was there before
@@ -160,6 +160,7 @@ class FileData:
     async def fsync(self, inode: Inode) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""
         await self.publish(inode)
+        inode.data_changes += 1  # MPI programs sync before they read what others have written: read it again
         daemons, inode.unsynced = inode.unsynced, frozenset()
         pool = self._context.pool
         calls = [pool.call(daemon, SYNC_CHUNKS, SyncChunksRequest(inode.fid)) for daemon in daemons]

@@ -103,7 +103,8 @@ class GkfsOperations(pyfuse3.Operations):
         inode = await self._names.lookup(self._inodes[parent_inode], name)
         answer = self._attributes(inode)
         answer.entry_timeout = inode.lease_left_s()
-        answer.attr_timeout = max(answer.attr_timeout, LOOKUP_ATTR_TIMEOUT_S)
+        if not inode.is_sparse:  # whose space GETATTR finds out
+            answer.attr_timeout = max(answer.attr_timeout, LOOKUP_ATTR_TIMEOUT_S)
         return answer
 
     @handler
@@ -328,8 +329,7 @@ class GkfsOperations(pyfuse3.Operations):
 
     def _list(self, parent: Inode, name: bytes, record: bytes, cookie: int, token: ReaddirToken) -> bool:
         """Add an entry to the answer; False when there is no room for it."""
-        is_file = not (metadentry.is_directory_record(record) or metadentry.is_link_record(record))
-        if not is_file or cookie > LISTED_FILES:
+        if cookie > LISTED_FILES or not metadentry.is_plain_file_record(record):
             entry = metadentry.decode(record)
             return pyfuse3.readdir_reply(token, name, numbered(entry, self._inodes.known(entry.fid)), cookie)
         inode = self._inodes.listed(parent, name, record)

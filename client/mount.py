@@ -55,6 +55,7 @@ class MountSettings:
     patience_s: float = 0.0  # for daemons that do not answer at once
     debug: bool = False
     xattrs: bool = True
+    write_behind: bool = False  # writes return before the daemons have the data
     local_placement: bool = False  # data of large files made here stay on this node
     max_inodes: int = INODES_MAX  # that the kernel may refer to
     merge: bool = True  # requests queued together leave together
@@ -95,7 +96,11 @@ class Mount:
             merge=settings.merge,
         )
         options = MountOptions(
-            settings.direct_io, settings.xattrs, settings.local_placement, settings.attr_timeout_s
+            settings.direct_io,
+            settings.xattrs,
+            settings.write_behind,
+            settings.local_placement,
+            settings.attr_timeout_s,
         )
         own = [index for index, address in hosts.daemons.items() if address.host == socket.gethostname()]
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)

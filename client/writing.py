@@ -1,11 +1,12 @@
-"""Writes on their way: gathered, sent without waiting, and confirmed later.
+"""Writes on their way to daemons; with `--write-behind` gathered, sent without waiting, and confirmed later.
 
-Small writes that follow one another are gathered until they fill a chunk; what is gathered leaves when something
-else is written, when the file is read, flushed or synced, and after `SIZE_FLUSH_DELAY_S` at the latest. Requests
-for chunks are not waited for; only so much is under way. Errors come back with the next write, flush or fsync.
+Then small writes that follow one another are gathered until they fill a chunk; what is gathered leaves when
+something else is written, when the file is read, flushed or synced, and after `SIZE_FLUSH_DELAY_S` at the latest.
+Requests for chunks are not waited for; only so much is under way. Errors come back with the next write, flush or
+fsync.
 
-What is gathered and fits goes into the file's record; the first byte that does not fit moves the data to chunks
-(see `gkfs.daemon.inline_data`). Programs on this node see all of it at once: who reads waits for it here.
+What fits goes into the file's record; the first byte that does not fit moves the data to chunks (see
+`gkfs.daemon.inline_data`). Programs on this node see all of it at once: who reads waits for it here.
 """
 
 import errno

@@ -131,6 +131,13 @@ SETTINGS: Final = (
         "Extended attributes; the kernel asks for one before each write.",
         default=True,
     ),
+    Setting(
+        "write_behind",
+        Kind.FLAG,
+        "",
+        ("run", "start", "mount"),
+        "Gather small writes and wait for none until fsync or close.",
+    ),
     Setting("placement", Kind.TEXT, "", ("run", "start", "mount"), "Where the data of large files made here go."),
     Setting("max_inodes", Kind.INTEGER, "", ("run", "start", "mount"), "Files the kernel may remember at once."),
     Setting(

@@ -231,6 +231,11 @@ def is_directory_record(record: bytes) -> bool:
     return record[_MODE_OFFSET + 1] & 0xF0 == stat.S_IFDIR >> 8
 
 
+def is_plain_file_record(record: bytes) -> bool:
+    """Whether a stored record is of something with one name and without holes, and no directory's."""
+    return not (record[_FLAGS_OFFSET] & (FLAG_LINK | FLAG_SPARSE) or is_directory_record(record))
+
+
 def mode_size_mtime(record: bytes) -> tuple[int, int, int]:
     """Mode, size in bytes and mtime in ns of a stored record, without decoding the rest."""
     mode, size, mtime_ns = _MODE_SIZE_MTIME.unpack_from(record, _MODE_OFFSET)

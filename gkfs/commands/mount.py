@@ -42,6 +42,7 @@ class Options(NamedTuple):
     allow_other: bool
     direct_io: bool
     xattrs: bool
+    write_behind: bool
     placement: str
     max_inodes: int
     attr_timeout: float | None
@@ -49,7 +50,11 @@ class Options(NamedTuple):
 
     def arguments(self) -> list[str]:
         """The same as arguments of `gkfs mount`."""
-        result = [f"--{name.replace('_', '-')}" for name in ("allow_other", "direct_io") if getattr(self, name)]
+        result = [
+            f"--{name.replace('_', '-')}"
+            for name in ("allow_other", "direct_io", "write_behind")
+            if getattr(self, name)
+        ]
         result += [] if self.xattrs else ["--no-xattrs"]
         result += ["--placement", self.placement, "--max-inodes", str(self.max_inodes)]
         for name in ("attr_timeout", "request_timeout"):
@@ -241,6 +246,7 @@ def _serve(
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
         merge=config.merges(os.environ),
         xattrs=how.xattrs,
+        write_behind=how.write_behind,
         local_placement=how.placement == "local",
         max_inodes=how.max_inodes,
         **{name: value for name, value in optional.items() if value is not None},

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import re
 import signal
 
@@ -74,3 +75,31 @@ def test_the_kernel_gives_back_files_beyond_the_bound(cluster: Cluster) -> None:
         assert os.pread(file, 20_000, 0) == noise(20_000)
     assert sorted(os.listdir(mountdir))[:2] == ["file-0", "file-1"]
     assert all((mountdir / f"file-{number}").stat().st_size == 0 for number in range(0, 3000, 100))
+
+
+def test_writes_that_are_not_waited_for_show_here_at_once_and_elsewhere_after_close(cluster: Cluster) -> None:
+    file_system = cluster(2)
+    mountdir = file_system.mount("--write-behind")
+    chance = random.Random(5)
+    expected = bytearray()
+    with opened(mountdir / "file", os.O_RDWR | os.O_CREAT) as file:
+        for step in range(1500):
+            if step % 100 == 99:
+                size = chance.randrange(3 * CHUNK_SIZE_BYTES)
+                os.truncate(mountdir / "file", size)
+                expected = expected[:size].ljust(size, b"\0")
+                continue
+            follows_on = chance.random() < 0.7
+            offset = len(expected) if follows_on else chance.randrange(len(expected) + 5000)
+            data = chance.randbytes(chance.choice((10, 500, 5000, 70_000, CHUNK_SIZE_BYTES + 7)))
+            if offset + len(data) > 4 * CHUNK_SIZE_BYTES:
+                continue
+            assert os.pwrite(file, data, offset) == len(data)
+            expected = expected.ljust(offset, b"\0")
+            expected[offset : offset + len(data)] = data
+            if step % 7 == 0:
+                start = chance.randrange(len(expected))
+                assert os.pread(file, 9000, start) == expected[start : start + 9000]
+                assert os.fstat(file).st_size == len(expected)
+    for folder in (mountdir, file_system.mounts[0]):
+        assert (folder / "file").read_bytes() == expected
