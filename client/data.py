@@ -1,8 +1,9 @@
 """File contents: reads and writes cut into chunks, and the sizes and times that follow from writes.
 
 The daemons have the data when a write returns; with `--write-behind` it is on its way (`writing`). The size and
-time it leads to are kept in the inode ("dirty") and published to the record's owner at flush, fsync, release, before
-anything that depends on them, and every `SIZE_FLUSH_DELAY_S` by `publish_beside`. On this node all of it shows at once.
+time it leads to are kept in the inode ("dirty") and published to the record's owner at flush, fsync, release,
+before anything that depends on them, and every `SIZE_FLUSH_DELAY_S` by `publish_beside`. On this node all of it
+shows at once.
 
 Appends (O_APPEND) ask the owner for their range first, so records of many nodes never overlap.
 """
