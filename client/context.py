@@ -55,6 +55,10 @@ class Context:
             return PLACEMENT_HASHED
         return self._local_daemons[inode.fid % len(self._local_daemons)] + 1
 
+    def chunk_owner(self, inode: Inode, chunk: int) -> int:
+        """The daemon that has the chunk of that index, of a file whose data are not in its record."""
+        return self.distributor.chunk_owner(inode.fid, chunk, inode.entry.placement)
+
     def call_owner(self, path: bytes, operation: Operation[Q, R], request: Q) -> Call[R]:
         """Queue *request* for the daemon that owns *path*."""
         return self.pool.call(self.distributor.path_owner(path), operation, request)
@@ -91,6 +95,10 @@ class Context:
                 raise
             return b""
         return address
+
+    async def stat(self, inode: Inode) -> Metadentry:
+        """The record of a file, as it is now."""
+        return await self.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
 
     async def refresh(
         self, inode: Inode, operation: Operation[Q, RecordReply], make: Callable[[bytes], Q]

@@ -192,9 +192,7 @@ class FileData:
         inode.allocated_bytes = sum([(await call).allocated_bytes for call in calls])
 
     async def _reserve(self, inode: Inode, length: int, now_ns: int) -> int:
-        if (
-            inode.dirty_size or inode.behind_end
-        ):  # an append goes behind what this node wrote through other handles
+        if inode.dirty_size or inode.behind_end:  # an append goes behind what was written through other handles
             await self.publish(inode)
         reply = await self._context.about(
             inode, RESERVE, lambda path: ReserveRequest(path, inode.fid, length, now_ns)

@@ -184,7 +184,7 @@ class Inode:
             ctime_ns=max(entry.ctime_ns, mtime_ns),
             nlink=metadentry.counted(entry.nlink, subdirectories),
         )
-        self._fresh_until_s = 0.0
+        self.stale()
         self.touched_s = time.monotonic()
 
     def stale(self) -> None:

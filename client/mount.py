@@ -96,13 +96,14 @@ class Mount:
             merge=settings.merge,
         )
         options = MountOptions(
-            settings.direct_io,
-            settings.xattrs,
-            settings.write_behind,
-            settings.local_placement,
-            settings.attr_timeout_s,
+            direct_io=settings.direct_io,
+            xattrs=settings.xattrs,
+            write_behind=settings.write_behind,
+            local_placement=settings.local_placement,
+            attr_timeout_s=settings.attr_timeout_s,
         )
-        own = [index for index, address in hosts.daemons.items() if address.host == socket.gethostname()]
+        host = socket.gethostname()
+        own = [index for index, address in hosts.daemons.items() if address.host == host]
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)
         self._operations = GkfsOperations(self._context, on_ready)
 

@@ -140,7 +140,7 @@ class Namespace:
         if inode.entry.is_directory:
             return inode.entry if inode.is_recent() else await self._stat_directory(inode)
         self._touches.send(self._inodes.path(inode))
-        return await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
+        return await self._context.stat(inode)
 
     async def _stat_directory(self, inode: Inode) -> Metadentry:
         """As `stat`, with a lease."""

@@ -183,7 +183,7 @@ class Pool:
 
     def sent(self) -> tuple[int, int]:
         """How many requests were sent to other processes, and in how many batches."""
-        channels = [one.channel for one in self._connections if isinstance(one, Connection)]
+        channels = [connection.channel for connection in self._connections.values()]
         return sum(one.sent_requests for one in channels), sum(one.sent_batches for one in channels)
 
     async def maintain(self) -> None:

@@ -6,7 +6,6 @@ handle, and goes when this node changes the file, or after `READ_AHEAD_AGE_S`.
 """
 
 import time
-from typing import Any
 
 from gkfs import chunks
 from gkfs.channel import Call
@@ -15,8 +14,8 @@ from gkfs.client.context import Context
 from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
 from gkfs.limits import CHUNK_SIZE_BYTES, READ_AHEAD_AGE_S, READ_AHEAD_CHUNKS
-from gkfs.messages import Buffer, ReadChunkReply, ReadChunkRequest, StatRequest
-from gkfs.operations import READ_CHUNK, STAT
+from gkfs.messages import Buffer, ReadChunkReply, ReadChunkRequest
+from gkfs.operations import READ_CHUNK
 
 
 class Reader:
@@ -31,18 +30,13 @@ class Reader:
         *ahead*: all that was written here is confirmed, so that more may be read than was asked for.
         """
         inode = handle.inode
-        is_inline = inode.entry.is_inline
-        if handle.direct and (is_inline or offset + length > inode.size) and not inode.gone:
+        if handle.direct and (inode.entry.is_inline or offset + length > inode.size) and not inode.gone:
             # Others may have changed it since; a cached handle is cut by the kernel, which asked.
-            await self._refresh(inode)
-            is_inline = inode.entry.is_inline
-        if is_inline:
-            data = inode.data
-            if data is None:
-                await self._refresh(inode)
-                data = inode.data
-            if data is not None and inode.entry.is_inline:
-                return data[offset : offset + length]
+            await self._context.stat(inode)
+        if inode.entry.is_inline and inode.data is None:
+            await self._context.stat(inode)
+        if inode.entry.is_inline and inode.data is not None:
+            return inode.data[offset : offset + length]
         length = min(length, inode.size - offset)
         if length <= 0:
             return b""
@@ -51,19 +45,13 @@ class Reader:
         handle.ahead.next_offset = offset + length
         return await self._read(inode, offset, length)
 
-    async def _refresh(self, inode: Inode) -> None:
-        await self._context.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
-
     async def _read(self, inode: Inode, offset: int, length: int) -> Buffer:
         pieces = list(chunks.pieces(offset, length))
         calls = [self._ask(inode, piece.chunk, piece.offset, piece.length) for piece in pieces]
-        parts: list[Buffer] = []
-        for piece, call in zip(pieces, calls, strict=True):
-            _add(parts, (await call).data, piece.length)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return _joined([((await call).data, piece.length) for piece, call in zip(pieces, calls, strict=True)])
 
     def _ask(self, inode: Inode, chunk: int, offset: int, length: int) -> Call[ReadChunkReply]:
-        owner = self._context.distributor.chunk_owner(inode.fid, chunk, inode.entry.placement)
+        owner = self._context.chunk_owner(inode, chunk)
         return self._context.pool.call(owner, READ_CHUNK, ReadChunkRequest(inode.fid, chunk, offset, length))
 
     # --- ahead
@@ -91,11 +79,12 @@ class Reader:
             self._block(inode, ahead, chunk, 0, now_s)
         for chunk in [chunk for chunk in ahead.blocks if chunk < last - 1]:
             del ahead.blocks[chunk]
-        parts: list[Buffer] = []
-        for piece, block in zip(pieces, blocks, strict=True):
-            data = memoryview(await block.data())
-            _add(parts, data[piece.offset : piece.offset + piece.length], piece.length)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return _joined(
+            [
+                (memoryview(await block.data())[piece.offset : piece.offset + piece.length], piece.length)
+                for piece, block in zip(pieces, blocks, strict=True)
+            ]
+        )
 
     def _block(self, inode: Inode, ahead: Ahead, chunk: int, wanted: int, now_s: float) -> Block:
         """The chunk with at least *wanted* bytes of it, as far as the file goes."""
@@ -111,8 +100,11 @@ def _depth(streak: int) -> int:
     return min(READ_AHEAD_CHUNKS, streak // 4)
 
 
-def _add(parts: list[Any], data: Buffer, length: int) -> None:
-    """Append *data*, and zeros for what a hole lacks of *length*."""
-    parts.append(data)
-    if len(data) < length:
-        parts.append(bytes(length - len(data)))
+def _joined(pieces: list[tuple[Buffer, int]]) -> Buffer:
+    """Pieces of (data, length) as one, with zeros for what a hole lacks of the length."""
+    parts: list[Buffer] = []
+    for data, length in pieces:
+        parts.append(data)
+        if len(data) < length:
+            parts.append(bytes(length - len(data)))
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -28,7 +28,6 @@ from gkfs.limits import (
     WRITE_BEHIND_CALLS,
 )
 from gkfs.messages import OutgrowRequest, WriteChunkRequest, WriteInlineRequest
-from gkfs.metadentry import Metadentry
 from gkfs.operations import OUTGROW, WRITE_CHUNK, WRITE_INLINE
 
 log = logging.getLogger(__name__)
@@ -86,8 +85,7 @@ class Writer:
         behind = inode.behind
         if behind is None:
             behind = inode.behind = Behind()
-        if behind.error is not None:
-            self._raise(behind)
+        self.check(inode)
         while behind.gathered and offset != behind.stop:
             async with behind.lock:
                 await self._send(inode, behind)
@@ -120,8 +118,10 @@ class Writer:
 
     def check(self, inode: Inode) -> None:
         """Raise the OSError of a write that has failed, once."""
-        if inode.behind is not None and inode.behind.error is not None:
-            self._raise(inode.behind)
+        behind = inode.behind
+        if behind is not None and behind.error is not None:
+            error, behind.error = behind.error, None
+            raise OSError(error.errno or errno.EIO, error.strerror)
 
     def drop(self, inode: Inode) -> None:
         """Forget what is gathered: the file has no name any more, and nobody will read it."""
@@ -200,7 +200,7 @@ class Writer:
                 return True
             inode.learn(entry)
         # What was in the record is in its first chunk, and not on that daemon's disk.
-        inode.unsynced |= {self._owner(inode, 0)}
+        inode.unsynced |= {self._context.chunk_owner(inode, 0)}
         return False
 
     async def _send_chunks(
@@ -211,7 +211,7 @@ class Writer:
             first = start + piece.start
             end = first + piece.length
             await self._wait_for_overlap(inode, behind, first, end)
-            owner = self._owner(inode, piece.chunk)
+            owner = self._context.chunk_owner(inode, piece.chunk)
             inode.unsynced |= {owner}
             part = view if piece.length == len(data) else view[piece.start : piece.start + piece.length]
             request = WriteChunkRequest(inode.fid, piece.chunk, piece.offset, part)
@@ -270,12 +270,3 @@ class Writer:
         log.warning("write to file %#x: %s", inode.fid, error)
         if behind.error is None:
             behind.error = error
-
-    def _raise(self, behind: Behind) -> None:
-        error, behind.error = behind.error, None
-        assert error is not None
-        raise OSError(error.errno or errno.EIO, error.strerror)
-
-    def _owner(self, inode: Inode, chunk: int) -> int:
-        entry: Metadentry = inode.entry
-        return self._context.distributor.chunk_owner(inode.fid, chunk, entry.placement)

@@ -6,7 +6,7 @@ All are synchronous and thus atomic. They check first and write then.
 import errno
 
 from gkfs import metadentry, paths
-from gkfs.changes import with_attributes, with_xattr, without_xattr
+from gkfs.changes import with_attributes, with_written, with_xattr, without_xattr
 from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.records import Records
@@ -43,7 +43,7 @@ class Attributes:
 
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
         found, entry = self._records.for_data(request.path, request.fid)
-        size, mtime_ns = request.size, request.mtime_ns
+        size = request.size
         if size > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {size} bytes")
         if size > entry.size:  # which can only be so when somebody has written to chunks
@@ -51,13 +51,7 @@ class Attributes:
         flags = entry.flags | FLAG_SPARSE if request.sparse and not entry.is_inline else entry.flags
         # The version grows even if nothing else does: others may hold pages from before this data was written, and
         # clocks of nodes differ.
-        entry = entry.changed(
-            size=max(entry.size, size),
-            mtime_ns=max(entry.mtime_ns, mtime_ns),
-            ctime_ns=max(entry.ctime_ns, mtime_ns),
-            flags=flags,
-            mode=metadentry.without_set_id(entry.mode) if request.unprivileged else entry.mode,
-        )
+        entry = with_written(entry, size, request.mtime_ns, unprivileged=request.unprivileged, flags=flags)
         return RecordReply(self._records.replace(found, entry))
 
     def reserve(self, session: Session, request: ReserveRequest) -> ReserveReply:
@@ -67,11 +61,7 @@ class Attributes:
                 errno.EFBIG, f"{paths.printable(request.path)}: {request.length} bytes more than {entry.size}"
             )
         offset = entry.size
-        entry = self._inline_data.moved_out(entry).changed(
-            size=offset + request.length,
-            mtime_ns=max(entry.mtime_ns, request.mtime_ns),
-            ctime_ns=max(entry.ctime_ns, request.mtime_ns),
-        )
+        entry = with_written(self._inline_data.moved_out(entry), offset + request.length, request.mtime_ns)
         return ReserveReply(offset, self._records.replace(found, entry))
 
     def touch(self, session: Session, request: TouchRequest) -> Empty:

@@ -8,6 +8,7 @@ index says that it is unclaimed until the record has changed: a restart removes 
 import errno
 
 from gkfs import metadentry, paths
+from gkfs.changes import with_written
 from gkfs.daemon.records import Found, Records
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
@@ -36,13 +37,8 @@ class InlineData:
             return WriteInlineReply(found.record, False)
         self._storage.check_space(len(data))
         old = entry.data.ljust(offset, b"\0")
-        entry = entry.changed(
-            data=b"".join((old[:offset], data, old[end:])),
-            size=max(entry.size, end),
-            mtime_ns=max(entry.mtime_ns, request.mtime_ns),
-            ctime_ns=max(entry.ctime_ns, request.mtime_ns),
-            mode=metadentry.without_set_id(entry.mode) if request.unprivileged else entry.mode,
-        )
+        data = b"".join((old[:offset], data, old[end:]))
+        entry = with_written(entry, end, request.mtime_ns, unprivileged=request.unprivileged, data=data)
         return WriteInlineReply(self._records.replace(found, entry), True)
 
     def outgrow(self, session: Session, request: OutgrowRequest) -> RecordReply:

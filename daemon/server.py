@@ -70,9 +70,7 @@ def run_daemon(settings: DaemonSettings) -> None:
     if settings.until_killed:
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    take_all_descriptors()
     if settings.until_killed:
         trio.run(serve, settings)
         return
@@ -81,6 +79,13 @@ def run_daemon(settings: DaemonSettings) -> None:
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda received, _: early.append(received))
     trio.run(_serve_until_signal, settings, early)
+
+
+def take_all_descriptors() -> None:
+    """Have this process open as many files as the system lets it: chunks, tables and connections are many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve_until_signal(settings: DaemonSettings, early: list[int]) -> None:
@@ -185,11 +190,14 @@ class _Server:
                 self._listen(listeners)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
-                index, parts = (
+                connect = partial(
+                    LocalClient,
                     self._identity.daemon_index,
-                    (self._dispatcher, self._store, self._sessions, nursery),
+                    self._dispatcher,
+                    self._store,
+                    self._sessions,
+                    nursery,
                 )
-                connect = partial(LocalClient, index, *parts)
                 task_status.started(Serving(self._announce(listeners, known), connect))
                 await self._stop.wait()
             except GkfsError as error:

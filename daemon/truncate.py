@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from gkfs import metadentry, paths
+from gkfs import paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.inline_data import InlineData
@@ -66,10 +66,7 @@ class Truncation:
     def truncate(
         self, session: Session, request: TruncateRequest
     ) -> RecordReply | Coroutine[Any, Any, RecordReply]:
-        if self._guards.active:
-            self._guards.check_change(request.path)
-        found = self._records.find(request.path, request.fid)
-        entry = metadentry.decode(found.record)
+        found, entry = self._records.for_change(request.path, request.fid)
         name = paths.printable(request.path)
         if not entry.is_regular or request.size < 0:
             raise os_error(errno.EINVAL, f"{name}: mode {entry.mode:o} cannot have {request.size} bytes")

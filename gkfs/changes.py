@@ -5,7 +5,7 @@ The daemon applies them to what it stores, the client to what it remembers of a 
 
 import errno
 import stat
-from typing import Final
+from typing import Any, Final
 
 from gkfs.errors import os_error
 from gkfs.limits import XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX_BYTES
@@ -24,6 +24,19 @@ from gkfs.metadentry import Metadentry, Xattrs, without_set_id
 
 _SET_ALL: Final = DROP_SET_ID | SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME
 _XATTR_OVERHEAD_BYTES: Final = 8  # of each, in the record
+
+
+def with_written(
+    entry: Metadentry, end: int, mtime_ns: int, *, unprivileged: bool = False, **more: Any
+) -> Metadentry:
+    """*entry* after data were written up to *end* at *mtime_ns*; *unprivileged*: not by root. *more*: fields."""
+    return entry.changed(
+        size=max(entry.size, end),
+        mtime_ns=max(entry.mtime_ns, mtime_ns),
+        ctime_ns=max(entry.ctime_ns, mtime_ns),
+        mode=without_set_id(entry.mode) if unprivileged else entry.mode,
+        **more,
+    )
 
 
 def with_attributes(entry: Metadentry, request: SetattrRequest) -> Metadentry:

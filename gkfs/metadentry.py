@@ -38,8 +38,6 @@ _MODE_SIZE_MTIME = struct.Struct("<I20xQ8xq")  # from the mode on
 _FID_OFFSET: Final = 60
 _VERSION_OFFSET: Final = 68
 _MODE_OFFSET: Final = 4
-_SIZE = struct.Struct("<Q")
-_SIZE_OFFSET: Final = 28
 _FLAGS_OFFSET: Final = 1
 _NLINK_MASK: Final = (1 << 32) - 1
 _PART = struct.Struct("<BI")
@@ -202,7 +200,7 @@ def without_data(record: bytes) -> bytes:
     """A stored record without the part that is the file's data, for who wants attributes only."""
     if not record[_FLAGS_OFFSET] & FLAG_INLINE:
         return record
-    size: int = _SIZE.unpack_from(record, _SIZE_OFFSET)[0]
+    size = mode_size_mtime(record)[1]
     return record[: len(record) - _PART.size - size] if size else record
 
 

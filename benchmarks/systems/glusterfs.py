@@ -1,26 +1,24 @@
 """GlusterFS of Debian's packages: a distributed volume of one or more bricks, with its defaults."""
 
-import contextlib
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks.processes import run, unmount, wait_until, with_argument
+from benchmarks.processes import run, wait_until, with_argument
 from benchmarks.sandbox import ADDRESS, Sandbox
-from benchmarks.systems.base import CLIENT, DAEMON, System
+from benchmarks.systems.base import CLIENT, DAEMON
+from benchmarks.systems.sandboxed import Sandboxed
 
 VOLUME = "bench"
 
 
-class GlusterFS(System):
+class GlusterFS(Sandboxed):
     """glusterd and its bricks in a sandbox, the client beside it."""
 
     packages: ClassVar = ("glusterfs-client", "glusterfs-server", "iproute2", "util-linux")
-    needs_root: ClassVar = True
 
     def __init__(self, name: str, folder: Path, bricks: int) -> None:
         super().__init__(name, folder)
         self._bricks = bricks
-        self._sandbox: Sandbox | None = None
         self._processes: dict[str, list[int]] = {}
 
     @property
@@ -62,12 +60,6 @@ class GlusterFS(System):
         for name in names:
             name.unlink()
         return True
-
-    def bring_down(self) -> None:
-        with contextlib.ExitStack() as stack:
-            if self._sandbox is not None:
-                stack.callback(self._sandbox.end)
-            unmount(self.mountpoint)
 
     def processes(self) -> dict[str, list[int]]:
         return self._processes

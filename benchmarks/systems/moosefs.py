@@ -1,24 +1,22 @@
 """MooseFS of Debian's packages: a master and a chunk server, one copy of the data, no trash; else its defaults."""
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks.processes import run, unmount, wait_until, with_argument
+from benchmarks.processes import run, wait_until, with_argument
 from benchmarks.sandbox import ADDRESS, Sandbox
-from benchmarks.systems.base import CLIENT, DAEMON, System, Unavailable
+from benchmarks.systems.base import CLIENT, DAEMON, Unavailable
+from benchmarks.systems.sandboxed import Sandboxed
 
 EMPTY = Path("/var/lib/mfs/metadata.mfs.empty")
 START_TIMEOUT_S = 60.0  # the chunk server tries to register every five seconds
 
 
-class MooseFS(System):
+class MooseFS(Sandboxed):
     """Master and chunk server in a sandbox, the client beside it."""
 
     packages: ClassVar = ("iproute2", "moosefs-chunkserver", "moosefs-client", "moosefs-master", "util-linux")
-    needs_root: ClassVar = True
-    _sandbox: Sandbox | None = None
 
     @property
     def title(self) -> str:
@@ -62,12 +60,6 @@ class MooseFS(System):
         probe.write_bytes(b"x")
         probe.unlink()
         return True
-
-    def bring_down(self) -> None:
-        with contextlib.ExitStack() as stack:
-            if self._sandbox is not None:
-                stack.callback(self._sandbox.end)
-            unmount(self.mountpoint)
 
     def processes(self) -> dict[str, list[int]]:
         servers = (("mfsmaster", "master.cfg"), ("mfschunkserver", "server.cfg"))

@@ -5,7 +5,6 @@ last: whatever asks for the end, a signal, `gkfs stop` or who unmounts, the moun
 has, then the daemon stops. One that is killed loses nothing that was acknowledged.
 """
 
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +15,7 @@ import trio
 
 from gkfs import hostfile
 from gkfs.client.mount import Mount, MountSettings, prepare
-from gkfs.daemon.server import DaemonSettings, Serving, serve
+from gkfs.daemon.server import DaemonSettings, Serving, serve, take_all_descriptors
 from gkfs.errors import GkfsError, first_of
 from gkfs.limits import POLL_INTERVAL_S
 
@@ -30,9 +29,7 @@ def run_mount_with_daemon(settings: MountSettings, daemon: DaemonSettings, on_re
     GkfsError when the daemon cannot start or it cannot be mounted.
     """
     prepare()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    take_all_descriptors()
     trio.run(_Both(settings, daemon, on_ready).run, strict_exception_groups=True)
 
 

@@ -26,6 +26,13 @@ async def write(client: Client, path: bytes, fid: int, offset: int, data: bytes)
     return await client.call(client.owner(path), WRITE_INLINE, request)
 
 
+async def make(client: Client, path: bytes) -> int:
+    """The fid of a new file with the contents SMALL."""
+    fid = (await client.create(path)).fid
+    assert (await write(client, path, fid, 0, SMALL)).written
+    return fid
+
+
 async def outgrow(client: Client, path: bytes, fid: int, placement: int = 0) -> Metadentry:
     reply = await client.call(client.owner(path), OUTGROW, OutgrowRequest(path, fid, placement))
     entry = metadentry.decode(reply.record)
@@ -71,8 +78,7 @@ async def test_data_that_move_out_are_in_the_first_chunk_for_good(cluster: Clust
     client = cluster.client
     for number in range(6):
         path = b"/f%d" % number
-        fid = (await client.create(path)).fid
-        await write(client, path, fid, 0, SMALL)
+        fid = await make(client, path)
         entry = await outgrow(client, path, fid)
         assert (entry.is_inline, entry.data, entry.size) == (False, b"", len(SMALL))
         assert cluster.distributor.chunk_owner(fid, 0, entry.placement) == client.owner(path)
@@ -106,8 +112,7 @@ async def test_a_record_that_moved_takes_its_data_along_and_outgrows_where_it_is
     client = cluster.client
     for number in range(6):
         source, target = b"/s%d" % number, b"/t%d" % number
-        fid = (await client.create(source)).fid
-        await write(client, source, fid, 0, SMALL)
+        fid = await make(client, source)
         await client.rename(source, target)
         assert (await client.stat(target)).data == SMALL
         entry = await outgrow(client, target, fid)
@@ -118,8 +123,7 @@ async def test_a_record_that_moved_takes_its_data_along_and_outgrows_where_it_is
 @in_cluster(3)
 async def test_a_file_with_several_names_has_its_data_in_its_record(cluster: Cluster) -> None:
     client = cluster.client
-    fid = (await client.create(b"/one")).fid
-    await write(client, b"/one", fid, 0, SMALL)
+    fid = await make(client, b"/one")
     await client.link(b"/one", b"/two")
     assert (await client.inode(fid)).data == SMALL
     assert (await client.stat(b"/two")).data == b"", "a link says no more than type and fid"
@@ -130,8 +134,7 @@ async def test_truncation_within_the_record(cluster: Cluster) -> None:
     client = cluster.client
     for size in (0, 100, 500, INLINE_DATA_MAX_BYTES):
         path = b"/f%d" % size
-        fid = (await client.create(path)).fid
-        await write(client, path, fid, 0, SMALL)
+        fid = await make(client, path)
         entry = await truncate(client, path, fid, size)
         assert (entry.is_inline, entry.data) == (True, SMALL[:size].ljust(size, b"\0"))
 
@@ -139,8 +142,7 @@ async def test_truncation_within_the_record(cluster: Cluster) -> None:
 @in_cluster(2)
 async def test_truncation_beyond_the_record_moves_the_data_out(cluster: Cluster) -> None:
     client = cluster.client
-    fid = (await client.create(b"/f")).fid
-    await write(client, b"/f", fid, 0, SMALL)
+    fid = await make(client, b"/f")
     entry = await truncate(client, b"/f", fid, 3 * CHUNK_SIZE_BYTES)
     assert (entry.is_inline, entry.size, entry.flags) == (False, 3 * CHUNK_SIZE_BYTES, metadentry.FLAG_SPARSE)
     cluster.placements[fid] = entry.placement
@@ -150,8 +152,7 @@ async def test_truncation_beyond_the_record_moves_the_data_out(cluster: Cluster)
 @in_cluster(2)
 async def test_appending_moves_the_data_out(cluster: Cluster) -> None:
     client = cluster.client
-    fid = (await client.create(b"/f")).fid
-    await write(client, b"/f", fid, 0, SMALL)
+    fid = await make(client, b"/f")
     request = ReserveRequest(b"/f", fid, 7, time.time_ns())
     reply = await client.call(client.owner(b"/f"), RESERVE, request)
     entry = metadentry.decode(reply.record)
@@ -163,8 +164,7 @@ async def test_appending_moves_the_data_out(cluster: Cluster) -> None:
 @in_cluster(1)
 async def test_a_daemon_that_dies_while_data_move_out_has_them_where_they_were(cluster: Cluster) -> None:
     client = cluster.client
-    fid = (await client.create(b"/f")).fid
-    await write(client, b"/f", fid, 0, SMALL)
+    fid = await make(client, b"/f")
     original = inline_data.InlineData.moved_out
 
     def die(self: inline_data.InlineData, entry: Metadentry) -> Metadentry:
