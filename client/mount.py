@@ -1,6 +1,5 @@
 """The life of one mount: connect to all daemons, mount, serve, publish what is left, unmount."""
 
-import ctypes
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ import pyfuse3
 import trio
 
 from gkfs import hostfile, metadentry
+from gkfs.buffers import keep_large_buffers
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.fuse import GkfsOperations
 from gkfs.client.pool import Pool
@@ -36,9 +36,6 @@ FUSE_DEVICE: Final = Path("/dev/fuse")
 # (KillWait) that Slurm gives by default.
 _DRAIN_S: Final = 5.0
 _PUBLISH_S: Final = 5.0
-
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
 
 
 @dataclass(frozen=True)
@@ -208,10 +205,3 @@ def _check_fuse() -> None:
         raise GkfsError(f"{FUSE_DEVICE} {reason}: FUSE is needed to mount", ExitStatus.FUSE)
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise GkfsError("fusermount3 is not installed (package fuse3)", ExitStatus.FUSE)
-
-
-def keep_large_buffers() -> None:
-    """Keep 1 MiB buffers in the heap: mapping and unmapping one for each request costs a fifth of the CPU."""
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
-    libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)

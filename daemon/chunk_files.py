@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -43,11 +44,11 @@ def cut_file(path: str, kept: int) -> int:
     return 0
 
 
-def write_file(path: str, data: Buffer) -> None:
+def write_file(path: str, data: Buffer, write: Callable[[int, Buffer, int], None]) -> None:
     """Make the chunk file *path*, which must not exist. Raises OSError; then a part of it may be there."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        write_all(fd, data, 0)
+        write(fd, data, 0)
     finally:
         os.close(fd)
 

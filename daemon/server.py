@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import trio
 
 from gkfs import hostfile, transport
+from gkfs.buffers import keep_large_buffers
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.connection import Connection, Identity
 from gkfs.daemon.dispatch import Dispatcher
@@ -56,6 +57,7 @@ class DaemonSettings:
     advertise_host: str | None = None
     until_killed: bool = False  # signals that ask for an end are somebody else's to act upon
     merge: bool = True  # requests that came together are executed and answered together
+    direct_io: bool = True  # large pieces of chunks go past the page cache, where the file system can
 
 
 class Serving(NamedTuple):
@@ -71,6 +73,7 @@ def run_daemon(settings: DaemonSettings) -> None:
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     take_all_descriptors()
+    keep_large_buffers()
     if settings.until_killed:
         trio.run(serve, settings)
         return
@@ -134,7 +137,7 @@ async def serve(
     try:
         store = MetadataStore(rootdir.metadata)
         try:
-            storage = _open_storage(rootdir, store)
+            storage = _open_storage(rootdir, store, direct_io=settings.direct_io)
             try:
                 stop = trio.Event() if stop is None else stop
                 server = _Server(settings, rootdir, store, storage, stop, on_shutdown or stop.set)
@@ -147,9 +150,9 @@ async def serve(
         rootdir.close()
 
 
-def _open_storage(rootdir: Rootdir, store: MetadataStore) -> ChunkStorage:
+def _open_storage(rootdir: Rootdir, store: MetadataStore, *, direct_io: bool) -> ChunkStorage:
     try:
-        return ChunkStorage(rootdir.chunks, store)
+        return ChunkStorage(rootdir.chunks, store, uses_direct_io=direct_io)
     except OSError as error:
         raise GkfsError(f"rootdir {rootdir.path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR) from None
 

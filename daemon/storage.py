@@ -14,33 +14,36 @@ and new writes wait for the cut, so that no byte removed by it comes back.
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from gkfs.daemon import keys
+from gkfs.daemon import direct_io, keys
 from gkfs.daemon.chunk_files import (
     cut_file,
     cut_files,
     digest_files,
-    file_name,
     make_folders,
     write_all,
     write_file,
 )
 from gkfs.daemon.guards import Blocked, Guard
+from gkfs.daemon.open_chunks import ChunkFile, OpenChunks
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
 from gkfs.limits import (
     CHUNK_INDEX_MAX,
     CHUNK_SIZE_BYTES,
+    INLINE_COLD_READ_MAX_BYTES,
     INLINE_CUT_CHUNKS,
     INLINE_IO_MAX_BYTES,
     IO_THREADS,
-    OPEN_CHUNKS_MAX,
     SCAN_PAGE_RECORDS,
+    SLOW_DISK_READ_S,
+    SLOW_DISK_SPELL_S,
     SPACE_CHECK_BYTES,
     SPACE_RESERVE_BYTES,
     SPACE_RESERVE_SHARE,
@@ -52,26 +55,14 @@ from gkfs.messages import Buffer
 _FID_MAX: Final = (1 << 64) - 1
 
 
-class _ChunkFile:
-    """An open chunk file. *users*: threads working on it, which keep it open."""
-
-    __slots__ = ("dropped", "fd", "size", "users")
-
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd = fd
-        self.size = size
-        self.users = 0
-        self.dropped = False
-
-
 class ChunkStorage:
     """The chunks of one daemon; *used_bytes* is the sum of their files' sizes."""
 
-    def __init__(self, folder: Path, store: MetadataStore) -> None:
+    def __init__(self, folder: Path, store: MetadataStore, *, uses_direct_io: bool = True) -> None:
         """Open the storage in *folder*, created when missing. Raises OSError."""
         self._folder = str(folder)
         self._store = store
-        self._open: dict[tuple[int, int], _ChunkFile] = {}  # least recently used first
+        self._files = OpenChunks(self._folder, store)
         self._threads = trio.CapacityLimiter(IO_THREADS)
         self._writes: dict[int, int] = {}  # fid -> writes in threads
         self._writes_done = trio.Event()  # replaced each time it is set
@@ -81,8 +72,12 @@ class ChunkStorage:
         self._unsynced_forgotten = False  # files not in it may have unsynced chunks, too
         self._unchecked_bytes = SPACE_CHECK_BYTES  # written since the free space was looked at
         self._reserve_bytes = 0  # kept from data
+        self._disk_slow_until_s = 0.0  # on perf_counter's clock; small reads that may wait for it use threads
         self.used_bytes = 0
         make_folders(folder)
+        direct = uses_direct_io and direct_io.works_in(folder)
+        self._write_large = direct_io.write_large if direct else write_all
+        self._read_large = direct_io.read_large if direct else os.pread
         self._reserve_bytes = min(SPACE_RESERVE_BYTES, self.space()[1] // SPACE_RESERVE_SHARE)
         self._count_bytes()
 
@@ -98,10 +93,11 @@ class ChunkStorage:
         if fid in self._cuts:
             raise Blocked(self._cuts[fid])
         self.check_space(len(data))
-        file = self._open_chunk(fid, chunk, create=True)
+        file = self._files.get(fid, chunk, create=True)
         assert file is not None
         self._note_unsynced(fid, chunk)
         if len(data) <= INLINE_IO_MAX_BYTES:
+            file.cached = True
             try:
                 write_all(file.fd, data, offset)
             finally:
@@ -115,12 +111,13 @@ class ChunkStorage:
         """Up to *length* bytes from *offset* within a chunk; less where the chunk ends. Raises OSError."""
         if not _exists(fid, chunk, offset) or not 0 <= length <= CHUNK_SIZE_BYTES - offset:
             raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot read {length} bytes at {offset}")
-        file = self._open_chunk(fid, chunk, create=False)
+        file = self._files.get(fid, chunk, create=False)
         if file is None or offset >= file.size:
             return b""
         length = min(length, file.size - offset)
         if length <= INLINE_IO_MAX_BYTES:
             buffer = bytearray(length)
+            file.cached = True
             try:
                 if os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT) == length:
                     return buffer
@@ -128,6 +125,8 @@ class ChunkStorage:
                 if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                     raise
             # Not all of it is in the page cache.
+            if length <= INLINE_COLD_READ_MAX_BYTES and time.perf_counter() >= self._disk_slow_until_s:
+                return self._read_from_disk(file, offset, length)
         file.users += 1
         return self._read_in_thread(file, offset, length)
 
@@ -144,14 +143,15 @@ class ChunkStorage:
         if len(data) > INLINE_IO_MAX_BYTES:
             return self._write_new_in_thread(fid, data)
         try:
-            write_file(self._path(fid, 0), data)
+            write_file(self._files.path(fid, 0), data, write_all)
         finally:
             self.add_found(fid, 0)
         return None
 
     async def _write_new_in_thread(self, fid: int, data: Buffer) -> None:
         try:
-            await trio.to_thread.run_sync(write_file, self._path(fid, 0), data, limiter=self._threads)
+            path = self._files.path(fid, 0)
+            await trio.to_thread.run_sync(write_file, path, data, self._write_large, limiter=self._threads)
         finally:
             self.add_found(fid, 0)
 
@@ -164,7 +164,7 @@ class ChunkStorage:
         for fid, chunk, length in items:
             if not _exists(fid, chunk, 0) or not 0 <= length <= CHUNK_SIZE_BYTES:
                 raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: no checksum of {length} bytes")
-        work = [(self._path(fid, chunk), length) for fid, chunk, length in items]
+        work = [(self._files.path(fid, chunk), length) for fid, chunk, length in items]
         return trio.to_thread.run_sync(digest_files, work, limiter=self._threads)
 
     async def sync(self, fid: int) -> None:
@@ -176,7 +176,7 @@ class ChunkStorage:
         if known is None:
             known = self._all_chunks(fid, 0)
         for chunk in sorted(known):
-            file = self._open_chunk(fid, chunk, create=False)
+            file = self._files.get(fid, chunk, create=False)
             if file is None:
                 continue
             file.users += 1
@@ -186,7 +186,7 @@ class ChunkStorage:
                 self._note_unsynced(fid, chunk)
                 raise
             finally:
-                self._release(file)
+                self._files.release(file)
 
     async def allocated(self, fid: int) -> int:
         """Bytes of the local disk that the chunks of *fid* take here, without holes. Raises OSError."""
@@ -194,7 +194,7 @@ class ChunkStorage:
         for page in self._store.pages(*keys.chunk_range(fid, 0), STAT_CHUNKS):
             for key, _ in page:
                 with contextlib.suppress(FileNotFoundError):
-                    total += os.stat(self._path(*keys.chunk_of_key(key))).st_blocks * 512
+                    total += os.stat(self._files.path(*keys.chunk_of_key(key))).st_blocks * 512
             await trio.lowlevel.checkpoint()
         return total
 
@@ -226,8 +226,8 @@ class ChunkStorage:
             if len(found) <= INLINE_CUT_CHUNKS:
                 # no await between here and the last removal: no write can come in between
                 for key, _ in found:
-                    self._drop_open(fid, keys.chunk_of_key(key)[1])
-                    self.used_bytes -= cut_file(self._path(*keys.chunk_of_key(key)), _kept(key, size))
+                    self._files.drop(fid, keys.chunk_of_key(key)[1])
+                    self.used_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), _kept(key, size))
                     self._forget(key, size)
                 return None
         self._cuts[fid] = Guard(f"chunks of file {fid:x} are being cut")
@@ -248,13 +248,13 @@ class ChunkStorage:
             self._cuts.pop(fid).lifted.set()
 
     async def _cut_page(self, page: list[bytes], size: int) -> None:
-        work = [(self._path(*keys.chunk_of_key(key)), _kept(key, size)) for key in page]
+        work = [(self._files.path(*keys.chunk_of_key(key)), _kept(key, size)) for key in page]
         for key in page:
-            self._drop_open(*keys.chunk_of_key(key))
+            self._files.drop(*keys.chunk_of_key(key))
         freed = await trio.to_thread.run_sync(cut_files, work, limiter=self._threads)
         self.used_bytes -= freed
         for key in page:
-            self._drop_open(*keys.chunk_of_key(key))  # a reader may have opened it again, with its old size
+            self._files.drop(*keys.chunk_of_key(key))  # a reader may have opened it again, with its old size
             self._forget(key, size)
         self._store.commit()
 
@@ -278,56 +278,22 @@ class ChunkStorage:
     def add_found(self, fid: int, chunk: int) -> None:
         """Count a file that was not made by `write`, whatever there is of it."""
         with contextlib.suppress(FileNotFoundError):
-            self.used_bytes += os.stat(self._path(fid, chunk)).st_size
+            self.used_bytes += os.stat(self._files.path(fid, chunk)).st_size
 
     def close(self) -> None:
         """Close all files; no thread may be working."""
-        for file in self._open.values():
-            os.close(file.fd)
-        self._open.clear()
+        self._files.close()
 
-    # --- open files
+    # --- in threads
 
-    def _path(self, fid: int, chunk: int) -> str:
-        return f"{self._folder}/{file_name(fid, chunk)}"
-
-    def _open_chunk(self, fid: int, chunk: int, *, create: bool) -> _ChunkFile | None:
-        name = (fid, chunk)
-        file = self._open.pop(name, None)
-        if file is None:
-            try:
-                fd = os.open(self._path(fid, chunk), os.O_RDWR | os.O_CLOEXEC)
-                file = _ChunkFile(fd, os.fstat(fd).st_size)
-            except FileNotFoundError:
-                if not create:
-                    return None
-                self._store.put_now(keys.chunk(fid, chunk), b"")
-                file = _ChunkFile(os.open(self._path(fid, chunk), os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600), 0)
-            if len(self._open) >= OPEN_CHUNKS_MAX:
-                self._drop_open(*next(iter(self._open)))
-        self._open[name] = file
-        return file
-
-    def _drop_open(self, fid: int, chunk: int) -> None:
-        file = self._open.pop((fid, chunk), None)
-        if file is None:
-            return
-        file.dropped = True
-        if not file.users:
-            os.close(file.fd)
-
-    def _release(self, file: _ChunkFile) -> None:
-        file.users -= 1
-        if file.dropped and not file.users:
-            os.close(file.fd)
-
-    async def _write_in_thread(self, file: _ChunkFile, fid: int, offset: int, data: Buffer) -> int:
+    async def _write_in_thread(self, file: ChunkFile, fid: int, offset: int, data: Buffer) -> int:
         # Not abandoned on cancellation: the thread works on the descriptor and the buffer.
         try:
-            await trio.to_thread.run_sync(write_all, file.fd, data, offset, limiter=self._threads)
+            await trio.to_thread.run_sync(self._write_large, file.fd, data, offset, limiter=self._threads)
+            file.cached = False
         finally:
             self._note_size(file, offset, len(data))
-            self._release(file)
+            self._files.release(file)
             self._writes[fid] -= 1
             if not self._writes[fid]:
                 del self._writes[fid]
@@ -335,15 +301,26 @@ class ChunkStorage:
                 self._writes_done = trio.Event()
         return len(data)
 
-    async def _read_in_thread(self, file: _ChunkFile, offset: int, length: int) -> Buffer:
+    async def _read_in_thread(self, file: ChunkFile, offset: int, length: int) -> Buffer:
+        read = os.pread if file.cached else self._read_large
+        file.cached = True
         try:
-            return await trio.to_thread.run_sync(os.pread, file.fd, length, offset, limiter=self._threads)
+            return await trio.to_thread.run_sync(read, file.fd, length, offset, limiter=self._threads)
         finally:
-            self._release(file)
+            self._files.release(file)
+
+    def _read_from_disk(self, file: ChunkFile, offset: int, length: int) -> Buffer:
+        # A thread would take longer than an SSD does, and five times the processor's time.
+        started_s = time.perf_counter()
+        data = os.pread(file.fd, length, offset)
+        ended_s = time.perf_counter()
+        if ended_s - started_s > SLOW_DISK_READ_S:
+            self._disk_slow_until_s = ended_s + SLOW_DISK_SPELL_S
+        return data
 
     # --- accounts
 
-    def _note_size(self, file: _ChunkFile, offset: int, length: int) -> None:
+    def _note_size(self, file: ChunkFile, offset: int, length: int) -> None:
         # Also after a failed write, which may have written a part.
         if offset + length > file.size:
             size = os.fstat(file.fd).st_size
@@ -376,11 +353,11 @@ class ChunkStorage:
             self._unsynced_forgotten = True  # an earlier run may have left them so
             for key, value in page:
                 with contextlib.suppress(FileNotFoundError):
-                    self.used_bytes += os.stat(self._path(*keys.chunk_of_key(key))).st_size
+                    self.used_bytes += os.stat(self._files.path(*keys.chunk_of_key(key))).st_size
                 if value == keys.UNCLAIMED:
                     unclaimed.append(key)
         for key in unclaimed:
-            self.used_bytes -= cut_file(self._path(*keys.chunk_of_key(key)), 0)
+            self.used_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), 0)
             self._store.delete(key)
         self._store.commit()
 

@@ -64,6 +64,7 @@ class Setting(NamedTuple):
 
 CONFIG_VARIABLE: Final = "GKFS_CONFIG"
 DEBUG_VARIABLE: Final = "GKFS_DEBUG"
+DIRECT_IO_VARIABLE: Final = "GKFS_DIRECT_IO"  # 0: daemons do all I/O through the page cache
 MERGE_VARIABLE: Final = "GKFS_MERGE"  # 0: each request is sent, executed and answered by itself, to be measured
 
 _SERVING: Final = ("run", "start", "mount", "daemon")
@@ -200,6 +201,11 @@ VERBS: Final = tuple(sorted({verb for setting in SETTINGS for verb in setting.ve
 def merges(environ: Mapping[str, str]) -> bool:
     """Whether requests that wait for one daemon leave, are executed and are answered together."""
     return environ.get(MERGE_VARIABLE) != "0"
+
+
+def does_direct_io(environ: Mapping[str, str]) -> bool:
+    """Whether daemons move large pieces of chunks past the page cache."""
+    return environ.get(DIRECT_IO_VARIABLE) != "0"
 
 
 def settings_of(verb: str) -> list[Setting]:

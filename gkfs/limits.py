@@ -92,6 +92,10 @@ OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
 # Larger chunk I/O runs in a thread, metadata goes on meanwhile. A cached read-ahead request, 128 KiB, costs a
 # fifth of what the thread would.
 INLINE_IO_MAX_BYTES: Final = 128 << 10
+INLINE_COLD_READ_MAX_BYTES: Final = 16 << 10  # what is not cached; a thread costs more than an SSD takes for it
+SLOW_DISK_READ_S: Final = 0.002  # once such a read has taken so long, the next ones use threads
+SLOW_DISK_SPELL_S: Final = 1.0  # for so long
+DIRECT_IO_MIN_BYTES: Final = 256 << 10  # larger pieces of chunks go past the page cache
 IO_THREADS: Final = 8
 BOOT_EPOCH_MAX: Final = (1 << 16) - 1  # 16 bits of a fid: starts of one daemon
 SCAN_PAGE_RECORDS: Final = 1000  # a walk over records takes so many, then lets others run

@@ -76,9 +76,8 @@ def settings(
     if advertise is None and tcp_address(listen)[0] in _WILDCARDS:
         advertise = socket.gethostname()  # "all my addresses" is none that others could call
     folder = rootdirs.daemon_folder(rootdir, index)
-    return DaemonSettings(
-        folder, hostfile, index, listen, advertise, until_killed, merge=config.merges(os.environ)
-    )
+    merge, direct_io = config.merges(os.environ), config.does_direct_io(os.environ)
+    return DaemonSettings(folder, hostfile, index, listen, advertise, until_killed, merge, direct_io)
 
 
 def set_up_logging(file: Path | None = None) -> None:

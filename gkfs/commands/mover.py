@@ -58,9 +58,9 @@ def _begin(member: Member, order: Message) -> None:
 
 
 def _move(member: Member, order: Message) -> None:
+    from gkfs.buffers import keep_large_buffers
     from gkfs.client import bulk  # imports trio and pyfuse3
     from gkfs.client.bulk import Bulk
-    from gkfs.client.mount import keep_large_buffers
     from gkfs.client.pump import Gate
     from gkfs.client.stage import Plan, Stage
     from gkfs.client.stage_in import StageIn

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gkfs import container, metadentry, paths
+from gkfs.buffers import keep_large_buffers
 from gkfs.client import bulk as bulk_client
 from gkfs.client.bulk import Bulk
-from gkfs.client.mount import keep_large_buffers
 from gkfs.client.orders import Orders
 from gkfs.client.packing import Packer, Share
 from gkfs.client.scan import Attributes

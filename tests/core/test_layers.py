@@ -13,6 +13,7 @@ LAYERS: dict[str, int] = {
     "gkfs.paths": 1,
     "gkfs.chunks": 1,
     "gkfs.hashing": 1,
+    "gkfs.buffers": 0,
     "gkfs.metadentry": 1,
     "gkfs.hostfile": 1,
     "gkfs.tally": 1,
