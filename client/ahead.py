@@ -35,10 +35,10 @@ class Block:
 class Ahead:
     """What was read ahead for one handle."""
 
-    __slots__ = ("blocks", "changes", "next_offset", "streak")
+    __slots__ = ("blocks", "known", "next_offset", "streak")
 
     def __init__(self) -> None:
         self.blocks: dict[int, Block] = {}  # by chunk
-        self.changes = 0  # of the file when they were read
+        self.known = (0, 0)  # changes of the file here, and its version, when they were read
         self.next_offset = 0  # where a sequential read goes on
         self.streak = 0  # sequential reads so far

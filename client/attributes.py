@@ -16,8 +16,9 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
 
     The kernel must not cache the name (entry_timeout 0): another node may change it at any time. Only a lookup
     of a directory knows better.
-    *timeout_s*: how long the kernel may use the attributes without asking. Of a directory under a lease it may for
-    up to `DIRECTORY_ATTR_TIMEOUT_S`, as it checks them at each step of a path; after that its times may be wrong.
+    *timeout_s*: how long the kernel may use the attributes without asking, if there is no lease. Of a directory
+    under one it may for up to `DIRECTORY_ATTR_TIMEOUT_S`, as it checks them at each step of a path; after that its
+    times may be wrong.
     """
     if inode is not None and inode.dirty:
         mtime_ns = max(entry.mtime_ns, inode.dirty_mtime_ns)
@@ -28,8 +29,11 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     result.st_ino = entry.fid
     result.entry_timeout = 0
     result.attr_timeout = timeout_s
-    if inode is not None and entry.is_directory:
-        result.attr_timeout = max(timeout_s, min(inode.lease_left_s(), DIRECTORY_ATTR_TIMEOUT_S))
+    if inode is not None and inode.lease_until_s:
+        left_s = inode.lease_left_s()
+        result.attr_timeout = max(
+            timeout_s, min(left_s, DIRECTORY_ATTR_TIMEOUT_S) if entry.is_directory else left_s
+        )
     result.st_mode = entry.mode
     is_there = entry.is_directory and (inode is None or not inode.removed)
     result.st_nlink = max(2, shown_links(entry)) if is_there else entry.nlink

@@ -1,6 +1,7 @@
 """What all parts of the client share: the daemons, the inode table, and calls about one record."""
 
 import errno
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -13,7 +14,7 @@ from gkfs.errors import os_error
 from gkfs.limits import MOVES_FOLLOWED
 from gkfs.messages import RecordReply, StatRequest, WhereRequest
 from gkfs.metadentry import PLACEMENT_HASHED, Metadentry
-from gkfs.operations import STAT, WHERE, Operation, Q, R
+from gkfs.operations import LEASE, STAT, WHERE, Operation, Q, R
 from gkfs.paths import inode_address, is_address
 
 # Of a directory: "local" keeps the data of large files made in it on the node that makes them.
@@ -99,6 +100,15 @@ class Context:
     async def stat(self, inode: Inode) -> Metadentry:
         """The record of a file, as it is now."""
         return await self.refresh(inode, STAT, lambda path: StatRequest(path, inode.fid))
+
+    async def lease(self, inode: Inode) -> Metadentry:
+        """As `stat`; no other node changes it for a while, unless one has lately. *inode* is open here."""
+        sent_s = time.monotonic()
+        reply = await self.about(inode, LEASE, lambda path: StatRequest(path, inode.fid))
+        inode.learn(metadentry.decode(reply.record))
+        inode.lease(sent_s, granted=reply.leased)
+        self.inodes.keep_data(inode)
+        return inode.entry
 
     async def refresh(
         self, inode: Inode, operation: Operation[Q, RecordReply], make: Callable[[bytes], Q]

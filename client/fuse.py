@@ -102,7 +102,8 @@ class GkfsOperations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         inode = await self._names.lookup(self._inodes[parent_inode], name)
         answer = self._attributes(inode)
-        answer.entry_timeout = inode.lease_left_s()
+        if inode.entry.is_directory:
+            answer.entry_timeout = inode.lease_left_s()
         if not inode.is_sparse:  # whose space GETATTR finds out
             answer.attr_timeout = max(answer.attr_timeout, LOOKUP_ATTR_TIMEOUT_S)
         return answer

@@ -15,8 +15,8 @@ from gkfs import metadentry, paths
 from gkfs.limits import (
     DATA_KEPT_FILES,
     DIRECTORY_ATTR_TIMEOUT_S,
-    DIRECTORY_LEASE_MARGIN_S,
-    DIRECTORY_LEASE_S,
+    LEASE_MARGIN_S,
+    LEASE_S,
     LISTED_TIMEOUT_S,
 )
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
@@ -66,6 +66,7 @@ class Inode:
         "removed",
         "touched_s",
         "unsynced",
+        "was_read",
     )
 
     def __init__(self, fid: int, parent: "Inode | None", name: bytes) -> None:
@@ -96,7 +97,8 @@ class Inode:
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.recent_until_s = 0.0  # of a directory: its record is as good as new before
         self.touched_s = 0.0  # and its entries changed then, on the monotonic clock
-        self.lease_until_s = 0.0  # of a directory: nobody else renames, removes or chmods it before
+        self.lease_until_s = 0.0  # nobody else changes it before; of a directory but for what is in it
+        self.was_read = False  # since the record was asked for with a lease
         self.listed_until_s = 0.0  # the kernel may use attributes of *listed_version* that came with a listing
         self.listed_version = 0
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
@@ -164,12 +166,12 @@ class Inode:
 
     def lease(self, sent_s: float, *, granted: bool) -> None:
         """Note what a lookup said that was sent at *sent_s*, on the monotonic clock."""
-        self.lease_until_s = sent_s + DIRECTORY_LEASE_S - DIRECTORY_LEASE_MARGIN_S if granted else 0.0
+        self.lease_until_s = sent_s + LEASE_S - LEASE_MARGIN_S if granted else 0.0
         # What came in answer to an earlier question may lack what happened here since.
         self.recent_until_s = sent_s + DIRECTORY_ATTR_TIMEOUT_S if granted and sent_s > self.touched_s else 0.0
 
     def lease_left_s(self) -> float:
-        """For how long a directory stays what it is."""
+        """For how long it stays what it is."""
         return max(0.0, self.lease_until_s - time.monotonic()) if self.lease_until_s else 0.0
 
     def is_recent(self) -> bool:

@@ -139,7 +139,12 @@ class Namespace:
             return inode.entry
         if inode.entry.is_directory:
             return inode.entry if inode.is_recent() else await self._stat_directory(inode)
+        if inode.lease_left_s():
+            return inode.entry
         self._touches.send(self._inodes.path(inode))
+        if inode.was_read and inode.opens:  # the kernel asks before it reads on
+            inode.was_read = False
+            return await self._context.lease(inode)
         return await self._context.stat(inode)
 
     async def _stat_directory(self, inode: Inode) -> Metadentry:

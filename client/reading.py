@@ -30,6 +30,7 @@ class Reader:
         *ahead*: all that was written here is confirmed, so that more may be read than was asked for.
         """
         inode = handle.inode
+        inode.was_read = True
         if handle.direct and (inode.entry.is_inline or offset + length > inode.size) and not inode.gone:
             # Others may have changed it since; a cached handle is cut by the kernel, which asked.
             await self._context.stat(inode)
@@ -68,9 +69,10 @@ class Reader:
     async def _read_ahead(self, handle: FileHandle, offset: int, length: int) -> Buffer:
         inode, ahead = handle.inode, handle.ahead
         now_s = time.monotonic()
-        if ahead.changes != inode.data_changes:
+        known = inode.data_changes, inode.entry.version
+        if ahead.known != known:
             ahead.blocks.clear()
-            ahead.changes = inode.data_changes
+            ahead.known = known
         ahead.next_offset = max(ahead.next_offset, offset + length)
         pieces = list(chunks.pieces(offset, length))
         blocks = [self._block(inode, ahead, piece.chunk, piece.offset + piece.length, now_s) for piece in pieces]

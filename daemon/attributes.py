@@ -39,10 +39,13 @@ class Attributes:
         found, entry = self._records.for_change(request.path, request.fid)
         if entry.is_directory:
             self._leases.check_change(request.path, session.client_id)
+        else:
+            self._leases.check_file(request.path, session.client_id)
         return RecordReply(self._records.replace(found, with_attributes(entry, request)))
 
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
         found, entry = self._records.for_data(request.path, request.fid)
+        self._leases.check_file(request.path, session.client_id)
         size = request.size
         if size > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {size} bytes")
@@ -60,6 +63,7 @@ class Attributes:
             raise os_error(
                 errno.EFBIG, f"{paths.printable(request.path)}: {request.length} bytes more than {entry.size}"
             )
+        self._leases.check_file(request.path, session.client_id)
         offset = entry.size
         entry = with_written(self._inline_data.moved_out(entry), offset + request.length, request.mtime_ns)
         return ReserveReply(offset, self._records.replace(found, entry))
@@ -81,8 +85,10 @@ class Attributes:
 
     def setxattr(self, session: Session, request: SetxattrRequest) -> RecordReply:
         found, entry = self._records.for_change(request.path, request.fid)
+        self._leases.check_file(request.path, session.client_id)
         return RecordReply(self._records.replace(found, with_xattr(entry, request)))
 
     def removexattr(self, session: Session, request: RemovexattrRequest) -> RecordReply:
         found, entry = self._records.for_change(request.path, request.fid)
+        self._leases.check_file(request.path, session.client_id)
         return RecordReply(self._records.replace(found, without_xattr(entry, request)))

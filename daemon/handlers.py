@@ -38,6 +38,7 @@ from gkfs.operations import (
     EXTEND,
     FORGET_INTENT,
     HOLD,
+    LEASE,
     LINK,
     LOOKUP,
     OUTGROW,
@@ -94,12 +95,12 @@ class Handlers:
         fids = Fids(own_index, identity.boot_epoch)
         self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, nursery)
         self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)
-        self._links = Links(store, records, guards, distributor, peers, self._opens, sessions, nursery)
+        self._links = Links(store, records, guards, distributor, peers, self._opens, sessions, leases, nursery)
         self._namespace = Namespace(store, records, guards, moves, parents, self._opens, self._links, fids, leases)
-        self._inline_data = InlineData(own_index, identity.daemon_count, records, storage)
+        self._inline_data = InlineData(own_index, identity.daemon_count, records, leases, storage)
         self._attributes = Attributes(records, leases, self._inline_data)
         self._truncation = Truncation(
-            store, records, guards, distributor, peers, self._reclaimer, self._inline_data
+            store, records, guards, distributor, peers, self._reclaimer, self._inline_data, leases
         )
         self._chunks = Chunks(storage)
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
@@ -117,6 +118,7 @@ class Handlers:
         serve(CHECKSUM, self._bulk.checksum)
         serve(LOOKUP, self._namespace.lookup)
         serve(STAT, self._namespace.stat)
+        serve(LEASE, self._namespace.lease)
         serve(CREATE, self._namespace.create)
         serve(UNLINK, self._namespace.unlink)
         serve(READDIR, self._namespace.readdir)

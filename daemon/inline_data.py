@@ -9,6 +9,7 @@ import errno
 
 from gkfs import metadentry, paths
 from gkfs.changes import with_written
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.records import Found, Records
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
@@ -21,10 +22,13 @@ from gkfs.metadentry import FLAG_INLINE, Metadentry
 class InlineData:
     """The handlers, all synchronous and thus atomic, and what other changes of such files need."""
 
-    def __init__(self, own_index: int, daemon_count: int, records: Records, storage: ChunkStorage) -> None:
+    def __init__(
+        self, own_index: int, daemon_count: int, records: Records, leases: Leases, storage: ChunkStorage
+    ) -> None:
         self._daemon_count = daemon_count
         self._head = metadentry.head_on(own_index)
         self._records = records
+        self._leases = leases
         self._storage = storage
 
     def write(self, session: Session, request: WriteInlineRequest) -> WriteInlineReply:
@@ -35,6 +39,7 @@ class InlineData:
             raise os_error(errno.EFBIG, f"{paths.printable(request.path)}: {len(data)} bytes at {offset}")
         if not entry.is_inline or end > INLINE_DATA_MAX_BYTES:
             return WriteInlineReply(found.record, False)
+        self._leases.check_file(request.path, session.client_id)
         self._storage.check_space(len(data))
         old = entry.data.ljust(offset, b"\0")
         data = b"".join((old[:offset], data, old[end:]))

@@ -1,10 +1,11 @@
-"""Leases: for how long a client may take it that a path is still the same directory, with the same attributes.
+"""Leases: for how long a client may take it that a path is still the same, with the same attributes.
 
-Programs walk the same directories again and again. A client that looked one up may let its kernel use that for
-`DIRECTORY_LEASE_S`, counted from before its request left. Who wants to remove, rename or chmod the directory
-meanwhile waits until no other client has a lease, and no new one is given until it is done: so a change still
-shows at once everywhere. (That entries come and go changes a directory's times, and waits for nobody.) Nobody is
-told and nothing is given back: a lease only runs out, whatever becomes of its holder.
+Programs walk the same directories again and again, and the kernel asks for a file's attributes before each read.
+A client that looked a directory up, or that reads an open file, may let its kernel use what it knows for
+`LEASE_S`, counted from before its request left. Who wants to change it meanwhile waits until no other client has a
+lease, and no new one is given until it is done: so a change still shows at once everywhere. (That entries come and
+go changes a directory's times, and waits for nobody.) Nobody is told and nothing is given back: a lease only runs
+out, whatever becomes of its holder. A file that one node changes and another reads is not leased for some time.
 
 In memory: a daemon that starts again waits as if every path were leased.
 """
@@ -14,7 +15,7 @@ from typing import Final
 import trio
 
 from gkfs.daemon.guards import Blocked, Guard
-from gkfs.limits import DIRECTORY_LEASE_S, LEASES_MAX
+from gkfs.limits import FILE_CALM_S, LEASE_S, LEASES_MAX
 from gkfs.paths import printable
 
 # After a wait is over, for who waited to run again before anyone gets a new lease.
@@ -22,13 +23,13 @@ _PRIORITY_S: Final = 0.2
 
 
 class Leases:
-    """The leases of the directories whose records are here."""
+    """The leases of the directories and files whose records are here."""
 
     def __init__(self, nursery: trio.Nursery, *, restarted: bool) -> None:
         self._nursery = nursery
         self._held: dict[bytes, dict[bytes, float]] = {}  # path -> client id -> end, on trio's clock
         self._refused: dict[bytes, float] = {}  # path -> until when none is given
-        self._all_until_s = trio.current_time() + DIRECTORY_LEASE_S if restarted else 0.0
+        self._all_until_s = trio.current_time() + LEASE_S if restarted else 0.0
 
     def grant(self, path: bytes, client_id: bytes) -> bool:
         """Lease *path* to a client, unless somebody waits to change it."""
@@ -40,29 +41,39 @@ class Leases:
             if len(self._held) >= LEASES_MAX and not self._drop_ended(now_s):
                 return False
             holders = self._held[path] = {}
-        holders[client_id] = now_s + DIRECTORY_LEASE_S
+        holders[client_id] = now_s + LEASE_S
         return True
 
     def moved(self, path: bytes, client_id: bytes) -> None:
         """*client_id* has given a directory this path: its kernel may still use what it knew of the old name."""
         self.grant(path, client_id)
 
-    def check_change(self, path: bytes, client_id: bytes) -> None:
-        """Raise Blocked while a client other than *client_id* may take *path* for what it is now."""
+    def check_file(self, path: bytes, client_id: bytes) -> None:
+        """As `check_change`, of a file, which then is not leased for `FILE_CALM_S`."""
+        if path in self._held or self._all_until_s:
+            self.check_change(path, client_id, calm_s=FILE_CALM_S)
+
+    def check_change(self, path: bytes, client_id: bytes, *, calm_s: float = _PRIORITY_S) -> None:
+        """Raise Blocked while a client other than *client_id* may take *path* for what it is now.
+
+        No lease of it is given for *calm_s* after that.
+        """
         now_s = trio.current_time()
         holders = self._held.get(path, {})
         end_s = max((end_s for holder, end_s in holders.items() if holder != client_id), default=0.0)
         end_s = max(end_s, self._all_until_s)
         if end_s <= now_s:
+            self._all_until_s = 0.0
             # What is left is *client_id*'s own lease, which others wait for.
             if max(holders.values(), default=0.0) <= now_s:
                 self._held.pop(path, None)
-            self._refused.pop(path, None)
+            if calm_s == _PRIORITY_S:
+                self._refused.pop(path, None)
             return
         for waited in [waited for waited, until_s in self._refused.items() if until_s < now_s]:
             del self._refused[waited]
-        self._refused[path] = end_s + _PRIORITY_S
-        guard = Guard(f"directory {printable(path)} was looked up by other nodes a moment ago")
+        self._refused[path] = end_s + calm_s
+        guard = Guard(f"{printable(path)} was looked at by other nodes a moment ago")
         self._nursery.start_soon(_lift_at, end_s, guard)
         raise Blocked(guard)
 

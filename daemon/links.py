@@ -28,6 +28,7 @@ from gkfs.daemon import intents, keys
 from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Blocked, Guard, Guards
 from gkfs.daemon.intents import Intent
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.opens import Opens
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.records import Records
@@ -71,10 +72,12 @@ class Links:
         peers: Peers,
         opens: Opens,
         sessions: Sessions,
+        leases: Leases,
         nursery: trio.Nursery,
     ) -> None:
         self._store = store
         self._records = records
+        self._leases = leases
         self._guards = guards
         self._distributor = distributor
         self._peers = peers
@@ -99,6 +102,7 @@ class Links:
         if entry.is_link:
             return Empty()
         self._guards.check_fid(fid)
+        self._leases.check_file(path, session.client_id)
         self._guards.hold_path(path, "is getting a second name")
         return self._detach(Intent(intents.new_name(), _DETACH, _BEGUN, [path]))
 

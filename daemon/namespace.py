@@ -111,6 +111,12 @@ class Namespace:
     def stat(self, session: Session, request: StatRequest) -> RecordReply:
         return RecordReply(self._records.find(request.path, request.fid).record)
 
+    def lease(self, session: Session, request: StatRequest) -> LookupReply:
+        path = request.path
+        found = self._records.find(path, request.fid)
+        may_lease = not paths.is_address(path) and not self._guards.is_held(path)
+        return LookupReply(found.record, may_lease and self._leases.grant(path, session.client_id))
+
     def where(self, session: Session, request: WhereRequest) -> WhereReply:
         path, fid = request
         if not paths.is_address(path):
@@ -192,6 +198,7 @@ class Namespace:
             raise os_error(errno.EISDIR, paths.printable(path))
         if entry.is_link:
             return self._links.unlink(session.client_id, session.seq, request)
+        self._leases.check_file(path, session.client_id)
         self._store.delete(paths.key(path))
         self._store.count_entry(entry.mode, -1)
         kept = self._opens.discard(session.client_id, entry, request.open_fid, request.now_ns)

@@ -98,6 +98,8 @@ class Renaming:
             raise os_error(number, names)
         if entry.is_directory:
             self._leases.check_change(source, session.client_id)
+        else:
+            self._leases.check_file(source, session.client_id)
         if not entry.is_link:
             entry = entry.changed(ctime_ns=request.now_ns)
         return Plan(

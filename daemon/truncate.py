@@ -15,6 +15,7 @@ from gkfs import paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.inline_data import InlineData
+from gkfs.daemon.leases import Leases
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.reclaim import Cut, Reclaimer, truncation
 from gkfs.daemon.records import Records
@@ -54,9 +55,11 @@ class Truncation:
         peers: Peers,
         reclaimer: Reclaimer,
         inline_data: InlineData,
+        leases: Leases,
     ) -> None:
         self._store = store
         self._inline_data = inline_data
+        self._leases = leases
         self._records = records
         self._guards = guards
         self._distributor = distributor
@@ -73,6 +76,7 @@ class Truncation:
         if max(request.size, request.known_size) > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"{name}: {request.size} bytes")
         self._guards.check_fid(entry.fid)
+        self._leases.check_file(request.path, session.client_id)
         if entry.is_inline and request.size <= INLINE_DATA_MAX_BYTES:
             return self._inline_data.resized(found, entry, request.size, request.now_ns)
         entry = self._inline_data.moved_out(entry)

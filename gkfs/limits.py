@@ -52,9 +52,9 @@ RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 1.0
 START_TIMEOUT_S: Final = 30.0  # `gkfs start` and `gkfs mount` are ready by then or fail with the reason
 STOP_TIMEOUT_S: Final = 20.0
-DIRECTORY_LEASE_S: Final = 0.2  # changing a directory that others just used waits at most this long
+LEASE_S: Final = 0.2  # changing a directory that others just used, or a file they read, waits at most this long
 # The kernel starts to count when the program that asked runs again; on a busy node that takes a while.
-DIRECTORY_LEASE_MARGIN_S: Final = 0.1
+LEASE_MARGIN_S: Final = 0.1
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
 # What a lookup says serves the rest of the system call, as open(2) or stat(2), and what follows at once. The
 # kernel counts in ticks of 1 to 4 ms and rounds up.
@@ -87,7 +87,8 @@ SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
 SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more
 
 # --- daemon
-LEASES_MAX: Final = 100_000  # directories leased at once, some 300 bytes each
+LEASES_MAX: Final = 100_000  # paths leased at once, some 300 bytes each
+FILE_CALM_S: Final = 10.0  # a file that one node changed while another read it is not leased for so long
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
 # Larger chunk I/O runs in a thread, metadata goes on meanwhile. A cached read-ahead request, 128 KiB, costs a
 # fifth of what the thread would.

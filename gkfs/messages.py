@@ -110,7 +110,7 @@ class LookupRequest(NamedTuple):
 
 
 class LookupReply(NamedTuple):
-    """*leased*: a directory stays this one for `DIRECTORY_LEASE_S` from when the request was sent."""
+    """*leased*: it stays as it is for `LEASE_S` from when the request was sent (see `gkfs.daemon.leases`)."""
 
     record: bytes
     leased: bool

@@ -148,6 +148,7 @@ WRITE_INLINE = Operation(
     bulk_request=True,
     by_inode=True,
 )
+LEASE = Operation(39, "lease", StatRequest, LookupReply, _RECORD, idempotent=True, by_inode=True)
 OUTGROW = Operation(38, "outgrow", OutgrowRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
 SYNC_METADATA = Operation(22, "sync_metadata", SyncMetadataRequest, Empty, idempotent=True)
 
