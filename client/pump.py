@@ -25,7 +25,8 @@ import pyfuse3
 import trio
 
 from gkfs.client.beside import Beside
-from gkfs.limits import SPIN_S, SPINS_IN_VAIN, SPINS_LEFT_OUT
+from gkfs.limits import SPIN_S
+from gkfs.spin import Spinner
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +144,7 @@ class Pump:
         self._new_worker: Callable[[], Worker]
         self._waiting_in_trio = False
         self._beside: Beside | None = None
-        self._spins_in_vain = 0  # the latest, without one that paid between them
-        self._spins_left_out = 0  # so many more
+        self._spinner = Spinner(SPIN_S)
 
     # --- sources of events
 
@@ -251,19 +251,10 @@ class Pump:
         """Events that come within `SPIN_S`; none if those of late did not, or if trio has something to do."""
         if beside.runnable:
             return []
-        if self._spins_left_out:
-            self._spins_left_out -= 1
-            return []
-        end_s = time.perf_counter() + SPIN_S
-        while time.perf_counter() < end_s:
-            events = self._epoll.poll(0)
-            if events:
-                self._spins_in_vain = 0
-                return events
-        self._spins_in_vain += 1
-        if self._spins_in_vain >= SPINS_IN_VAIN:
-            self._spins_left_out = SPINS_LEFT_OUT
-        return []
+        return self._spinner.look(self._look)
+
+    def _look(self) -> list[tuple[int, int]]:
+        return self._epoll.poll(0)
 
     def _run_ready(self) -> None:
         while self._ready:

@@ -8,9 +8,11 @@ HELLO; only then does it get a receive buffer.
 import contextlib
 import errno
 import logging
+import select
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -29,6 +31,7 @@ from gkfs.limits import (
 )
 from gkfs.messages import Buffer, HelloReply, HelloRequest
 from gkfs.operations import HELLO
+from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
 
@@ -69,10 +72,13 @@ class Connection:
         dispatcher: Dispatcher,
         nursery: trio.Nursery,
         *,
+        spinner: Spinner,
         merge: bool = True,
     ) -> None:
-        """*nursery* is for tasks that end by themselves once the connection is closed."""
+        """*spinner* is all connections'. *nursery*: tasks that end by themselves once it is closed."""
         self._merge = merge
+        self._spinner = spinner
+        self._is_alone = False  # the last requests that came in here were preceded by others of this connection
         self._socket = accepted
         self._nursery = nursery
         self._peer = peer
@@ -126,7 +132,13 @@ class Connection:
             self._execute(messages)
         await self._read(decoder)
 
+    def _poller(self) -> "select.poll":
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        return poller
+
     def _execute(self, messages: list[wire.Message]) -> None:
+        self._is_alone, self._spinner.client = self._spinner.client is self, self
         if self._merge:
             self._dispatcher.execute(self, messages)
         else:
@@ -134,12 +146,14 @@ class Connection:
                 self._dispatcher.execute(self, [message])
 
     async def _read(self, decoder: wire.Decoder) -> None:
-        recv_into, outbox = self._socket.recv_into, self._outbox
+        recv_into, outbox, look = self._socket.recv_into, self._outbox, partial(self._poller().poll, 0)
         spell_end_s = time.perf_counter() + BUSY_SPELL_S
         while not outbox.broken:
             try:
                 count = recv_into(decoder.buffer())
             except BlockingIOError:
+                if self._is_alone and self._spinner.look(look):
+                    continue
                 await trio.lowlevel.wait_readable(self._socket.fileno())
                 spell_end_s = time.perf_counter() + BUSY_SPELL_S
                 continue

@@ -37,8 +37,9 @@ from gkfs.daemon.usage import Usage
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress, Hostfile
-from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, RECONNECT_MAX_S
+from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
 from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
+from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
 
@@ -182,6 +183,7 @@ class _Server:
         self._sessions = Sessions(store)
         self._own_session = Session(os.urandom(16), "peer")
         self._connections: set[Connection] = set()
+        self._spinner = Spinner(DAEMON_SPIN_S)
 
     async def run(self, known: Hostfile, task_status: trio.TaskStatus[Serving]) -> None:
         listeners: list[socket.socket] = []
@@ -317,7 +319,7 @@ class _Server:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             name = f"{peer[0]}:{peer[1]}" if is_tcp else "Unix socket"
             parts = (self._identity, self._sessions, self._dispatcher, nursery)
-            connection = Connection(accepted, name, *parts, merge=self._settings.merge)
+            connection = Connection(accepted, name, *parts, spinner=self._spinner, merge=self._settings.merge)
             nursery.start_soon(self._serve_connection, connection)
             await trio.lowlevel.checkpoint()
 

@@ -2,7 +2,6 @@
 
 import os
 import select
-import time
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from gkfs.client import beside
 from gkfs.client import pump as pump_module
 from gkfs.client.beside import Beside
 from gkfs.client.pump import Gate, Pump
-from gkfs.limits import SPINS_IN_VAIN, SPINS_LEFT_OUT
 
 
 @pytest.fixture
@@ -181,36 +179,3 @@ def test_without_trios_insides_the_pump_works_too(pump: Pump, monkeypatch: pytes
         return outcome
 
     assert trio.run(main) == "done"
-
-
-def test_spinning_is_left_out_while_it_does_not_pay(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump_module, "SPIN_S", 0.001)
-    reader, writer = os.pipe()
-    pump.register(reader, lambda events: None)
-
-    def spin(idle: Beside) -> tuple[bool, bool]:
-        """Whether it found an event, and whether it looked at all."""
-        begun_s = time.perf_counter()
-        found = bool(pump._spin(idle))
-        return found, found or time.perf_counter() - begun_s >= 0.001
-
-    async def main() -> None:
-        idle = Beside(pump._epoll)
-        in_vain = [spin(idle) for _ in range(SPINS_IN_VAIN)]
-        assert in_vain == [(False, True)] * SPINS_IN_VAIN
-        for _ in range(2):
-            left_out = [spin(idle) for _ in range(SPINS_LEFT_OUT)]
-            assert left_out == [(False, False)] * SPINS_LEFT_OUT
-            assert spin(idle) == (False, True)  # tried once more
-        for _ in range(SPINS_LEFT_OUT):
-            spin(idle)
-        os.write(writer, b"x")
-        assert spin(idle) == (True, True)
-        assert spin(idle) == (True, True)  # it pays again
-        idle.close()
-
-    trio.run(main)
-    pump.unregister(reader)
-    pump.close()
-    os.close(reader)
-    os.close(writer)
