@@ -143,6 +143,10 @@ class Bulk:
         if not len(data) <= size <= FILE_SIZE_MAX_BYTES and regular:
             raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: {len(data)} of {size} bytes")
         pairs = request.xattrs
+        if len(pairs) % 2:
+            raise os_error(
+                errno.EINVAL, f"{paths.printable(request.path)}: attribute {pairs[-1][:40]!r} has no value"
+            )
         xattrs: Xattrs = tuple(zip(pairs[::2], pairs[1::2], strict=True)) if pairs else ()
         check_xattrs(0, xattrs)
         flags = FLAG_SPARSE if request.sparse else 0

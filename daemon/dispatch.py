@@ -71,6 +71,8 @@ class Dispatcher:
                 row = self.rows.get(message.code)
                 if row is None or message.kind != wire.REQUEST:
                     raise ProtocolError(f"message of kind {message.kind} for operation {message.code}")
+                if row.role and session.role != row.role:
+                    raise ProtocolError(f"{row.operation.name}, which a {session.role} does not ask for")
                 if row.once:
                     known = session.replies.get(message.seq)
                     if known is not None:
@@ -105,8 +107,7 @@ class Dispatcher:
     ) -> list[Buffer] | None:
         """The encoded reply, or None when a task was started that will send it."""
         try:
-            if row.path_fields:
-                row.check_paths(request)
+            row.check(request)
             connection.session.seq = message.seq
             reply = row.handler(connection.session, request)
             if type(reply) is row.reply:

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from gkfs.daemon.guards import Blocked, Guard
-from gkfs.limits import FILE_CALM_S, LEASE_S, LEASES_MAX
+from gkfs.limits import CONNECTIONS_MAX, FILE_CALM_S, LEASE_S, LEASES_MAX
 from gkfs.paths import printable
 
 # After a wait is over, for who waited to run again before anyone gets a new lease.
@@ -41,6 +41,11 @@ class Leases:
             if len(self._held) >= LEASES_MAX and not self._drop_ended(now_s):
                 return False
             holders = self._held[path] = {}
+        elif len(holders) >= CONNECTIONS_MAX and client_id not in holders:
+            for holder in [holder for holder, end_s in holders.items() if end_s <= now_s]:
+                del holders[holder]
+            if len(holders) >= CONNECTIONS_MAX:
+                return False
         holders[client_id] = now_s + LEASE_S
         return True
 

@@ -23,7 +23,7 @@ from gkfs.daemon.records import Records
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
-from gkfs.limits import HOLDER_GONE_S, NAMELESS_GRACE_S, SCAN_PAGE_RECORDS
+from gkfs.limits import HOLD_FILES, HOLDER_GONE_S, NAMELESS_GRACE_S, SCAN_PAGE_RECORDS
 from gkfs.messages import Empty, HoldReply, HoldRequest, ReleaseRequest
 from gkfs.metadentry import Metadentry
 
@@ -50,7 +50,7 @@ class Opens:
     def hold(self, session: Session, request: HoldRequest) -> HoldReply:
         now_s = trio.current_time()
         lost = []
-        if len(request.paths) != len(request.fids):
+        if not len(request.paths) == len(request.fids) <= HOLD_FILES:
             raise os_error(errno.EINVAL, f"{len(request.paths)} paths, {len(request.fids)} files")
         for path, fid in zip(request.paths, request.fids, strict=True):
             if not paths.is_address(path):

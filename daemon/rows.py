@@ -10,11 +10,13 @@ import logging
 import re
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
+from operator import itemgetter
 from typing import Any, Final, cast
 
 import trio
 
-from gkfs import paths
+from gkfs import metadentry, paths
+from gkfs.daemon import intents
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.session import Session
 from gkfs.errors import COMMON_ERRNOS, os_error
@@ -32,10 +34,56 @@ _PATH_OR_ADDRESS: Final = re.compile(_PLAIN_PATH.pattern + rb"|\x09[0-9a-f]{16}"
 _PLAIN_PATH_MAX_BYTES: Final = 4096
 
 
+# Which numbers a field may have, as `struct` says it; all others are unsigned, of 64 bits. As in records.
+_RANGES: Final = {"mode": "I", "uid": "I", "gid": "I", "flags": "I", "which": "I", "subdirectories": "i"}
+
+
+def _range_of(field: str) -> str:
+    return "q" if field.endswith("_ns") else _RANGES.get(field, "Q")
+
+
+def _check_intent(name: bytes) -> None:
+    if len(name) != intents.NAME_BYTES:
+        raise os_error(errno.EINVAL, f"an intent of {len(name)} bytes")
+
+
+def _check_record(record: bytes) -> None:
+    try:
+        metadentry.decode(record)
+    except ValueError as error:
+        raise os_error(errno.EINVAL, str(error)) from None
+
+
+def _check_records(records: list[bytes]) -> None:
+    for record in records:
+        _check_record(record)
+
+
+# What only daemons send each other, by the names of fields.
+_PEERS_CHECKS: Final[dict[str, Callable[[Any], None]]] = {
+    "intent": _check_intent,
+    "record": _check_record,
+    "records": _check_records,
+}
+
+
 class Row:
     """An operation with what is needed to execute it."""
 
-    __slots__ = ("handler", "once", "operation", "path_fields", "plain", "reply", "types")
+    __slots__ = (
+        "_number",
+        "_numbers",
+        "_peers_checks",
+        "_ranges",
+        "handler",
+        "once",
+        "operation",
+        "path_fields",
+        "plain",
+        "reply",
+        "role",
+        "types",
+    )
 
     def __init__(self, operation: Operation[Any, Any], handler: Handler[Any, Any]) -> None:
         self.operation = operation
@@ -43,10 +91,32 @@ class Row:
         self.types = operation.field_types()
         self.reply = operation.reply
         self.once = not operation.idempotent
+        self.role = operation.role
         names = {"path", "source", "target"} if operation in (RENAME, TREE) else {"path"}
         fields = operation.request._fields
         self.plain = _PATH_OR_ADDRESS if operation.by_inode else _PLAIN_PATH
         self.path_fields = tuple(index for index, name in enumerate(fields) if name in names)
+        numbers = [index for index, kind in enumerate(self.types) if kind is int]
+        self._numbers = itemgetter(*numbers) if len(numbers) > 1 else None
+        self._number = numbers[0] if len(numbers) == 1 else None
+        self._ranges = struct.Struct("<" + "".join(_range_of(fields[index]) for index in numbers))
+        self._peers_checks = tuple(
+            (index, _PEERS_CHECKS[name]) for index, name in enumerate(fields) if name in _PEERS_CHECKS
+        )
+
+    def check(self, request: tuple[Any, ...]) -> None:
+        """Raise an OSError, or a struct.error for `outcome`, unless all fields have values that may be.
+
+        Handlers check first and write then; a number that fits no record would show in between.
+        """
+        if self._numbers is not None:
+            self._ranges.pack(*self._numbers(request))
+        elif self._number is not None:
+            self._ranges.pack(request[self._number])
+        if self.path_fields:
+            self.check_paths(request)
+        for index, check in self._peers_checks:
+            check(request[index])
 
     def check_paths(self, request: tuple[Any, ...]) -> None:
         """Raise OSError unless the paths in *request* are canonical."""

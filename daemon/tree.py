@@ -129,6 +129,8 @@ class Trees:
             raise os_error(errno.EBUSY, "the rename was given up")
         if len(request.paths) != len(request.records):
             raise os_error(errno.EINVAL, f"{len(request.paths)} paths, {len(request.records)} records")
+        for path in request.paths:
+            paths.check_path(path)
         modes = [metadentry.decode(record).mode for record in request.records]
         for path, record, mode in zip(request.paths, request.records, modes, strict=True):
             key = paths.key(path)

@@ -12,13 +12,15 @@ the bytes, and sets `Call.on_done` to be told.
 import errno
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Generic, Self, cast
+from typing import Any, Final, Generic, Self, cast
 
 from gkfs import wire
 from gkfs.errors import ProtocolError, os_error
 from gkfs.limits import IN_FLIGHT_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import TABLE, Operation, Q, R
+
+_ERROR_TEXT_MAX: Final = 1000  # characters of what a daemon says of an error
 
 
 class Call(Generic[R]):
@@ -102,11 +104,13 @@ class Channel:
         for message in self._decoder.received(count):
             if message.kind != wire.REPLY:
                 continue  # notifications from a newer daemon are hints
-            call = self._in_flight.pop(message.seq, None)
+            call = self._in_flight.get(message.seq)
             if call is not None:  # else it timed out meanwhile
-                self._complete(call, message)
-        while self._backlog and len(self._in_flight) < IN_FLIGHT_MAX:
-            self._launch(self._backlog.popleft())
+                reply, error = self._outcome(call, message)
+                # Only now: a call with a reply that is none is repeated, or times out.
+                del self._in_flight[message.seq]
+                call.finish(reply, error)
+        self._launch_backlog()
 
     def connection_made(self) -> None:
         """A new connection is up: everything unanswered is sent (again)."""
@@ -128,6 +132,7 @@ class Channel:
         for call in [call for call in self._backlog if call.deadline_s < now_s]:
             self._backlog.remove(call)
             self._fail(call, "is overloaded")
+        self._launch_backlog()
 
     def fail_all(self, reason: str) -> None:
         """Fail every waiting call with ETIMEDOUT, at the end of the mount or daemon."""
@@ -146,11 +151,17 @@ class Channel:
     def _fail(self, call: Call[Any], reason: str) -> None:
         call.finish(None, os_error(errno.ETIMEDOUT, f"{call.operation.name}: {self.name} {reason}"))
 
-    def _complete(self, call: Call[Any], message: wire.Message) -> None:
+    def _launch_backlog(self) -> None:
+        while self._backlog and len(self._in_flight) < IN_FLIGHT_MAX:
+            self._launch(self._backlog.popleft())
+
+    def _outcome(self, call: Call[Any], message: wire.Message) -> tuple[Any, OSError | None]:
+        """Reply and error that *message* brings. Raises ProtocolError when it is no answer to *call*."""
         if message.code != call.operation.code:
             raise ProtocolError(f"{self.name} answered {call.operation.name} as {TABLE.get(message.code)}")
-        if message.errno:
-            text = str(message.fields[0]) if message.fields else ""
-            call.finish(None, OSError(message.errno, text))
-        else:
-            call.finish(wire.decode_reply(call.operation, message), None)
+        if not message.errno:
+            return wire.decode_reply(call.operation, message), None
+        text = str(message.fields[0])[:_ERROR_TEXT_MAX] if message.fields else ""
+        # The kernel takes no other numbers for an answer: whoever asked would wait for ever.
+        number = message.errno if message.errno in errno.errorcode else errno.EIO
+        return None, OSError(number, text)

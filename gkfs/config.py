@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.limits import CONFIGURATION_MAX_BYTES
 
 
 class Kind(Enum):
@@ -67,6 +68,7 @@ DEBUG_VARIABLE: Final = "GKFS_DEBUG"
 DIRECT_IO_VARIABLE: Final = "GKFS_DIRECT_IO"  # 0: daemons do all I/O through the page cache
 MERGE_VARIABLE: Final = "GKFS_MERGE"  # 0: each request is sent, executed and answered by itself, to be measured
 
+_NUMBER_END: Final = 1 << 63
 _SERVING: Final = ("run", "start", "mount", "daemon")
 _STAGING: Final = ("stage-in", "stage-out")
 _PACKING: Final = ("pack", "unpack")
@@ -238,12 +240,18 @@ class Effective(NamedTuple):
 def load(path: Path) -> Configuration:
     """Read and check the file at *path*. Raises GkfsError (USAGE): one line with file, key and what is wrong."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(CONFIGURATION_MAX_BYTES + 1)
+        if len(data) > CONFIGURATION_MAX_BYTES:
+            raise _error(path, f"longer than {CONFIGURATION_MAX_BYTES} bytes")
+        document = tomllib.loads(data.decode())
     except OSError as error:
         raise _error(path, error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
         raise _error(path, f"not UTF-8 text at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise _error(path, "not TOML that can be read: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and of numbers with thousands of digits
         raise _error(path, f"not TOML: {error}") from None
     return check(document, path)
 
@@ -288,6 +296,8 @@ def _checked(path: Path, verb: str, key: str, value: Any) -> Any:
     # bool is an int to Python, not to a person.
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind is not Kind.FLAG):
         raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value}")
+    if isinstance(value, (int, float)) and not -_NUMBER_END < value < _NUMBER_END:  # what is no number, too
+        raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value}, and not so many")
     if isinstance(value, str) and (not value or "\0" in value):
         raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value} that is not empty")
     return value
@@ -299,7 +309,10 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        text = repr(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # Python's own limit
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

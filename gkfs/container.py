@@ -8,19 +8,24 @@ container that is unpacked by itself, and at its end is a table of the segments.
 Digests make a tree: the manifest has that of the table, the table those of the blocks, a block its members'.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import mmh3
 import msgpack
 
 from gkfs import pax
-from gkfs.limits import PACK_INDEX_ENTRIES, PACK_PIECE_BYTES, PACK_SEGMENT_BYTES
+from gkfs.limits import FILE_SIZE_MAX_BYTES, PACK_INDEX_ENTRIES, PACK_PIECE_BYTES, PACK_SEGMENT_BYTES
 from gkfs.messages import Buffer
 from gkfs.metadentry import Metadentry, decode
 
 MAGIC: Final = b"gkfspck1"  # the first bytes of an index
 _GAP = bytes(pax.BLOCK_BYTES)
+
+_SEGMENT_TYPES: Final = (int, int, int, int, int, bytes)
+_ENTRY_TYPES: Final = (bytes, bytes, bytes, int, int, int, int, type(None), bytes)
+_HOLED_ENTRY_TYPES: Final = (bytes, bytes, bytes, int, int, int, int, list, bytes)
 
 Extents = tuple[tuple[int, int], ...]
 
@@ -206,18 +211,44 @@ def digest(data: Buffer) -> bytes:
 
 def decode_table(table: bytes, expected: bytes) -> list[Segment]:
     """The segments of a container. Raises Damaged unless *expected* is the table's digest."""
-    return [Segment(*fields) for fields in _decode(table, expected)]
+    segments = [Segment(*fields) for fields in _decode(table, expected, _SEGMENT_TYPES)]
+    for before, segment in pairwise(segments):
+        if segment.first != before.end:
+            raise Damaged(f"the index: a segment at {segment.first} behind one that ends at {before.end}")
+    return segments
 
 
 def decode_block(block: bytes, segment: Segment) -> list[Entry]:
     """The members in *segment*. Raises Damaged."""
-    entries = [Entry(*fields) for fields in _decode(block, segment.digest)]
-    return [
-        entry
-        if entry.extents is None
-        else entry._replace(extents=tuple((at, count) for at, count in entry.extents))
-        for entry in entries
-    ]
+    entries = [Entry(*fields) for fields in _decode(block, segment.digest, _ENTRY_TYPES, _HOLED_ENTRY_TYPES)]
+    return [_checked(entry, segment) for entry in entries]
+
+
+def _checked(entry: Entry, segment: Segment) -> Entry:
+    """*entry*, of which only the types are known to be right. Raises Damaged."""
+    if not segment.first <= entry.offset <= entry.end <= segment.end:
+        raise damaged(entry, f"it is not within its segment, {segment.first} to {segment.end}")
+    if entry.start + entry.size > FILE_SIZE_MAX_BYTES:
+        raise damaged(entry, f"{entry.size} bytes at {entry.start} of a file")
+    try:
+        if not entry.link:
+            decode(entry.record)
+    except ValueError as error:
+        raise damaged(entry, str(error)) from None
+    if entry.extents is None:
+        return entry
+    position = 0
+    extents: list[tuple[int, int]] = []
+    unchecked: Iterable[Any] = entry.extents
+    for extent in unchecked:
+        if not (isinstance(extent, list) and tuple(map(type, extent)) == (int, int) and extent[0] >= position):
+            raise damaged(entry, f"an extent {extent!r:.80} after {position}")
+        offset, length = extent
+        position = offset + length
+        if length <= 0 or position > entry.size:
+            raise damaged(entry, f"{length} bytes at {offset} of {entry.size}")
+        extents.append((offset, length))
+    return entry._replace(extents=tuple(extents))
 
 
 class Piece(NamedTuple):
@@ -294,10 +325,23 @@ def part_name(path: bytes, number: int, count: int) -> bytes:
     return folder + slash + name[: 255 - len(ending)] + ending
 
 
-def _decode(data: bytes, expected: bytes) -> Any:
+def _decode(data: bytes, expected: bytes, *types: tuple[type, ...]) -> list[list[Any]]:
+    """The items of a list, each with fields of one of *types*, no number below 0. Raises Damaged."""
     if digest(data) != expected:
         raise Damaged("the index: its checksum is wrong")
-    return msgpack.unpackb(data)
+    # A right digest says that it is as somebody wrote it, not who.
+    try:
+        items = msgpack.unpackb(data)
+    except Exception as error:  # msgpack raises several unrelated types
+        raise Damaged(f"the index: {error}") from None
+    if not isinstance(items, list):
+        raise Damaged(f"the index: {type(items).__name__} in place of a list")
+    for item in items:
+        if not isinstance(item, list) or tuple(map(type, item)) not in types:
+            raise Damaged("the index: an item with wrong fields")
+        if any(field < 0 for field in item if type(field) is int):
+            raise Damaged("the index: a number below 0")
+    return items
 
 
 def _name(entry: Entry) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.limits import DAEMONS_MAX
+from gkfs.limits import DAEMONS_MAX, HOSTFILE_MAX_BYTES
 
 _HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})")
 _TCP = re.compile(r"tcp://(?:\[[0-9a-fA-F:.%a-z]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+_INDEX = re.compile(r"[0-9]{1,9}")
 NO_ADDRESS = "-"
 
 
@@ -63,7 +64,12 @@ def format_daemon(address: DaemonAddress) -> str:
 def read(path: Path) -> Hostfile:
     """The hostfile at *path*. Raises GkfsError (HOSTFILE) when it is missing, unreadable or garbled."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        with open(path, "rb") as file:
+            data = file.read(HOSTFILE_MAX_BYTES + 1)
+        if len(data) > HOSTFILE_MAX_BYTES:
+            reason = f"longer than {HOSTFILE_MAX_BYTES} bytes, so it is none"
+            raise GkfsError(f"hostfile {path}: {reason}", ExitStatus.HOSTFILE)
+        return parse(data.decode(), str(path))
     except OSError as error:
         hint = "; `gkfs start` makes it" if isinstance(error, FileNotFoundError) else ""
         raise GkfsError(f"hostfile {path}: {error.strerror}{hint}", ExitStatus.HOSTFILE) from None
@@ -99,7 +105,7 @@ def parse(text: str, name: str) -> Hostfile:
 
 def _parse_daemon(line: str, name: str, number: int, daemon_count: int) -> DaemonAddress:
     fields = line.split()
-    if len(fields) != 4 or not fields[0].isdecimal():
+    if len(fields) != 4 or not _INDEX.fullmatch(fields[0]):
         raise _garbled(name, number, "expected 'INDEX HOST tcp://HOST:PORT unix:///PATH'")
     address = DaemonAddress(int(fields[0]), *fields[1:])
     if address.daemon >= daemon_count:

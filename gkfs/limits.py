@@ -29,12 +29,16 @@ FILE_SIZE_MAX_BYTES: Final = (CHUNK_INDEX_MAX + 1) * CHUNK_SIZE_BYTES
 # can be told as a placement of 16 bits.
 DAEMONS_MAX: Final = (1 << 15) - 1
 
+HOSTFILE_MAX_BYTES: Final = 16 << 20  # DAEMONS_MAX lines, each written again by a few restarts
+CONFIGURATION_MAX_BYTES: Final = 1 << 20
+
 # --- wire: bounds are checked before memory is taken
 PROTOCOL_VERSION: Final = 4
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
 RECEIVE_BUFFER_BYTES: Final = 1 << 20  # holds the largest body and many small messages
 BULK_OWN_BUFFER_BYTES: Final = 32 << 10  # larger bulk is received straight into a buffer of its own
+ARRAY_MAX: Final = 1 << 15  # items of a list in a message; the longest are 16384, of USAGE and AUDIT_FILES
 SEND_BUFFERS_MAX: Final = 512  # pieces in one sendmsg; IOV_MAX is 1024
 IN_FLIGHT_MAX: Final = 1024  # requests of one client waiting at one daemon
 DEDUP_WINDOW: Final = 2 * IN_FLIGHT_MAX  # replies kept for repeats: a repeat is never older than the flight
@@ -161,6 +165,7 @@ PACK_WRITES_AHEAD_BYTES: Final = 64 << 20
 PACK_LINKED_BATCH: Final = 100  # files with several names in one order to a mover
 PACK_LOCK_RENEW_S: Final = 2.0  # who packs says so often that it is alive
 PACK_LOCK_DEAD_S: Final = 10.0  # and counts as dead on other nodes when it has not said so for so long
+MANIFEST_MAX_BYTES: Final = 64 << 20  # thousands of containers, and the names of a hundred thousand large files
 MANIFEST_SUBTREES_MAX: Final = 1000  # directories at the top that are described one by one
 PACK_REPORT_S: Final = 0.2  # movers say how far they are
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.limits import MANIFEST_MAX_BYTES
 
 if TYPE_CHECKING:
     from gkfs.container import Finished
 
 NAME: Final = "gkfs-pack.json"
 FORMAT: Final = "gkfs pack 1"
+_DIGEST_BYTES: Final = 16
 _OWN_FILE = re.compile(r"(?:data-([0-9a-f]{8})-\d{4,}|tree-([0-9a-f]{8}))\.(?:tar|index)")
 
 
@@ -112,7 +114,11 @@ def write(folder: Path, manifest: Manifest) -> None:
 def read(folder: Path) -> Manifest:
     """The manifest of the pack in *folder*. Raises GkfsError (PACK) when there is none, or no whole one."""
     try:
-        document = json.loads((folder / NAME).read_bytes())
+        with open(folder / NAME, "rb") as file:
+            data = file.read(MANIFEST_MAX_BYTES + 1)
+        if len(data) > MANIFEST_MAX_BYTES:
+            raise _error(folder, f"its {NAME} is longer than {MANIFEST_MAX_BYTES} bytes")
+        document = json.loads(data)
         if document.get("format") != FORMAT:
             raise _error(folder, f"its {NAME} is of format {document.get('format')!r}, not {FORMAT!r}")
         claimed = document.pop("digest")
@@ -120,13 +126,28 @@ def read(folder: Path) -> Manifest:
             raise _error(folder, f"its {NAME} is damaged: its checksum is wrong")
         del document["format"]
         containers = [Container(**container) for container in document.pop("containers")]
-        return Manifest(containers=containers, **document)
+        return _checked(Manifest(containers=containers, **document))
     except FileNotFoundError:
         raise _error(folder, _why_none(folder)) from None
     except OSError as error:
         raise _error(folder, error.strerror or str(error)) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _error(folder, f"its {NAME} is damaged: {error}") from None
+
+
+def _checked(found: Manifest) -> Manifest:
+    """*found*. Raises ValueError: a right digest says that it is as somebody wrote it, not who."""
+    if not found.containers or not isinstance(found.parts, dict):
+        raise ValueError("no containers")
+    for container in found.containers:
+        if pack_of(f"{container.name}.tar") != found.pack:
+            raise ValueError(f"a container {container.name!r:.80}")
+        numbers = container[1:5]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError(f"container {container.name}: {numbers!r:.80}")
+        if container.table_offset > container.index_bytes or len(bytes.fromhex(container.digest)) != _DIGEST_BYTES:
+            raise ValueError(f"container {container.name}: a table at {container.table_offset}")
+    return found
 
 
 def _why_none(folder: Path) -> str:

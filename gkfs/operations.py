@@ -2,7 +2,9 @@
 
 import errno
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar, get_type_hints
+from functools import cached_property
+from types import UnionType
+from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 
 from gkfs.bulk_messages import (
     ChecksumReply,
@@ -93,12 +95,46 @@ class Operation(Generic[Q, R]):
     bulk_request: bool = False
     bulk_reply: bool = False
     by_inode: bool = False  # its path may be an inode address
+    role: str = ""  # the only one in which it may be asked for; "": any
 
     def field_types(self) -> tuple[type | None, ...]:
         """The type of each request field in the body, for checking what came from the wire."""
-        hints = get_type_hints(self.request)
-        types = [hint if isinstance(hint, type) else list for hint in hints.values()]
-        return tuple(types[:-1] if self.bulk_request else types)
+        return _types(self.request, bulk=self.bulk_request)
+
+    @cached_property
+    def reply_types(self) -> tuple[type | None, ...]:
+        """The same of the reply."""
+        return _types(self.reply, bulk=self.bulk_reply)
+
+    @cached_property
+    def request_lists(self) -> tuple["ListField", ...]:
+        """What the lists in a request may hold."""
+        return _lists(self.request)
+
+    @cached_property
+    def reply_lists(self) -> tuple["ListField", ...]:
+        """What the lists in a reply may hold."""
+        return _lists(self.reply)
+
+
+# Index of a field that is a list, and the types its items may have.
+ListField = tuple[int, frozenset[type]]
+
+
+def _types(message: type[tuple[Any, ...]], *, bulk: bool) -> tuple[type | None, ...]:
+    hints = get_type_hints(message)
+    types = [hint if isinstance(hint, type) else list for hint in hints.values()]
+    return tuple(types[:-1] if bulk else types)
+
+
+def _lists(message: type[tuple[Any, ...]]) -> tuple[ListField, ...]:
+    found: list[ListField] = []
+    for index, hint in enumerate(get_type_hints(message).values()):
+        if getattr(hint, "__origin__", None) is list:
+            (item,) = get_args(hint)
+            kinds = get_args(item) if isinstance(item, UnionType) else (item,)
+            found.append((index, frozenset(getattr(kind, "__origin__", kind) for kind in kinds)))
+    return tuple(found)
 
 
 _RECORD = frozenset({errno.ENOENT, errno.ESTALE})
@@ -112,9 +148,9 @@ _TREE = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG})
 HELLO = Operation(1, "hello", HelloRequest, HelloReply, idempotent=True)
 STATUS = Operation(2, "status", Empty, StatusReply, idempotent=True)
 SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
-AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, idempotent=True)
-AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True)
-MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}))
+AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, idempotent=True, role="control")
+AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True, role="control")
+MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}), role="control")
 USAGE = Operation(7, "usage", UsageRequest, UsageReply, idempotent=True)
 
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
@@ -124,7 +160,7 @@ UNLINK = Operation(12, "unlink", UnlinkRequest, UnlinkReply, _REMOVE)
 RMDIR = Operation(13, "rmdir", RmdirRequest, Empty, _REMOVE)
 READDIR = Operation(14, "readdir", ReaddirRequest, ReaddirReply, idempotent=True)
 SETATTR = Operation(15, "setattr", SetattrRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
-EXTEND = Operation(16, "extend", ExtendRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
+EXTEND = Operation(16, "extend", ExtendRequest, RecordReply, _DATA, idempotent=True, by_inode=True)
 RESERVE = Operation(17, "reserve", ReserveRequest, ReserveReply, _DATA, by_inode=True)
 TRUNCATE = Operation(18, "truncate", TruncateRequest, RecordReply, _DATA, idempotent=True, by_inode=True)
 RENAME = Operation(19, "rename", RenameRequest, RenameReply, _REMOVE | _NAME)
@@ -159,14 +195,16 @@ SYNC_CHUNKS = Operation(33, "sync_chunks", SyncChunksRequest, Empty, idempotent=
 ALLOCATED = Operation(34, "allocated", AllocatedRequest, AllocatedReply, idempotent=True)
 CHECKSUM = Operation(36, "checksum", ChecksumRequest, ChecksumReply, idempotent=True)
 
-SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), idempotent=True)
-UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True)
-ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME)
-FORGET_INTENT = Operation(43, "forget_intent", ForgetIntentRequest, Empty, idempotent=True)
-TREE = Operation(44, "tree", TreeRequest, Empty, _TREE, idempotent=True)
-PUT_RECORDS = Operation(45, "put_records", PutRecordsRequest, Empty, frozenset({errno.EBUSY}), idempotent=True)
-PUT_INODE = Operation(46, "put_inode", PutInodeRequest, Empty, idempotent=True)
-DROP_LINK = Operation(47, "drop_link", DropLinkRequest, Empty, idempotent=True)
+SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), idempotent=True, role="peer")
+UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True, role="peer")
+ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME, role="peer")
+FORGET_INTENT = Operation(43, "forget_intent", ForgetIntentRequest, Empty, idempotent=True, role="peer")
+TREE = Operation(44, "tree", TreeRequest, Empty, _TREE, idempotent=True, role="peer")
+PUT_RECORDS = Operation(
+    45, "put_records", PutRecordsRequest, Empty, frozenset({errno.EBUSY}), idempotent=True, role="peer"
+)
+PUT_INODE = Operation(46, "put_inode", PutInodeRequest, Empty, idempotent=True, role="peer")
+DROP_LINK = Operation(47, "drop_link", DropLinkRequest, Empty, idempotent=True, role="peer")
 
 TABLE: Final[dict[int, Operation[tuple, tuple]]] = {  # type: ignore[type-arg]
     row.code: row for row in list(globals().values()) if isinstance(row, Operation)

@@ -7,11 +7,12 @@ when it is there and answers as the right daemon, else TCP.
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 import trio
 
@@ -24,22 +25,25 @@ from gkfs.operations import HELLO
 
 _SUN_PATH_MAX_BYTES = 107
 _BACKLOG = 512
+_PORT = re.compile(r"[0-9]{1,5}")
+_PORT_MAX = 65535
+_REFUSAL_MAX = 1000  # characters of why a daemon refuses
 
 
 def unix_uri(path: Path) -> str:
     """The URI of a Unix socket."""
-    return "unix://" + quote(str(path.absolute()))
+    return "unix://" + quote(os.fsencode(path.absolute()))
 
 
 def unix_path(uri: str) -> Path:
     """The inverse of `unix_uri`."""
-    return Path(unquote(uri.removeprefix("unix://")))
+    return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("unix://"))))
 
 
 def tcp_address(uri: str) -> tuple[str, int]:
     """(host, port) of ``tcp://HOST:PORT``; IPv6 hosts stand in brackets. Raises GkfsError."""
     host, colon, port = uri.removeprefix("tcp://").rpartition(":")
-    if not uri.startswith("tcp://") or not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not (uri.startswith("tcp://") and colon and host and _PORT.fullmatch(port) and int(port) <= _PORT_MAX):
         raise GkfsError(f"{uri!r} is not tcp://HOST:PORT", ExitStatus.ADDRESS)
     return host.removeprefix("[").removesuffix("]"), int(port)
 
@@ -57,10 +61,11 @@ def listen_tcp(uri: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: of what cannot be a host's name
         if listener is not None:
             listener.close()
-        raise GkfsError(f"cannot listen on {uri}: {error.strerror}", ExitStatus.ADDRESS) from None
+        reason = error.strerror if isinstance(error, OSError) else f"{host!r} is not the name of a host"
+        raise GkfsError(f"cannot listen on {uri}: {reason}", ExitStatus.ADDRESS) from None
     return listener
 
 
@@ -119,6 +124,8 @@ async def open_connection(
             return await _open_one(address, uri, hello)
         except OSError as error:
             reasons.append(error.strerror or str(error))
+        except UnicodeError:
+            reasons.append("what cannot be the name of a host")
         except trio.TooSlowError:
             reasons.append(f"no answer within {CONNECT_TIMEOUT_S:.0f} s")
         except ProtocolError as error:
@@ -168,10 +175,11 @@ async def _shake_hands(connection: socket.socket, hello: HelloRequest) -> HelloR
         if count == 0:
             raise OSError(errno.ECONNRESET, "the daemon closed the connection during the handshake")
         for message in decoder.received(count):
-            if message.errno == errno.EPROTO:
-                raise GkfsError(str(message.fields[0]), ExitStatus.VERSION)
+            if message.code != HELLO.code or message.kind != wire.REPLY:
+                raise ProtocolError(f"a message of operation {message.code} in place of the answer to HELLO")
             if message.errno:
-                raise GkfsError(str(message.fields[0]), ExitStatus.HOSTFILE)
+                text = str(message.fields[0])[:_REFUSAL_MAX] if message.fields else os.strerror(message.errno)
+                raise GkfsError(text, ExitStatus.VERSION if message.errno == errno.EPROTO else ExitStatus.HOSTFILE)
             if len(message.fields) >= 2 and message.fields[0] != PROTOCOL_VERSION:
                 raise _version_mismatch(message.fields)
             return HelloReply(*wire.decode_reply(HELLO, message))

@@ -12,20 +12,22 @@ own, which the message then owns; smaller bulk is copied out, so a message never
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
+    ARRAY_MAX,
     BULK_OWN_BUFFER_BYTES,
     MESSAGE_BODY_MAX_BYTES,
     MESSAGE_BULK_MAX_BYTES,
     RECEIVE_BUFFER_BYTES,
 )
 from gkfs.messages import Buffer
-from gkfs.operations import Operation, Q, R
+from gkfs.operations import ListField, Operation, Q, R
 
 HEADER: Final = struct.Struct("<IIQBBH")
 HEADER_BYTES: Final = HEADER.size
@@ -34,8 +36,15 @@ REQUEST: Final = 0
 REPLY: Final = 1
 NOTIFY: Final = 2  # from daemon to client, unasked; seq is 0
 
+_SHOWN: Final = 16  # types of fields in a message of what is wrong
+_MAP_MAX: Final = 16  # in a HELLO of another version there may be some
+
 _packb: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-_unpackb = msgpack.unpackb
+# Nothing that travels has maps or extension types; the bound of arrays keeps nested ones from taking memory and
+# time out of proportion to their bytes.
+_unpackb = partial(
+    msgpack.unpackb, raw=False, strict_map_key=True, max_array_len=ARRAY_MAX, max_map_len=_MAP_MAX, max_ext_len=0
+)
 
 
 class Message(NamedTuple):
@@ -163,7 +172,7 @@ class Decoder:
 
 def _decode_body(body: memoryview) -> list[Any]:
     try:
-        fields = _unpackb(body, raw=False, strict_map_key=True)
+        fields = _unpackb(body)
     except Exception as error:  # msgpack raises several unrelated types for malformed input
         raise ProtocolError(f"message body of {len(body)} bytes is not msgpack: {error}") from None
     if not isinstance(fields, list):
@@ -175,17 +184,32 @@ def decode_request(operation: Operation[Q, R], types: tuple[type | None, ...], m
     """The typed request in *message*. Raises ProtocolError when number or types of fields are wrong."""
     fields = message.fields
     if tuple(map(type, fields)) != types:
-        raise ProtocolError(f"{operation.name} request with fields {[type(f).__name__ for f in fields]}")
+        raise ProtocolError(f"{operation.name} request with fields {_kinds(fields)}")
+    if operation.request_lists:
+        _check_lists(f"{operation.name} request", operation.request_lists, fields)
     if operation.bulk_request:
         return operation.request(*fields, message.bulk)  # type: ignore[call-arg]
     return operation.request(*fields)
 
 
 def decode_reply(operation: Operation[Q, R], message: Message) -> R:
-    """The typed reply in *message*. Raises ProtocolError when it has the wrong number of fields."""
-    try:
-        if operation.bulk_reply:
-            return operation.reply(*message.fields, message.bulk)  # type: ignore[call-arg]
-        return operation.reply(*message.fields)
-    except TypeError:
-        raise ProtocolError(f"{operation.name} reply with {len(message.fields)} fields") from None
+    """The typed reply in *message*. Raises ProtocolError when number or types of fields are wrong."""
+    fields = message.fields
+    if tuple(map(type, fields)) != operation.reply_types:
+        raise ProtocolError(f"{operation.name} reply with fields {_kinds(fields)}")
+    if operation.reply_lists:
+        _check_lists(f"{operation.name} reply", operation.reply_lists, fields)
+    if operation.bulk_reply:
+        return operation.reply(*fields, message.bulk)  # type: ignore[call-arg]
+    return operation.reply(*fields)
+
+
+def _check_lists(what: str, lists: Iterable[ListField], fields: list[Any]) -> None:
+    for index, types in lists:
+        if not types.issuperset(map(type, fields[index])):
+            raise ProtocolError(f"{what} with a list of {_kinds(fields[index])}")
+
+
+def _kinds(fields: list[Any]) -> str:
+    """The types of *fields*, for a message that does not grow with them."""
+    return ", ".join(type(field).__name__ for field in fields[:_SHOWN]) + (", ..." if len(fields) > _SHOWN else "")

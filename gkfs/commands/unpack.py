@@ -148,10 +148,17 @@ def _table(folder: Path, container: Container) -> "list[Segment]":
         if size != container.size:
             raise Damaged(f"{name}: {size} bytes, should be {container.size}")
         name = f"{container.name}.index"
+        size = (folder / name).stat().st_size
+        if size != container.index_bytes:
+            raise Damaged(f"{name}: {size} bytes, should be {container.index_bytes}")
         with (folder / name).open("rb") as file:
             file.seek(container.table_offset)
             table = file.read(container.index_bytes - container.table_offset)
-            return decode_table(table, bytes.fromhex(container.digest))
+        segments = decode_table(table, bytes.fromhex(container.digest))
+        for segment in segments:
+            if segment.index_offset + segment.index_bytes > container.table_offset or segment.end > container.size:
+                raise Damaged(f"{name}: a segment at {segment.first} is not within it")
+        return segments
     except Damaged as error:
         what = str(error)
         where = "" if what.startswith(name) else f"{name}: "

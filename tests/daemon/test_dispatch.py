@@ -24,8 +24,8 @@ EXTENSION = ExtendRequest(b"/a", 0, 1, 1, False, False)
 class Recorder:
     """Stands for a connection: keeps what is sent."""
 
-    def __init__(self) -> None:
-        self.session = Session(bytes(16), "client")
+    def __init__(self, role: str = "client") -> None:
+        self.session = Session(bytes(16), role)
         self.tasks_bytes = 0
         self.sent: list[wire.Message] = []
         self.arrived = trio.Event()
@@ -54,7 +54,7 @@ def outcomes(folder: Path, operation: Any, handler: Any, request: Any) -> list[w
             async with trio.open_nursery() as nursery:
                 dispatcher = Dispatcher(store, nursery)
                 dispatcher.serve(operation, handler)
-                recorder = Recorder()
+                recorder = Recorder(operation.role or "client")
                 recorder.session.connection = cast(Any, recorder)
                 dispatcher.execute(cast(Any, recorder), [message(operation, request)])
                 await dispatcher.idle()
