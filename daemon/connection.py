@@ -21,16 +21,20 @@ from gkfs import __version__, wire
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.outbox import Outbox
 from gkfs.daemon.session import Session, Sessions
+from gkfs.daemon.shares import Shares
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
+    BATCH_READS_BYTES,
+    BATCH_REQUESTS_MAX,
+    BATCH_UNLOOKED,
     BUSY_SPELL_S,
     HANDSHAKE_TIMEOUT_S,
     PROTOCOL_VERSION,
-    QUEUED_REPLIES_MAX_BYTES,
-    WRITES_IN_WORK_MAX_BYTES,
+    RECEIVE_STALL_S,
+    REQUESTS_IN_WORK_MAX,
 )
 from gkfs.messages import Buffer, HelloReply, HelloRequest
-from gkfs.operations import HELLO
+from gkfs.operations import HELLO, READ_CHUNK
 from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
@@ -59,7 +63,10 @@ class _Refused(Exception):
 
 
 class Connection:
-    """A peer's connection. *session* exists once the handshake is done; *tasks_bytes* is data tasks work on."""
+    """A peer's connection. *session* exists once the handshake is done, which *known* says.
+
+    *tasks*: its requests that tasks work on; *tasks_bytes*: the data in them, or asked for.
+    """
 
     session: Session
 
@@ -71,11 +78,14 @@ class Connection:
         sessions: Sessions,
         dispatcher: Dispatcher,
         nursery: trio.Nursery,
+        shares: Shares,
         *,
         spinner: Spinner,
         merge: bool = True,
     ) -> None:
         """*spinner* is all connections'. *nursery*: tasks that end by themselves once it is closed."""
+        self.known = False
+        self._shares = shares
         self._merge = merge
         self._spinner = spinner
         self._is_alone = False  # the last requests that came in here were preceded by others of this connection
@@ -86,8 +96,10 @@ class Connection:
         self._sessions = sessions
         self._dispatcher = dispatcher
         self._outbox = Outbox(accepted)
+        self.tasks = 0
         self.tasks_bytes = 0
         self._tasks_have_less = trio.Event()
+        self._message_until_s = 0.0  # when the rest of an unfinished message must be there
 
     def send(self, pieces: list[Buffer]) -> None:
         """Send replies; see `Outbox.send`."""
@@ -127,9 +139,9 @@ class Connection:
             decoder, messages = await self._shake_hands()
         if limit.cancelled_caught:
             raise ProtocolError(f"no handshake within {HANDSHAKE_TIMEOUT_S:.0f} s")
+        self.known = True
         self._nursery.start_soon(self._outbox.drain)
-        if messages:
-            self._execute(messages)
+        await self._execute_all(messages)
         await self._read(decoder)
 
     def _poller(self) -> "select.poll":
@@ -144,6 +156,7 @@ class Connection:
         else:
             for message in messages:
                 self._dispatcher.execute(self, [message])
+        self._sessions.trim()
 
     async def _read(self, decoder: wire.Decoder) -> None:
         recv_into, outbox, look = self._socket.recv_into, self._outbox, partial(self._poller().poll, 0)
@@ -154,31 +167,82 @@ class Connection:
             except BlockingIOError:
                 if self._is_alone and self._spinner.look(look):
                     continue
-                await trio.lowlevel.wait_readable(self._socket.fileno())
+                await self._until_readable(decoder)
                 spell_end_s = time.perf_counter() + BUSY_SPELL_S
                 continue
             if not count:
                 return
             messages = decoder.received(count)
             if messages:
-                self._execute(messages)
-            if outbox.queued_bytes > QUEUED_REPLIES_MAX_BYTES:
-                await outbox.drained()
-            if self.tasks_bytes > WRITES_IN_WORK_MAX_BYTES:
-                await self._until_tasks_have_less()
+                self._message_until_s = 0.0
+                if len(messages) <= BATCH_UNLOOKED:
+                    self._execute(messages)
+                else:
+                    await self._execute_all(messages)
+                await self._until_room()
             if time.perf_counter() > spell_end_s:
                 await trio.lowlevel.checkpoint()
                 spell_end_s = time.perf_counter() + BUSY_SPELL_S
 
-    def task_done(self, bulk_bytes: int) -> None:
-        """A task is done with *bulk_bytes* of data that came in here."""
-        self.tasks_bytes -= bulk_bytes
-        if self.tasks_bytes <= WRITES_IN_WORK_MAX_BYTES:
-            self._tasks_have_less.set()
+    async def _until_readable(self, decoder: wire.Decoder) -> None:
+        """Wait for more from the peer: for ever between messages, for `RECEIVE_STALL_S` within one."""
+        if not decoder.is_within_message:
+            await trio.lowlevel.wait_readable(self._socket.fileno())
+            return
+        if not self._message_until_s:
+            self._message_until_s = trio.current_time() + RECEIVE_STALL_S
+        with trio.move_on_at(self._message_until_s) as limit:
+            await trio.lowlevel.wait_readable(self._socket.fileno())
+        if limit.cancelled_caught:
+            raise ProtocolError(f"stopped within a message for {RECEIVE_STALL_S:.0f} s")
 
-    async def _until_tasks_have_less(self) -> None:
-        self._tasks_have_less = trio.Event()
-        await self._tasks_have_less.wait()
+    # --- what one peer may take
+
+    async def _execute_all(self, messages: list[wire.Message]) -> None:
+        """Execute however many there are, a batch at a time: others run in between, and replies are taken."""
+        start = 0
+        while start < len(messages) and not self._outbox.broken:
+            if start:
+                await trio.lowlevel.checkpoint()
+            await self._until_room()
+            end = self._end_of_batch(messages, start)
+            self._execute(messages[start:end])
+            start = end
+
+    def _end_of_batch(self, messages: list[wire.Message], start: int) -> int:
+        """Where to end the batch that begins at *start*, at least one further."""
+        room_bytes = min(BATCH_READS_BYTES, self._shares.each_bytes)
+        end = start
+        for message in messages[start : start + BATCH_REQUESTS_MAX]:
+            if message.code == READ_CHUNK.code and message.fields:
+                length = message.fields[-1]  # not checked yet
+                room_bytes -= length if type(length) is int and length > 0 else 0
+                if room_bytes < 0 and end > start:
+                    break
+            end += 1
+        return end
+
+    async def _until_room(self) -> None:
+        """Wait while this peer has more than its share in the works."""
+        share_bytes = self._shares.each_bytes
+        if self._outbox.queued_bytes > share_bytes:
+            await self._outbox.drained()
+        while self._has_too_much(share_bytes) and not self._outbox.broken:
+            self._tasks_have_less = trio.Event()
+            await self._tasks_have_less.wait()
+
+    def _has_too_much(self, share_bytes: int) -> bool:
+        return self.tasks_bytes > share_bytes or self.tasks >= REQUESTS_IN_WORK_MAX
+
+    def task_begins(self, size_bytes: int) -> None:
+        """A task works on a request with *size_bytes* of data, that came with it or that it asks for."""
+        self.tasks += 1
+        self.tasks_bytes += size_bytes
+
+    def task_ends(self, size_bytes: int) -> None:
+        self.tasks -= 1
+        self.tasks_bytes -= size_bytes
+        self._tasks_have_less.set()
 
     # --- the handshake
 

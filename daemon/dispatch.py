@@ -27,7 +27,7 @@ from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import ProtocolError, os_error
 from gkfs.messages import Buffer
-from gkfs.operations import HELLO, TABLE, Operation, Q, R
+from gkfs.operations import HELLO, READ_CHUNK, TABLE, Operation, Q, R
 
 if TYPE_CHECKING:
     from gkfs.daemon.connection import Connection
@@ -120,8 +120,9 @@ class Dispatcher:
         if row.once:
             connection.session.executing.add(message.seq)
         self.task_begins()
-        connection.tasks_bytes += len(message.bulk)
-        self._nursery.start_soon(self._run_task, row, connection, message, request, task)
+        size_bytes = len(message.bulk) + (request.length if row.operation is READ_CHUNK else 0)
+        connection.task_begins(size_bytes)
+        self._nursery.start_soon(self._run_task, row, connection, message.seq, request, task, size_bytes)
         return None
 
     def _finish_batch(
@@ -145,16 +146,17 @@ class Dispatcher:
         self,
         row: Row,
         connection: "Connection",
-        message: wire.Message,
+        seq: int,
         request: Any,
         task: Coroutine[Any, Any, Any],
+        size_bytes: int,
     ) -> None:
-        session, seq = connection.session, message.seq
+        session = connection.session
         try:
             pieces = await self._outcome(row, session, seq, request, task)
         finally:
             self.task_ends()
-            connection.task_done(len(message.bulk))
+            connection.task_ends(size_bytes)
             session.executing.discard(seq)
         # The client may be on another connection by now, and have repeated the request there.
         target = session.connection if row.once else connection

@@ -29,6 +29,7 @@ from gkfs.daemon.handlers import Handlers
 from gkfs.daemon.local import LocalClient
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.session import Session, Sessions
+from gkfs.daemon.shares import Shares
 from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
@@ -37,7 +38,7 @@ from gkfs.daemon.usage import Usage
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress, Hostfile
-from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
+from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S, STRANGERS_MAX
 from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
 from gkfs.spin import Spinner
 
@@ -183,6 +184,8 @@ class _Server:
         self._sessions = Sessions(store)
         self._own_session = Session(os.urandom(16), "peer")
         self._connections: set[Connection] = set()
+        self._strangers: dict[Connection, None] = {}  # those of them without a handshake, some with; oldest first
+        self._shares = Shares()
         self._spinner = Spinner(DAEMON_SPIN_S)
 
     async def run(self, known: Hostfile, task_status: trio.TaskStatus[Serving]) -> None:
@@ -316,19 +319,35 @@ class _Server:
                 continue
             accepted.setblocking(False)
             if is_tcp:
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                transport.tune(accepted)
             name = f"{peer[0]}:{peer[1]}" if is_tcp else "Unix socket"
-            parts = (self._identity, self._sessions, self._dispatcher, nursery)
+            parts = (self._identity, self._sessions, self._dispatcher, nursery, self._shares)
             connection = Connection(accepted, name, *parts, spinner=self._spinner, merge=self._settings.merge)
+            self._make_room_for(connection)
             nursery.start_soon(self._serve_connection, connection)
             await trio.lowlevel.checkpoint()
 
-    async def _serve_connection(self, connection: Connection) -> None:
+    def _make_room_for(self, connection: Connection) -> None:
+        """Note a connection; who says nothing must not keep those out who have something to say."""
         self._connections.add(connection)
+        self._shares.connections = len(self._connections)
+        self._strangers[connection] = None
+        if len(self._strangers) > STRANGERS_MAX:
+            for known in [one for one in self._strangers if one.known]:
+                del self._strangers[known]
+        if len(self._strangers) > STRANGERS_MAX:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            _log.warning("%d connections are without handshake: closing the oldest", STRANGERS_MAX)
+            oldest.supersede()
+
+    async def _serve_connection(self, connection: Connection) -> None:
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            self._strangers.pop(connection, None)
+            self._shares.connections = len(self._connections)
 
     async def _finish(self) -> None:
         """Let what is being executed be answered, for a short time."""

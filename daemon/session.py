@@ -20,7 +20,7 @@ import trio
 from gkfs import wire
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import DEDUP_WINDOW, SESSION_MEMORY_S, SESSIONS_MAX
+from gkfs.limits import DEDUP_WINDOW, REPLIES_KEPT_BYTES, REPLY_OVERHEAD_BYTES, SESSION_MEMORY_S, SESSIONS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
 
@@ -42,10 +42,21 @@ class Link(Protocol):
         """The same client has connected anew: nothing more that comes in here is executed."""
 
 
+class ReplyBytes:
+    """What the replies that are kept take, of all sessions of a daemon."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+
+def _kept_bytes(pieces: list[Buffer]) -> int:
+    return sum(map(len, pieces)) + REPLY_OVERHEAD_BYTES
+
+
 class Session:
     """One client. *connection* is its live one; *last_seen_s* is when it last had one, on trio's clock."""
 
-    def __init__(self, client_id: bytes, role: str) -> None:
+    def __init__(self, client_id: bytes, role: str, total: "ReplyBytes | None" = None) -> None:
         self.client_id = client_id
         self.role = role
         self.connection: Link | None = None
@@ -54,20 +65,37 @@ class Session:
         self.seq = 0
         self.executing: set[int] = set()  # sequence numbers that tasks are working on
         self.replies: dict[int, list[Buffer]] = {}  # by sequence number
-        self._order: deque[int] = deque()  # of *replies*, oldest first
+        self.replies_bytes = 0
+        self._order: deque[int] = deque()  # of *replies*, oldest first; some are forgotten
         self._next_slot = 1
+        # Of all sessions, to be kept up to date; see `Sessions`.
+        self.total: ReplyBytes = ReplyBytes() if total is None else total
 
     def remember(self, seq: int, pieces: list[Buffer]) -> None:
         """Keep the encoded reply to request *seq*."""
         if seq not in self.replies:
             self._order.append(seq)
+        else:
+            self.forget(seq)
         self.replies[seq] = pieces
+        self._count(_kept_bytes(pieces))
         if len(self._order) > DEDUP_WINDOW:
-            self.replies.pop(self._order.popleft(), None)
+            self.forget(self._order.popleft())
 
     def forget(self, seq: int) -> None:
-        """Drop the reply to *seq*, whose batch was not committed."""
-        self.replies.pop(seq, None)
+        """Drop the reply to *seq*: its batch was not committed, or there are newer ones."""
+        pieces = self.replies.pop(seq, None)
+        if pieces is not None:
+            self._count(-_kept_bytes(pieces))
+
+    def forget_older_half(self) -> None:
+        """Drop half of the replies, to make room."""
+        for _ in range(-(-len(self._order) // 2)):
+            self.forget(self._order.popleft())
+
+    def _count(self, more_bytes: int) -> None:
+        self.replies_bytes += more_bytes
+        self.total.size_bytes += more_bytes
 
     def store_replies(self, store: MetadataStore, seqs: list[int], *, task: bool) -> None:
         """Put the replies to *seqs* into *store*, to be committed with what they answer."""
@@ -86,13 +114,14 @@ class Sessions:
         self._store = store
         self._sessions: dict[bytes, Session] = {}
         self._clients: set[bytes] = set()  # mounts that are connected
+        self._total = ReplyBytes()
         self._load()
 
     def open(self, client_id: bytes, role: str) -> Session:
         """The session of *client_id*, new or known."""
         session = self._sessions.get(client_id)
         if session is None:
-            session = self._sessions[client_id] = Session(client_id, role)
+            session = self._sessions[client_id] = Session(client_id, role, self._total)
             if len(self._sessions) > SESSIONS_MAX:
                 self._drop_oldest()
         session.role = role
@@ -111,7 +140,7 @@ class Sessions:
     def _known(self, client_id: bytes) -> Session:
         session = self._sessions.get(client_id)
         if session is None:
-            session = self._sessions[client_id] = Session(client_id, "client")
+            session = self._sessions[client_id] = Session(client_id, "client", self._total)
             session.last_seen_s = trio.current_time()
         return session
 
@@ -147,8 +176,17 @@ class Sessions:
         if idle:
             self._drop(min(idle, key=lambda session: session.last_seen_s))
 
+    def trim(self) -> None:
+        """Keep the replies of all together within `REPLIES_KEPT_BYTES`: who has most loses its oldest."""
+        while self._total.size_bytes > REPLIES_KEPT_BYTES:
+            largest = max(self._sessions.values(), key=lambda session: session.replies_bytes)
+            _log.warning("a client has %d bytes of replies kept: the oldest go", largest.replies_bytes)
+            largest.forget_older_half()
+
     def _drop(self, session: Session) -> None:
         del self._sessions[session.client_id]
+        self._total.size_bytes -= session.replies_bytes
+        session.total = ReplyBytes()  # for what tasks still add to it
         for key, _ in self._store.scan(*_slots(session.client_id), TASK_SLOTS + 1):
             self._store.delete(key)
 
@@ -157,7 +195,7 @@ class Sessions:
         for page in self._store.pages(*keys.table(keys.REPLIES)):
             for key, value in page:
                 client_id = key[1:-1]
-                session = self._sessions.setdefault(client_id, Session(client_id, "client"))
+                session = self._sessions.setdefault(client_id, Session(client_id, "client", self._total))
                 session.last_seen_s = now_s
                 for seq, reply in msgpack.unpackb(value):
                     session.remember(seq, [reply])

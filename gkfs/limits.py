@@ -123,11 +123,31 @@ SPACE_CHECK_BYTES: Final = 16 << 20  # written between two looks at the free spa
 STAT_CHUNKS: Final = 256  # chunk files looked at before others may run: half a millisecond
 INLINE_CUT_CHUNKS: Final = 4  # more chunk files are removed in a thread
 UNSYNCED_FILES_MAX: Final = 1 << 16  # files whose unsynced chunks are known one by one
-QUEUED_REPLIES_MAX_BYTES: Final = 64 << 20  # of one connection; then no more requests are read from it
-WRITES_IN_WORK_MAX_BYTES: Final = 64 << 20  # of one connection, waiting for threads; likewise
+# Replies queued for one connection, and data of its requests that threads work on, each; beyond it no more
+# requests are read from it. Of all connections together; and what each has however many there are.
+SHARE_MAX_BYTES: Final = 64 << 20
+SHARES_BYTES: Final = 1 << 30
+SHARE_LEAST_BYTES: Final = 2 << 20
+REQUESTS_IN_WORK_MAX: Final = (
+    2 * IN_FLIGHT_MAX
+)  # of one connection, by tasks: those it gave up, and as many new ones
+BATCH_REQUESTS_MAX: Final = IN_FLIGHT_MAX  # executed and committed as one, then others may run
+BATCH_READS_BYTES: Final = 8 << 20  # data that the requests of one batch may ask for
+BATCH_UNLOOKED: Final = 64  # so few requests are executed together without adding up what they ask for
 SEND_STALL_S: Final = 60.0  # a peer that takes none of its replies for so long is dropped
 BUSY_SPELL_S: Final = 0.005  # a connection that always has input lets others run this often
+RECEIVE_STALL_S: Final = 60.0  # a peer that stops within a message for so long is dropped
+STRANGERS_MAX: Final = (
+    256  # connections without handshake; the one that has waited longest makes room for a new one
+)
+PEER_KEEPALIVE_S: Final = 15  # a silent TCP connection is probed after this, and
+PEER_KEEPALIVE_PROBES: Final = 3  # so often this again; then, or with data unconfirmed for
+PEER_UNCONFIRMED_S: Final = 60  # so long, the host is gone
 SESSIONS_MAX: Final = 2 * CONNECTIONS_MAX
+# Replies kept for repeats, of all sessions together: 512 clients with a full window of creations each. Beyond it
+# who has most loses its oldest.
+REPLIES_KEPT_BYTES: Final = 512 << 20
+REPLY_OVERHEAD_BYTES: Final = 300  # of Python's objects, for each
 SESSION_MEMORY_S: Final = 600.0  # replies are kept for a client without connection
 HOLDER_GONE_S: Final = 60.0  # a client that has said nothing for so long has nothing open any more
 HINTS_MAX: Final = 1 << 16  # files renamed lately whose new path is remembered, for who has them open

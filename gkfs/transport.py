@@ -19,7 +19,14 @@ import trio
 from gkfs import __version__, wire
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress
-from gkfs.limits import CONNECT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, PROTOCOL_VERSION
+from gkfs.limits import (
+    CONNECT_TIMEOUT_S,
+    HANDSHAKE_TIMEOUT_S,
+    PEER_KEEPALIVE_PROBES,
+    PEER_KEEPALIVE_S,
+    PEER_UNCONFIRMED_S,
+    PROTOCOL_VERSION,
+)
 from gkfs.messages import HelloReply, HelloRequest
 from gkfs.operations import HELLO
 
@@ -159,10 +166,22 @@ async def _connect(uri: str) -> socket.socket:
         host, port = tcp_address(uri)
         stream = await trio.open_tcp_stream(host, port)
         connection = stream.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain = socket.socket(fileno=connection.detach())
     plain.setblocking(False)
+    if plain.family != socket.AF_UNIX:
+        tune(plain)
     return plain
+
+
+def tune(connection: socket.socket) -> None:
+    """Have a TCP connection send at once, and break when the other host has vanished."""
+    tcp = socket.IPPROTO_TCP
+    connection.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(tcp, socket.TCP_KEEPIDLE, PEER_KEEPALIVE_S)
+    connection.setsockopt(tcp, socket.TCP_KEEPINTVL, PEER_KEEPALIVE_S)
+    connection.setsockopt(tcp, socket.TCP_KEEPCNT, PEER_KEEPALIVE_PROBES)
+    connection.setsockopt(tcp, socket.TCP_USER_TIMEOUT, PEER_UNCONFIRMED_S * 1000)
 
 
 async def _shake_hands(connection: socket.socket, hello: HelloRequest) -> HelloReply:

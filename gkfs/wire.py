@@ -112,6 +112,11 @@ class Decoder:
             return memoryview(self._bulk)[self._bulk_filled :]
         return self._view[self._end :]
 
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a message has begun that is not whole yet."""
+        return self._pending is not None or self._end > self._start
+
     def received(self, count: int) -> list[Message]:
         """Take note of *count* bytes put into `buffer()`; returns the messages that are now whole, in order."""
         if self._pending is not None:

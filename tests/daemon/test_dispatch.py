@@ -37,8 +37,11 @@ class Recorder:
         self.sent += decoder.received(len(data))
         self.arrived.set()
 
-    def task_done(self, bulk_bytes: int) -> None:
-        self.tasks_bytes -= bulk_bytes
+    def task_begins(self, size_bytes: int) -> None:
+        self.tasks_bytes += size_bytes
+
+    def task_ends(self, size_bytes: int) -> None:
+        self.tasks_bytes -= size_bytes
 
 
 def message(operation: Any, request: Any, seq: int = 1) -> wire.Message:
