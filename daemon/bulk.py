@@ -21,7 +21,7 @@ from gkfs.bulk_messages import (
 )
 from gkfs.changes import check_xattrs
 from gkfs.daemon.guards import Guards
-from gkfs.daemon.namespace import Fids, check_kind
+from gkfs.daemon.namespace import Fids, check_kind, has_device
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
@@ -160,7 +160,7 @@ class Bulk:
             request.uid,
             request.gid,
             2 if stat.S_ISDIR(mode) else 1,
-            request.rdev,
+            request.rdev if has_device(mode) else 0,
             size if regular else len(target),
             request.atime_ns,
             request.mtime_ns,

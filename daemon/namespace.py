@@ -168,7 +168,7 @@ class Namespace:
             gid=request.gid,
             fid=self._fids.take(),
             now_ns=request.now_ns,
-            rdev=request.rdev,
+            rdev=request.rdev if has_device(request.mode) else 0,
             target=request.target,
         )
         record = metadentry.encode(entry)
@@ -203,6 +203,11 @@ class Namespace:
         self._store.count_entry(entry.mode, -1)
         kept = self._opens.discard(session.client_id, entry, request.open_fid, request.now_ns)
         return UnlinkReply(entry.fid, kept)
+
+
+def has_device(mode: int) -> bool:
+    """Whether a device number says something of a file of this type."""
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def check_kind(path: bytes, mode: int, target: bytes) -> None:

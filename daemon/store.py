@@ -82,8 +82,9 @@ class MetadataStore:
         self._overlay[key] = None
 
     def put_now(self, key: bytes, value: bytes) -> None:
-        """Set *key* at once and apart from the overlay. Raises OSError (ENOSPC, EIO)."""
+        """Set *key* at once, whatever the overlay was to make of it. Raises OSError (ENOSPC, EIO)."""
         self._write(lambda: self._db.put(key, value))
+        self._overlay.pop(key, None)  # a removal that the same batch asked for before must not follow
 
     def count_entry(self, mode: int, delta: int) -> None:
         """Note that records of paths with the file type of *mode* come or go with the next `commit`."""
