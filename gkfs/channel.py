@@ -158,7 +158,9 @@ class Channel:
     def _outcome(self, call: Call[Any], message: wire.Message) -> tuple[Any, OSError | None]:
         """Reply and error that *message* brings. Raises ProtocolError when it is no answer to *call*."""
         if message.code != call.operation.code:
-            raise ProtocolError(f"{self.name} answered {call.operation.name} as {TABLE.get(message.code)}")
+            answered = TABLE.get(message.code)
+            name = answered.name if answered else f"operation {message.code}"
+            raise ProtocolError(f"{self.name} answered {call.operation.name} as {name}")
         if not message.errno:
             return wire.decode_reply(call.operation, message), None
         text = str(message.fields[0])[:_ERROR_TEXT_MAX] if message.fields else ""

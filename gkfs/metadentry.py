@@ -179,6 +179,8 @@ def _parts(record: bytes) -> tuple[bytes, Xattrs, bytes]:
             raise ValueError(f"metadata record of {len(record)} bytes ends within a part at {position}") from None
         position += _PART.size
         part = record[position : position + length]
+        if data:
+            raise ValueError(f"metadata record goes on behind its data, with a part of tag {tag} at {position}")
         if tag == _TAG_SYMLINK_TARGET and len(part) == length:
             target = part
         elif tag == _TAG_XATTR and part and len(part) == length > part[0]:
@@ -201,7 +203,12 @@ def without_data(record: bytes) -> bytes:
     if not record[_FLAGS_OFFSET] & FLAG_INLINE:
         return record
     size = mode_size_mtime(record)[1]
-    return record[: len(record) - _PART.size - size] if size else record
+    if not size or len(record) == _HEADER.size:
+        return record
+    end = len(record) - _PART.size - size
+    if end >= _HEADER.size and record[end] == _TAG_DATA:
+        return record[:end]
+    return encode(decode(record)._replace(data=b""))  # left out already, or of another size than it says
 
 
 def without_inline(record: bytes) -> bytes:

@@ -50,9 +50,10 @@ def unix_path(uri: str) -> Path:
 def tcp_address(uri: str) -> tuple[str, int]:
     """(host, port) of ``tcp://HOST:PORT``; IPv6 hosts stand in brackets. Raises GkfsError."""
     host, colon, port = uri.removeprefix("tcp://").rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
     if not (uri.startswith("tcp://") and colon and host and _PORT.fullmatch(port) and int(port) <= _PORT_MAX):
-        raise GkfsError(f"{uri!r} is not tcp://HOST:PORT", ExitStatus.ADDRESS)
-    return host.removeprefix("[").removesuffix("]"), int(port)
+        raise GkfsError(f"{uri!r:.200} is not tcp://HOST:PORT", ExitStatus.ADDRESS)
+    return host, int(port)
 
 
 def listen_tcp(uri: str) -> socket.socket:

@@ -31,12 +31,16 @@ entries = st.builds(
     xattrs=st.dictionaries(st.binary(min_size=1, max_size=255), st.binary(max_size=300), max_size=4).map(
         lambda found: tuple(found.items())
     ),
-    data=st.binary(max_size=100),
+    data=st.just(b""),
 )
-inline = entries.map(lambda entry: entry._replace(flags=metadentry.FLAG_INLINE, size=len(entry.data)))
+inline = st.builds(
+    lambda entry, data: entry._replace(flags=metadentry.FLAG_INLINE, size=len(data), data=data),
+    entries,
+    st.binary(max_size=100),
+)
 
 
-@given(entries)
+@given(entries | inline)
 def test_decode_is_the_inverse_of_encode(entry: Metadentry) -> None:
     assert metadentry.decode(metadentry.encode(entry)) == entry
 
@@ -76,6 +80,20 @@ def test_a_record_cut_short_is_a_value_error(entry: Metadentry, cut: int) -> Non
     record = metadentry.encode(entry._replace(xattrs=(), data=b""))
     with pytest.raises(ValueError, match="record"):
         metadentry.decode(record[: len(record) - min(cut, len(entry.target))])
+
+
+@given(inline.filter(lambda entry: entry.data), st.integers(1, 10))
+def test_a_record_with_data_of_another_size_loses_them_and_nothing_else(entry: Metadentry, more: int) -> None:
+    wrong = entry._replace(size=entry.size + more)
+    assert metadentry.decode(metadentry.without_data(metadentry.encode(wrong))) == wrong._replace(data=b"")
+    without = metadentry.encode(wrong._replace(data=b""))
+    assert metadentry.without_data(without) == without
+
+
+@given(inline.filter(lambda entry: entry.data))
+def test_a_record_that_goes_on_behind_its_data_is_a_value_error(entry: Metadentry) -> None:
+    with pytest.raises(ValueError, match="behind its data"):
+        metadentry.decode(metadentry.encode(entry) + b"\x03\x01\0\0\0x")
 
 
 def test_an_empty_part_is_a_value_error() -> None:

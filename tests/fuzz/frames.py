@@ -1,4 +1,4 @@
-"""Frames to fuzz with, from a seed: requests and replies with well-typed but hostile fields, and mutations of bytes."""
+"""Frames to fuzz with, from a seed: requests and replies with well-typed but hostile fields, and mutated bytes."""
 
 import random
 import stat
@@ -19,7 +19,17 @@ _PATHS: Final = (
     *(b"", b"/", b"//", b"/..", b"/a/../b", b"a", b"/a\0b", b"/" + b"y" * 4095, b"/y" * 4097, b"\x09" + b"0" * 16),
     *(b"\x091234567890abcdef", b"\x09", b"\x00", b"\x03intent", b"\x07" + bytes(17), b"/a", b"/d1", b"/d1/a"),
 )
-_TEXTS: Final = ("", "lock", "copy", "drop", "undo", "client", "peer", "x" * 1000, "\ud800\n".encode(errors="replace").decode())
+_TEXTS: Final = (
+    "",
+    "lock",
+    "copy",
+    "drop",
+    "undo",
+    "client",
+    "peer",
+    "x" * 1000,
+    "\ud800\n".encode(errors="replace").decode(),
+)
 _RARE: Final = (SYNC_METADATA, SYNC_CHUNKS)  # a disk that syncs is all that would be measured
 
 
@@ -79,7 +89,9 @@ class Frames:
                 end = choose.randrange(8)
                 data[end : end + 1] = choose.randbytes(1)  # lengths, in the header
             case _:
-                data[at : at + 4] = choose.choice((b"\xff" * 4, bytes(4), b"\xdd\x00\x07\xe0", b"\x00\x00\x08\x00"))
+                data[at : at + 4] = choose.choice(
+                    (b"\xff" * 4, bytes(4), b"\xdd\x00\x07\xe0", b"\x00\x00\x08\x00")
+                )
 
     # --- values
 

@@ -2,6 +2,7 @@
 
 Targets are those of `tests.fuzz.targets`, each fed with mutations of its corpus, and
 
+    replies-to-client  replies to a pool of the client with calls in flight: each call ends, memory stays
     stranger   frames without handshake at a real daemon: nothing it stores changes
     client     frames with a handshake as a mount: it serves on, fsck finds what may be and mends it
     peer       the same as another daemon, control as `gkfs fsck`: it serves on
@@ -17,17 +18,21 @@ import time
 from pathlib import Path
 
 from gkfs.operations import TABLE
+from tests.fuzz.client_under_fire import fuzz_client
 from tests.fuzz.frames import Frames
 from tests.fuzz.targets import TARGETS, corpus
 from tests.fuzz.under_fire import Fired, daemon, fire_as_peer, fire_as_stranger, plant_tree
 
 _SLICE = 100_000  # frames between two looks at the daemon
+_REPLIES = "replies-to-client"
 _FRAMED = ("wire", "replies")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--target", choices=[*TARGETS, "stranger", "client", "peer", "control"], required=True)
+    parser.add_argument(
+        "--target", choices=[*TARGETS, _REPLIES, "stranger", "client", "peer", "control"], required=True
+    )
     parser.add_argument("--frames", type=int, default=1_000_000, help="how many frames or inputs")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long, whatever is left")
     parser.add_argument("--seed", type=int, default=1)
@@ -36,6 +41,9 @@ def main() -> None:
     until_s = begun_s + arguments.seconds
     if arguments.target in TARGETS:
         count, facts = fuzz_decoder(arguments.target, arguments.frames, arguments.seed, until_s), ""
+    elif arguments.target == _REPLIES:
+        count, broken, grown_bytes = fuzz_client(arguments.frames, arguments.seed, until_s)
+        facts = f", {broken} connections broken, memory grown by {grown_bytes >> 20} MiB"
     else:
         count, facts = fuzz_daemon(arguments.target, arguments.frames, arguments.seed, until_s)
     took_s = time.monotonic() - begun_s
@@ -43,7 +51,7 @@ def main() -> None:
 
 
 def fuzz_decoder(target: str, count: int, seed: int, until_s: float = float("inf")) -> int:
-    """Give *target* so many inputs: mutations of its corpus, and frames for what takes frames. How many it were."""
+    """Give *target* so many inputs: mutations of its corpus, and frames where it takes some. How many it were."""
     choose = random.Random(seed)
     source = Frames(choose)
     check = TARGETS[target]

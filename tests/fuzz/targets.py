@@ -1,8 +1,8 @@
 """What is fuzzed without a process of its own: one function of bytes for each decoder.
 
-A target raises nothing, whatever it is given: the errors that a decoder may raise are expected here, all others are
-what is looked for. The same targets serve the tests, the corpus, and both engines of long runs (`tests.fuzz.run`,
-`tests.fuzz.guided`).
+A target raises nothing, whatever it is given: the errors that a decoder may raise are expected here, all others
+are what is looked for. The same targets serve the tests, the corpus, and both engines of long runs: `tests.fuzz.run`
+and `tests.fuzz.guided`.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gkfs import config, container, hostfile, manifest, metadentry, transport, wire
 from gkfs.channel import Call, Channel
@@ -59,11 +59,11 @@ def replies(data: bytes) -> None:
     """Frames that reach a client with calls in flight: each call is done, or waits on, and none is lost."""
     channel = Channel("daemon 0")
     channel.connection_made()
-    calls: list[Call[object]] = [
-        channel.submit(STAT, StatRequest(b"/a", 1), 1.0),  # type: ignore[list-item]
-        channel.submit(LOOKUP, LookupRequest(b"/a"), 1.0),  # type: ignore[list-item]
-        channel.submit(READDIR, ReaddirRequest(b"/", b"", 10), 1.0),  # type: ignore[list-item]
-        channel.submit(READ_CHUNK, ReadChunkRequest(1, 0, 0, 10), 1.0),  # type: ignore[list-item]
+    calls: list[Call[Any]] = [
+        channel.submit(STAT, StatRequest(b"/a", 1), 1.0),
+        channel.submit(LOOKUP, LookupRequest(b"/a"), 1.0),
+        channel.submit(READDIR, ReaddirRequest(b"/", b"", 10), 1.0),
+        channel.submit(READ_CHUNK, ReadChunkRequest(1, 0, 0, 10), 1.0),
     ]
     channel.take_output()
     position = 0
@@ -124,7 +124,7 @@ def records(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         entry = metadentry.decode(data)
         assert metadentry.decode(metadentry.encode(entry)) == entry
-        metadentry.without_inline(data)
+        metadentry.decode(metadentry.without_inline(data))
         metadentry.is_plain_file_record(data)
         metadentry.allocated_sectors(entry)
         metadentry.encode(entry.link())
