@@ -1,8 +1,7 @@
 """What is fuzzed without a process of its own: one function of bytes for each decoder.
 
 A target raises nothing, whatever it is given: the errors that a decoder may raise are expected here, all others
-are what is looked for. The tests, the corpus and the engines of long runs, `tests.fuzz.run` and `tests.fuzz.guided`,
-have the same targets.
+are what is looked for. The tests, the corpus and both engines of long runs have the same targets.
 """
 
 import contextlib
