@@ -8,8 +8,11 @@ from typing import Final
 OTHER_USER: Final = 20002
 
 
-def as_other_user(act: Callable[[], int]) -> int:
-    """What *act* returns (0 to 254) in a process of OTHER_USER without any rights; 255 when it raises."""
+def begin_as_other_user(act: Callable[[], int]) -> Callable[[], int]:
+    """Have *act* done in a process of OTHER_USER without any rights; what waits for it and tells its result.
+
+    That is what *act* returns (0 to 254); 255 when it raises.
+    """
     if not (pid := os.fork()):
         status = 255
         try:
@@ -21,4 +24,9 @@ def as_other_user(act: Callable[[], int]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def as_other_user(act: Callable[[], int]) -> int:
+    """What *act* returns there."""
+    return begin_as_other_user(act)()
