@@ -1,11 +1,12 @@
 """The key of a file system, and the file that holds it, beside the hostfile.
 
-    hosts                                           the hostfile, whatever its name
-    gkfs-5f0c6f6d1c2b4b0e9a51d6c2c3f0a911.key       mode 0600: "gkfs-key 1 " and 64 hexadecimal digits
+    hosts                                            the hostfile
+    hosts.5f0c6f6d1c2b4b0e9a51d6c2c3f0a911.key       mode 0600: "gkfs-key 1 " and 64 hexadecimal digits
 
 Who has the key may do everything with the file system; who has not is not spoken to. It is in no other file, on no
-command line, and nothing prints it. The file's name has the fsid: of many daemons that make the hostfile at the
-same time one wins, and the key that counts is the one that belongs to it.
+command line, and nothing prints it. The file's name has that of the hostfile: two in one folder, of the same file
+system, have keys of their own. It has the fsid, too: of many daemons that make the hostfile at the same time one
+wins, and the key that counts is the one that belongs to it.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ KEY_BYTES: Final = 32
 PROOF_BYTES: Final = hashlib.sha256().digest_size
 _TEXT = re.compile(rb"gkfs-key 1 ([0-9a-f]{64})\n")
 _TEXT_BYTES: Final = 128  # more than a key file has
+_NAME_CHARACTERS: Final = 200  # of the hostfile's name: with the rest below NAME_MAX
 _MODE: Final = 0o600
 
 
@@ -67,7 +69,8 @@ class Access(NamedTuple):
 
 def path_of(hostfile: Path, fsid: str) -> Path:
     """The key file that belongs to *hostfile*, beside the file itself where that is a symbolic link."""
-    return Path(os.path.realpath(hostfile)).parent / f"gkfs-{fsid}.key"
+    real = Path(os.path.realpath(hostfile))
+    return real.with_name(f"{real.name[:_NAME_CHARACTERS]}.{fsid}.key")
 
 
 def read(hostfile: Path, fsid: str) -> Key:

@@ -2,7 +2,7 @@
 
 /tmp/gkfs-UID/NAME/       mode 0700, on every node of the job; NAME is Slurm's job id, or "job"
     hosts                 the hostfile, every node has its own copy
-    gkfs-FSID.key         the key, likewise
+    hosts.FSID.key        the key, likewise
     job.json              what `gkfs stop`, stage-in and others need to know, see `Job`
     data                  symbolic link to SCRATCH/gkfs-UID-NAME, which holds the daemons' folders
     mnt                   the mount, unless another place was asked for

@@ -13,7 +13,7 @@ from tests.users import as_other_user
 
 def test_the_key_is_beside_the_hostfile_and_nowhere_else_and_goes_with_it(workplace: Workplace) -> None:
     fsid = workplace.start_daemons(2)["fsid"]
-    path = workplace.hosts.with_name(f"gkfs-{fsid}.key")
+    path = workplace.hosts.with_name(f"hosts.{fsid}.key")
     assert path.stat().st_mode & 0o777 == 0o600
     assert workplace.gkfs("status", "-H", workplace.hosts, env={"GKFS_DEBUG": "1"}).status == 0
     assert shown(path.read_text().split()[2], workplace.folder) == [str(path)]
@@ -38,7 +38,7 @@ def test_the_key_is_beside_the_hostfile_and_nowhere_else_and_goes_with_it(workpl
 )
 def test_without_the_key_every_verb_says_so(verb: str, options: tuple[str, ...], workplace: Workplace) -> None:
     fsid = workplace.start_daemons()["fsid"]
-    path = workplace.hosts.with_name(f"gkfs-{fsid}.key")
+    path = workplace.hosts.with_name(f"hosts.{fsid}.key")
     kept = path.with_name("kept")
     path.rename(kept)
     (workplace.folder / "mnt").mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def test_without_the_key_every_verb_says_so(verb: str, options: tuple[str, ...],
 def test_with_the_key_of_another_start_status_names_the_daemon(workplace: Workplace) -> None:
     fsid = workplace.start_daemons()["fsid"]
     kept = workplace.folder / "kept"
-    path = workplace.hosts.with_name(f"gkfs-{fsid}.key")
+    path = workplace.hosts.with_name(f"hosts.{fsid}.key")
     path.rename(kept)
     assert keyfile.make(workplace.hosts, fsid)
     for verb in ("status", "stop"):
@@ -71,7 +71,7 @@ def test_nobody_else_reads_the_key_or_the_data(workplace: Workplace) -> None:
         (folder / "daemon-0").mkdir()
         (folder / "daemon-0").chmod(0o777)
         fsid = workplace.ok("start", "-r", folder, "-H", folder / "hosts", "--json").json["fsid"]
-        closed = [folder / "daemon-0", folder / f"gkfs-{fsid}.key", folder / "hosts"]
+        closed = [folder / "daemon-0", folder / f"hosts.{fsid}.key", folder / "hosts"]
         assert as_other_user(lambda: sum(path.exists() for path in closed)) == 3
         assert as_other_user(lambda: sum(os.access(path, os.R_OK) for path in closed)) == 0
         workplace.ok("stop", "-H", folder / "hosts", "--purge")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gkfs import hostfile, keyfile
 from gkfs.hostfile import DaemonAddress, format_header
 from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 from tests.hosts import write_hosts
@@ -171,7 +172,9 @@ def test_a_dead_daemon_is_a_row_and_status_6(workplace: Workplace) -> None:
 def test_a_daemon_that_hangs_is_no_gone_one(workplace: Workplace) -> None:
     (daemon,) = workplace.start_daemons()["daemons"]
     only_tcp = workplace.folder / "only-tcp"
+    hosts = hostfile.read(workplace.hosts)
     only_tcp.write_text(workplace.hosts.read_text().replace(daemon["unix"], "-"))
+    keyfile.make(only_tcp, hosts.fsid, hosts.key)
     os.kill(daemon["pid"], signal.SIGSTOP)
     begun_s = time.monotonic()
     assert "no answer within" in workplace.gkfs("status", "-H", only_tcp).err

@@ -180,7 +180,7 @@ def test_job_file_tells_how_to_reach_the_leader_and_is_private(workplace: Workpl
 def test_every_node_has_the_key_and_nothing_shows_it(workplace: Workplace, job: jobs.Job) -> None:
     start(workplace)
     folder = jobs.state_folder(job.name)
-    (path,) = folder.glob("gkfs-*.key")
+    (path,) = folder.glob("hosts.*.key")
     assert path.stat().st_mode & 0o777 == 0o600
     assert shown(path.read_text().split()[2], folder) == [str(path)]
     workplace.ok("stop")

@@ -136,7 +136,7 @@ def test_of_many_that_make_one_hostfile_all_have_the_key_of_the_winner(tmp_path:
         assert len(keys) == 8
         assert len({key.proof(b"") for key in keys}) == 1
         fsid = hostfile.read_addresses(hosts).fsid
-        assert sorted(path.name for path in folder.iterdir()) == [f"gkfs-{fsid}.key", "hosts"]
+        assert sorted(path.name for path in folder.iterdir()) == ["hosts", f"hosts.{fsid}.key"]
 
 
 def test_replacing_a_hostfile_makes_another_key_and_removing_it_removes_both(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_replacing_a_hostfile_makes_another_key_and_removing_it_removes_both(tmp
     assert not proves_the_same(hostfile.read(hosts).access.key, Key(SECRET))
     keyfile.make(hosts, OTHER)  # of another file system in the same folder
     hostfiles.remove(hosts)
-    assert [path.name for path in tmp_path.iterdir()] == [f"gkfs-{OTHER}.key"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"hosts.{OTHER}.key"]
 
 
 def test_a_hostfile_that_cannot_be_made_leaves_no_key(tmp_path: Path) -> None:
