@@ -235,10 +235,11 @@ class Pool:
         except GkfsError:
             return  # being rewritten, or gone with the job
         if hosts.fsid == self._hosts.fsid:
+            self._hosts = hosts  # all daemons were started anew: then the key is another, too
             connection.address = hosts.daemons.get(connection.address.daemon, connection.address)
 
     async def _open(self, address: DaemonAddress) -> socket.socket:
-        connected, _ = await open_connection(address, self._hosts.fsid, self._client_id, "client")
+        connected, _ = await open_connection(address, self._hosts.access, self._client_id, "client")
         return connected
 
     def _flush(self) -> None:

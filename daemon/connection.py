@@ -1,65 +1,41 @@
 """One connection: handshake, then batches of requests until the peer leaves.
 
 The task reads into the decoder's buffer, waits only when there is nothing to read, hands every whole message to
-the dispatcher and sends all replies in one call. A peer is refused for its first 20 bytes if they are not a
-HELLO; only then does it get a receive buffer.
+the dispatcher and sends all replies in one call. Only who has passed the gate gets a receive buffer.
 """
 
 import contextlib
-import errno
 import logging
 import select
 import socket
 import time
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import trio
 
 from gkfs import __version__, wire
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.gate import Caller, Gate, Identity, NotAdmitted, receive_exactly
 from gkfs.daemon.outbox import Outbox
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.shares import Shares
 from gkfs.errors import ProtocolError
+from gkfs.handshake import Greeting
 from gkfs.limits import (
     BATCH_READS_BYTES,
     BATCH_REQUESTS_MAX,
     BATCH_UNLOOKED,
     BUSY_SPELL_S,
     HANDSHAKE_TIMEOUT_S,
-    PROTOCOL_VERSION,
+    HELLO_BODY_MAX_BYTES,
     RECEIVE_STALL_S,
     REQUESTS_IN_WORK_MAX,
 )
-from gkfs.messages import Buffer, HelloReply, HelloRequest
+from gkfs.messages import Buffer, HelloReply
 from gkfs.operations import HELLO, READ_CHUNK
 from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
-
-_HELLO_BODY_MAX_BYTES = 1024
-_CLIENT_ID_BYTES = 16
-_ROLES = ("client", "peer", "control")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the daemon says of itself in the handshake."""
-
-    fsid: str
-    daemon_index: int
-    daemon_count: int
-    boot_epoch: int
-
-
-class _Refused(Exception):
-    """The peer cannot be served; *number* and the text go back to it."""
-
-    def __init__(self, number: int, text: str) -> None:
-        super().__init__(text)
-        self.number = number
 
 
 class Connection:
@@ -73,7 +49,8 @@ class Connection:
     def __init__(
         self,
         accepted: socket.socket,
-        peer: str,
+        caller: Caller,
+        gate: Gate,
         identity: Identity,
         sessions: Sessions,
         dispatcher: Dispatcher,
@@ -91,7 +68,8 @@ class Connection:
         self._is_alone = False  # the last requests that came in here were preceded by others of this connection
         self._socket = accepted
         self._nursery = nursery
-        self._peer = peer
+        self._caller = caller
+        self._gate = gate
         self._identity = identity
         self._sessions = sessions
         self._dispatcher = dispatcher
@@ -113,15 +91,14 @@ class Connection:
         """Serve until the peer leaves, breaks the protocol or is superseded. The socket is closed in any case."""
         try:
             await self._serve()
-        except _Refused as refused:
-            _log.warning("refused %s: %s", self._peer, refused)
-            self.send(wire.encode_error(HELLO.code, 0, refused.number, str(refused)))
+        except NotAdmitted:
+            pass  # the gate has noted it
         except ProtocolError as error:
-            _log.warning("closed connection from %s: %s", self._peer, error)
+            _log.warning("closed connection from %s: %s", self._caller.name, error)
         except OSError as error:
-            _log.info("connection from %s broke: %s", self._peer, error.strerror)
+            _log.info("connection from %s broke: %s", self._caller.name, error.strerror)
         except Exception:  # our mistake; the other connections are served on
-            _log.exception("connection from %s failed unexpectedly", self._peer)
+            _log.exception("connection from %s failed unexpectedly", self._caller.name)
         finally:
             self._outbox.fail()
             self._leave_session()
@@ -135,11 +112,11 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     async def _serve(self) -> None:
+        greeting = await self._gate.admit(self._socket, self._caller)
         with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as limit:
-            decoder, messages = await self._shake_hands()
+            decoder, messages = await self._begin(greeting)
         if limit.cancelled_caught:
-            raise ProtocolError(f"no handshake within {HANDSHAKE_TIMEOUT_S:.0f} s")
-        self.known = True
+            raise ProtocolError(f"no HELLO within {HANDSHAKE_TIMEOUT_S:.0f} s")
         self._nursery.start_soon(self._outbox.drain)
         await self._execute_all(messages)
         await self._read(decoder)
@@ -244,70 +221,26 @@ class Connection:
         self.tasks_bytes -= size_bytes
         self._tasks_have_less.set()
 
-    # --- the handshake
-
-    async def _shake_hands(self) -> tuple[wire.Decoder, list[wire.Message]]:
+    async def _begin(self, greeting: Greeting) -> tuple[wire.Decoder, list[wire.Message]]:
         """Decoder, and messages that came right behind the HELLO."""
-        head = await self._receive_exactly(wire.HEADER_BYTES)
+        head = await receive_exactly(self._socket, wire.HEADER_BYTES)
         body_length, bulk_length, seq, code, kind, _ = wire.HEADER.unpack(head)
-        if code != HELLO.code or kind != wire.REQUEST or bulk_length or body_length > _HELLO_BODY_MAX_BYTES:
+        if code != HELLO.code or kind != wire.REQUEST or bulk_length or body_length > HELLO_BODY_MAX_BYTES:
             raise ProtocolError(f"expected a HELLO, got {head.hex()}")
-        body = await self._receive_exactly(body_length)
+        body = await receive_exactly(self._socket, body_length)
         decoder = wire.Decoder()
         decoder.buffer()[: len(head) + len(body)] = head + body
         hello, *rest = decoder.received(len(head) + len(body))
-        request = self._check_hello(hello)
+        wire.decode_request(HELLO, HELLO.field_types(), hello)
         # no await between here and the reply: from now on this is the client's one connection
-        self.session = self._sessions.open(request.client_id, request.role)
+        self.session = self._sessions.open(greeting.client_id, greeting.role)
         if self.session.connection is not None:
             self.session.connection.supersede()
         self.session.connection = self
         self._sessions.joined(self.session)
         mine = self._identity
-        reply = HelloReply(
-            PROTOCOL_VERSION, __version__, mine.fsid, mine.daemon_index, mine.daemon_count, mine.boot_epoch
-        )
-        self.send(wire.encode_reply(HELLO, seq, reply))
+        self.send(wire.encode_reply(HELLO, seq, HelloReply(__version__, mine.daemon_count, mine.boot_epoch)))
         return decoder, rest
-
-    async def _receive_exactly(self, length: int) -> bytes:
-        # Without the decoder's large buffer: whoever is not of this file system shall cost little.
-        data = b""
-        while len(data) < length:
-            try:
-                piece = self._socket.recv(length - len(data))
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket.fileno())
-                continue
-            if not piece:
-                raise ProtocolError(f"closed after {len(data)} bytes of the handshake")
-            data += piece
-        return data
-
-    def _check_hello(self, message: wire.Message) -> HelloRequest:
-        fields: list[Any] = message.fields
-        if not fields or type(fields[0]) is not int:
-            raise ProtocolError("HELLO without a protocol version")
-        if fields[0] != PROTOCOL_VERSION:
-            # Before anything else is looked at: another version's HELLO may have other fields.
-            software = fields[1] if len(fields) > 1 else "unknown"
-            raise _Refused(
-                errno.EPROTO,
-                f"this daemon speaks protocol {PROTOCOL_VERSION} (gkfs {__version__}), you protocol {fields[0]} "
-                f"(gkfs {software}): use the same version on all nodes",
-            )
-        request = wire.decode_request(HELLO, HELLO.field_types(), message)
-        mine = self._identity
-        if request.fsid != mine.fsid or request.daemon_index != mine.daemon_index:
-            # Not all of the own fsid: who does not know it shall not learn it here.
-            raise _Refused(
-                errno.ENXIO,
-                f"this is daemon {mine.daemon_index} of file system {mine.fsid[:8]}..., "
-                f"not daemon {request.daemon_index} of {request.fsid[:8]}...",
-            )
-        if len(request.client_id) != _CLIENT_ID_BYTES or request.role not in _ROLES:
-            raise ProtocolError(f"HELLO with a client id of {len(request.client_id)} bytes, role {request.role!r}")
-        return request
 
     def _leave_session(self) -> None:
         session = getattr(self, "session", None)

@@ -5,8 +5,8 @@ import trio
 from gkfs.daemon.adopt import Adoption
 from gkfs.daemon.attributes import Attributes
 from gkfs.daemon.bulk import Bulk
-from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.gate import Identity
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.leases import Leases

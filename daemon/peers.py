@@ -16,6 +16,7 @@ import trio
 from gkfs.channel import Channel
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress
+from gkfs.keyfile import Access
 from gkfs.limits import PEER_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
@@ -32,9 +33,9 @@ Locate = Callable[[], Awaitable[DaemonAddress]]
 class Peer:
     """One other daemon; `run` keeps the connection, `call` uses it."""
 
-    def __init__(self, name: str, locate: Locate, fsid: str, client_id: bytes, role: str = "peer") -> None:
+    def __init__(self, name: str, locate: Locate, access: Access, client_id: bytes, role: str = "peer") -> None:
         self._locate = locate
-        self._fsid = fsid
+        self._access = access
         self._client_id = client_id
         self._role = role
         self._channel = Channel(name)
@@ -83,7 +84,7 @@ class Peer:
                 await self._wanted.wait()
             try:
                 address = await self._locate()
-                connection, _ = await open_connection(address, self._fsid, self._client_id, self._role)
+                connection, _ = await open_connection(address, self._access, self._client_id, self._role)
             except GkfsError as error:
                 _log.log(logging.DEBUG if error.status == ExitStatus.UNREACHABLE else logging.ERROR, "%s", error)
                 await trio.sleep(delay_s)
@@ -143,14 +144,14 @@ class Peers:
     def __init__(
         self,
         own_index: int,
-        fsid: str,
+        access: Access,
         locate: Callable[[int], Awaitable[DaemonAddress]],
         execute: Callable[[Any, Any], Awaitable[Any]],
         nursery: trio.Nursery,
     ) -> None:
         """*execute* runs an operation of this daemon; connections live in *nursery*."""
         self._own_index = own_index
-        self._fsid = fsid
+        self._access = access
         self._locate = locate
         self._execute = execute
         self._nursery = nursery
@@ -196,7 +197,7 @@ class Peers:
             async def locate() -> DaemonAddress:
                 return await self._locate(index)
 
-            peer = self._peers[index] = Peer(f"daemon {index}", locate, self._fsid, self._client_id)
+            peer = self._peers[index] = Peer(f"daemon {index}", locate, self._access, self._client_id)
             self._nursery.start_soon(peer.run)
         return peer
 

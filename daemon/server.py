@@ -22,8 +22,9 @@ import trio
 from gkfs import hostfile, transport
 from gkfs.buffers import keep_large_buffers
 from gkfs.daemon.audit import Audit
-from gkfs.daemon.connection import Connection, Identity
+from gkfs.daemon.connection import Connection
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.gate import Gate, Identity, NotAdmitted
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
 from gkfs.daemon.local import LocalClient
@@ -38,7 +39,8 @@ from gkfs.daemon.usage import Usage
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress, Hostfile
-from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S, STRANGERS_MAX
+from gkfs.keyfile import Access
+from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
 from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
 from gkfs.spin import Spinner
 
@@ -142,7 +144,7 @@ async def serve(
             storage = _open_storage(rootdir, store, direct_io=settings.direct_io)
             try:
                 stop = trio.Event() if stop is None else stop
-                server = _Server(settings, rootdir, store, storage, stop, on_shutdown or stop.set)
+                server = _Server(settings, known.access, rootdir, store, storage, stop, on_shutdown or stop.set)
                 await server.run(known, task_status)
             finally:
                 storage.close()
@@ -165,6 +167,7 @@ class _Server:
     def __init__(
         self,
         settings: DaemonSettings,
+        access: Access,
         rootdir: Rootdir,
         store: MetadataStore,
         storage: ChunkStorage,
@@ -181,10 +184,11 @@ class _Server:
         self._identity = Identity(
             superblock.fsid, superblock.daemon_index, superblock.daemon_count, superblock.boot_epoch
         )
+        self._access = access
+        self._gate = Gate(self._identity, access.key)
         self._sessions = Sessions(store)
         self._own_session = Session(os.urandom(16), "peer")
         self._connections: set[Connection] = set()
-        self._strangers: dict[Connection, None] = {}  # those of them without a handshake, some with; oldest first
         self._shares = Shares()
         self._spinner = Spinner(DAEMON_SPIN_S)
 
@@ -198,6 +202,7 @@ class _Server:
                 self._listen(listeners)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
+                nursery.start_soon(self._gate.report)
                 connect = partial(
                     LocalClient,
                     self._identity.daemon_index,
@@ -227,7 +232,7 @@ class _Server:
         async def execute(operation: Any, request: Any) -> Any:
             return await self._dispatcher.call(self._own_session, operation, request)
 
-        peers = Peers(self._identity.daemon_index, self._identity.fsid, self._locate, execute, nursery)
+        peers = Peers(self._identity.daemon_index, self._access, self._locate, execute, nursery)
         control = Control(
             self._identity, self._store, self._storage, self._sessions, self._dispatcher, self._on_shutdown
         )
@@ -288,7 +293,7 @@ class _Server:
         return address
 
     async def _locate(self, index: int) -> DaemonAddress:
-        found = await trio.to_thread.run_sync(hostfile.read, self._settings.hostfile)
+        found = await trio.to_thread.run_sync(hostfile.read_addresses, self._settings.hostfile)
         try:
             return found.daemons[index]
         except KeyError:
@@ -297,7 +302,6 @@ class _Server:
     # --- connections
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
-        is_tcp = listener.family != socket.AF_UNIX
         while True:
             try:
                 accepted, peer = listener.accept()
@@ -313,40 +317,32 @@ class _Server:
                 _log.error("cannot accept connections: %s", error.strerror)  # out of descriptors, most likely
                 await trio.sleep(RECONNECT_MAX_S)
                 continue
-            if len(self._connections) >= CONNECTIONS_MAX:
-                _log.warning("refused %s: %d connections are open", peer, CONNECTIONS_MAX)
+            try:
+                self._welcome(accepted, peer, nursery)
+            except NotAdmitted:
                 accepted.close()
-                continue
-            accepted.setblocking(False)
-            if is_tcp:
-                transport.tune(accepted)
-            name = f"{peer[0]}:{peer[1]}" if is_tcp else "Unix socket"
-            parts = (self._identity, self._sessions, self._dispatcher, nursery, self._shares)
-            connection = Connection(accepted, name, *parts, spinner=self._spinner, merge=self._settings.merge)
-            self._make_room_for(connection)
-            nursery.start_soon(self._serve_connection, connection)
             await trio.lowlevel.checkpoint()
 
-    def _make_room_for(self, connection: Connection) -> None:
-        """Note a connection; who says nothing must not keep those out who have something to say."""
-        self._connections.add(connection)
-        self._shares.connections = len(self._connections)
-        self._strangers[connection] = None
-        if len(self._strangers) > STRANGERS_MAX:
-            for known in [one for one in self._strangers if one.known]:
-                del self._strangers[known]
-        if len(self._strangers) > STRANGERS_MAX:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            _log.warning("%d connections are without handshake: closing the oldest", STRANGERS_MAX)
-            oldest.supersede()
+    def _welcome(self, accepted: socket.socket, peer: tuple[str, int], nursery: trio.Nursery) -> None:
+        """Have a connection served. Raises NotAdmitted."""
+        caller = self._gate.caller(accepted, peer)
+        if len(self._connections) - self._gate.waiting >= CONNECTIONS_MAX:
+            self._gate.refuse(caller, f"{CONNECTIONS_MAX} connections are open")
+            raise NotAdmitted
+        accepted.setblocking(False)
+        if accepted.family != socket.AF_UNIX:
+            transport.tune(accepted)
+        parts = (self._gate, self._identity, self._sessions, self._dispatcher, nursery, self._shares)
+        connection = Connection(accepted, caller, *parts, spinner=self._spinner, merge=self._settings.merge)
+        nursery.start_soon(self._serve_connection, connection)
 
     async def _serve_connection(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._shares.connections = len(self._connections)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
-            self._strangers.pop(connection, None)
             self._shares.connections = len(self._connections)
 
     async def _finish(self) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gkfs import __version__
-from gkfs.daemon.connection import Identity
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.gate import Identity
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore

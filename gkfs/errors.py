@@ -27,6 +27,7 @@ class ExitStatus(IntEnum):
     INCOMPLETE = 12  # `gkfs stage-in`, `stage-out`: some entries were not moved, all others were
     DIFFERENT = 13  # `gkfs stage-in`, `stage-out` with --verify: the copies differ
     PACK = 14  # a pack is damaged, not complete, or none
+    ACCESS = 15  # no key for the file system, or another than its daemons have
     RUN_FAILED = 125  # `gkfs run`: gkfs itself failed, the command did not run
     RUN_NOT_EXECUTABLE = 126
     RUN_NOT_FOUND = 127

@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from gkfs import addresses
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.keyfile import Key
 from gkfs.limits import (
     CONNECT_TIMEOUT_S,
     GANG_MEMBERS_MAX,
@@ -59,6 +60,11 @@ class Event(NamedTuple):
 
     rank: int
     message: Message | None
+
+
+def derived_key(environ: Mapping[str, str], purpose: str) -> Key:
+    """A key that leader and members of the gang that *environ* names share, and nobody else."""
+    return Key(bytes.fromhex(environ[GANG_VARIABLE].partition(" ")[0])).derived(purpose.encode())
 
 
 def _proof(key: bytes, role: bytes, rank: int, challenge: bytes) -> bytes:

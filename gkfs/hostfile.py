@@ -7,13 +7,17 @@
 One header, then a line per daemon: index, host name, TCP address, Unix socket. Daemons append their own
 line, so lines come in any order, and the last one for an index holds: a restarted daemon appends anew.
 `-` stands for an address a daemon does not have. Blank lines and lines that start with `#` are ignored.
+
+The hostfile is no secret. What lets in is the key beside it (`gkfs.keyfile`), which `read` reads, too.
 """
 
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+from gkfs import keyfile
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.keyfile import Access, Key
 from gkfs.limits import DAEMONS_MAX, HOSTFILE_MAX_BYTES
 
 _HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})")
@@ -35,11 +39,22 @@ class DaemonAddress(NamedTuple):
 
 
 class Hostfile(NamedTuple):
-    """A parsed hostfile; *daemons* maps index to address and may be incomplete while daemons start."""
+    """A parsed hostfile; *daemons* maps index to address and may be incomplete while daemons start.
+
+    *key* is None when only addresses were asked for.
+    """
 
     fsid: str  # 32 hexadecimal digits, unique to one file system
     daemon_count: int
     daemons: dict[int, DaemonAddress]
+    key: Key | None = None
+
+    @property
+    def access(self) -> Access:
+        """What connections to the daemons need. Raises GkfsError (ACCESS) without a key."""
+        if self.key is None:
+            raise GkfsError(f"no key for file system {self.fsid} has been read", ExitStatus.ACCESS)
+        return Access(self.fsid, self.key)
 
     @property
     def complete(self) -> bool:
@@ -62,7 +77,13 @@ def format_daemon(address: DaemonAddress) -> str:
 
 
 def read(path: Path) -> Hostfile:
-    """The hostfile at *path*. Raises GkfsError (HOSTFILE) when it is missing, unreadable or garbled."""
+    """The hostfile at *path* with its key. Raises GkfsError: HOSTFILE as `read_addresses`, ACCESS without key."""
+    hosts = read_addresses(path)
+    return hosts._replace(key=keyfile.read(path, hosts.fsid))
+
+
+def read_addresses(path: Path) -> Hostfile:
+    """The hostfile at *path*, without key. Raises GkfsError (HOSTFILE): it is missing, unreadable or garbled."""
     try:
         with open(path, "rb") as file:
             data = file.read(HOSTFILE_MAX_BYTES + 1)

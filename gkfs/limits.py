@@ -33,8 +33,9 @@ HOSTFILE_MAX_BYTES: Final = 16 << 20  # DAEMONS_MAX lines, each written again by
 CONFIGURATION_MAX_BYTES: Final = 1 << 20
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
+HELLO_BODY_MAX_BYTES: Final = 1024  # of the first message, before there is a receive buffer
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
 RECEIVE_BUFFER_BYTES: Final = 1 << 20  # holds the largest body and many small messages
 BULK_OWN_BUFFER_BYTES: Final = 32 << 10  # larger bulk is received straight into a buffer of its own
@@ -43,12 +44,19 @@ SEND_BUFFERS_MAX: Final = 512  # pieces in one sendmsg; IOV_MAX is 1024
 IN_FLIGHT_MAX: Final = 1024  # requests of one client waiting at one daemon
 DEDUP_WINDOW: Final = 2 * IN_FLIGHT_MAX  # replies kept for repeats: a repeat is never older than the flight
 CONNECTIONS_MAX: Final = 4096  # of one daemon: 512 nodes, several mounts and peers each
+# Connections that have not proved yet that they know the key, some 10 kB each. One more drops the oldest of the
+# address that has most of them: others are served on. At the start of a large job many are honest.
+HANDSHAKES_MAX: Final = 1024
 READDIR_PAGE_ENTRIES: Final = 1000  # with 255-byte names still below MESSAGE_BODY_MAX_BYTES
 TREE_BATCH_BYTES: Final = 256 << 10  # records moved per message by a directory rename
 
 # --- time
 CONNECT_TIMEOUT_S: Final = 5.0
 HANDSHAKE_TIMEOUT_S: Final = 5.0  # a peer that connects and says nothing is dropped
+REFUSALS_WINDOW_S: Final = 60.0  # of callers that are refused in this time so many get a line in the log
+REFUSALS_LOGGED_OF_ONE: Final = 3  # of one address
+REFUSALS_LOGGED: Final = 20  # of all; the rest is counted
+REFUSALS_ADDRESSES: Final = 1024  # told apart
 REQUEST_TIMEOUT_S: Final = 60.0  # then the call fails with ETIMEDOUT naming the daemon
 PEER_TIMEOUT_S: Final = 20.0  # daemon to daemon: below the client's, so that its answer says why
 LOCK_WAIT_S: Final = 30.0  # a request waiting for a directory rename to pass
@@ -137,9 +145,6 @@ BATCH_UNLOOKED: Final = 64  # so few requests are executed together without addi
 SEND_STALL_S: Final = 60.0  # a peer that takes none of its replies for so long is dropped
 BUSY_SPELL_S: Final = 0.005  # a connection that always has input lets others run this often
 RECEIVE_STALL_S: Final = 60.0  # a peer that stops within a message for so long is dropped
-STRANGERS_MAX: Final = (
-    256  # connections without handshake; the one that has waited longest makes room for a new one
-)
 PEER_KEEPALIVE_S: Final = 15  # a silent TCP connection is probed after this, and
 PEER_KEEPALIVE_PROBES: Final = 3  # so often this again; then, or with data unconfirmed for
 PEER_UNCONFIRMED_S: Final = 60  # so long, the host is gone

@@ -27,21 +27,13 @@ class RecordReply(NamedTuple):
 
 
 class HelloRequest(NamedTuple):
-    """First message of a connection. *role*: "client", "peer" or "control"."""
+    """First message of a connection, right behind the proof; who calls is known from the greeting."""
 
-    protocol: int
     software: str
-    fsid: str
-    daemon_index: int  # the daemon the caller believes to talk to
-    client_id: bytes  # 16 bytes, one per mount or daemon boot; repeats are recognised by (client_id, seq)
-    role: str
 
 
 class HelloReply(NamedTuple):
-    protocol: int
     software: str
-    fsid: str
-    daemon_index: int
     daemon_count: int
     boot_epoch: int
 

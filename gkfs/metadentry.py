@@ -202,13 +202,13 @@ def without_data(record: bytes) -> bytes:
     """A stored record without the part that is the file's data, for who wants attributes only."""
     if not record[_FLAGS_OFFSET] & FLAG_INLINE:
         return record
-    size = mode_size_mtime(record)[1]
-    if not size or len(record) == _HEADER.size:
-        return record
-    end = len(record) - _PART.size - size
-    if end >= _HEADER.size and record[end] == _TAG_DATA:
-        return record[:end]
-    return encode(decode(record)._replace(data=b""))  # left out already, or of another size than it says
+    position = _HEADER.size
+    while position + _PART.size <= len(record):
+        tag, length = _PART.unpack_from(record, position)
+        if tag == _TAG_DATA:
+            return record[:position]
+        position += _PART.size + length
+    return record
 
 
 def without_inline(record: bytes) -> bytes:

@@ -18,14 +18,16 @@ import trio
 
 from gkfs import __version__, wire
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
+from gkfs.handshake import ANSWER_BYTES, HEAD_BYTES, Call
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress
+from gkfs.keyfile import Access
 from gkfs.limits import (
     CONNECT_TIMEOUT_S,
     HANDSHAKE_TIMEOUT_S,
+    HELLO_BODY_MAX_BYTES,
     PEER_KEEPALIVE_PROBES,
     PEER_KEEPALIVE_S,
     PEER_UNCONFIRMED_S,
-    PROTOCOL_VERSION,
 )
 from gkfs.messages import HelloReply, HelloRequest
 from gkfs.operations import HELLO
@@ -116,20 +118,20 @@ def _short(path: Path) -> Iterator[str]:
 
 
 async def open_connection(
-    address: DaemonAddress, fsid: str, client_id: bytes, role: str
+    address: DaemonAddress, access: Access, client_id: bytes, role: str
 ) -> tuple[socket.socket, HelloReply]:
     """A connected non-blocking socket after a successful handshake, and what the daemon said of itself.
 
-    Raises GkfsError: UNREACHABLE when nothing answers in time, VERSION, or HOSTFILE when another daemon or file
-    system answers there. Nothing stays open after cancellation or failure.
+    Raises GkfsError: UNREACHABLE when nothing answers in time, VERSION, HOSTFILE when another daemon or file
+    system answers there, or ACCESS when it has another key. Nothing stays open after cancellation or failure.
     """
-    hello = HelloRequest(PROTOCOL_VERSION, __version__, fsid, address.daemon, client_id, role)
     reasons: list[str] = []
     for uri in (address.unix, address.tcp):
-        if uri == NO_ADDRESS or (uri == address.unix and not unix_path(uri).is_socket()):
+        if uri == NO_ADDRESS or (uri == address.unix and not _is_socket(uri)):
             continue
+        call = Call(access, address.daemon, client_id, role, str(address))
         try:
-            return await _open_one(address, uri, hello)
+            return await _open_one(uri, call)
         except OSError as error:
             reasons.append(error.strerror or str(error))
         except UnicodeError:
@@ -141,17 +143,22 @@ async def open_connection(
     raise GkfsError(f"{address} cannot be reached: {', '.join(reasons) or 'no address'}", ExitStatus.UNREACHABLE)
 
 
-async def _open_one(address: DaemonAddress, uri: str, hello: HelloRequest) -> tuple[socket.socket, HelloReply]:
+def _is_socket(uri: str) -> bool:
+    try:
+        return unix_path(uri).is_socket()
+    except OSError:  # in a folder that is closed to us: another node's path, or another user's
+        return False
+
+
+async def _open_one(uri: str, call: Call) -> tuple[socket.socket, HelloReply]:
     with trio.fail_after(CONNECT_TIMEOUT_S):
         connection = await _connect(uri)
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            reply = await _shake_hands(connection, hello)
-        _check_hello(address, hello, reply)
+            return connection, await _shake_hands(connection, call)
     except BaseException:
         connection.close()
         raise
-    return connection, reply
 
 
 async def _connect(uri: str) -> socket.socket:
@@ -185,38 +192,29 @@ def tune(connection: socket.socket) -> None:
     connection.setsockopt(tcp, socket.TCP_USER_TIMEOUT, PEER_UNCONFIRMED_S * 1000)
 
 
-async def _shake_hands(connection: socket.socket, hello: HelloRequest) -> HelloReply:
+async def _shake_hands(connection: socket.socket, call: Call) -> HelloReply:
+    connection.send(call.greeting)  # short, as what follows, and on an empty socket: it is taken whole
+    head = await _receive_exactly(connection, HEAD_BYTES)
+    call.check_head(head)
+    proof = call.prove(head + await _receive_exactly(connection, ANSWER_BYTES - HEAD_BYTES))
+    connection.send(b"".join([proof, *wire.encode_request(HELLO, 0, HelloRequest(__version__))]))
+    header = await _receive_exactly(connection, wire.HEADER_BYTES)
     decoder = wire.Decoder()
-    data = b"".join(wire.encode_request(HELLO, 0, hello))
-    connection.send(data)  # short, on an empty socket: it is taken whole
-    while True:
+    body_bytes, bulk_bytes, _, code, _, _ = wire.HEADER.unpack(header)
+    if code != HELLO.code or bulk_bytes or body_bytes > HELLO_BODY_MAX_BYTES:
+        raise ProtocolError(f"answered HELLO with {header.hex()}")
+    data = header + await _receive_exactly(connection, body_bytes)
+    decoder.buffer()[: len(data)] = data
+    (message,) = decoder.received(len(data))
+    return HelloReply(*wire.decode_reply(HELLO, message))
+
+
+async def _receive_exactly(connection: socket.socket, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
         await trio.lowlevel.wait_readable(connection.fileno())
-        count = connection.recv_into(decoder.buffer())
-        if count == 0:
+        piece = connection.recv(length - len(data))
+        if not piece:
             raise OSError(errno.ECONNRESET, "the daemon closed the connection during the handshake")
-        for message in decoder.received(count):
-            if message.code != HELLO.code or message.kind != wire.REPLY:
-                raise ProtocolError(f"a message of operation {message.code} in place of the answer to HELLO")
-            if message.errno:
-                text = str(message.fields[0])[:_REFUSAL_MAX] if message.fields else os.strerror(message.errno)
-                raise GkfsError(text, ExitStatus.VERSION if message.errno == errno.EPROTO else ExitStatus.HOSTFILE)
-            if len(message.fields) >= 2 and message.fields[0] != PROTOCOL_VERSION:
-                raise _version_mismatch(message.fields)
-            return HelloReply(*wire.decode_reply(HELLO, message))
-
-
-def _version_mismatch(fields: list[object]) -> GkfsError:
-    return GkfsError(
-        f"daemon speaks protocol {fields[0]} (gkfs {fields[1]}), this client protocol {PROTOCOL_VERSION} "
-        f"(gkfs {__version__}): use the same version on all nodes",
-        ExitStatus.VERSION,
-    )
-
-
-def _check_hello(address: DaemonAddress, hello: HelloRequest, reply: HelloReply) -> None:
-    if reply.fsid != hello.fsid or reply.daemon_index != hello.daemon_index:
-        raise GkfsError(
-            f"{address} is daemon {reply.daemon_index} of file system {reply.fsid}, "
-            f"the hostfile names daemon {hello.daemon_index} of {hello.fsid}",
-            ExitStatus.HOSTFILE,
-        )
+        data += piece
+    return data

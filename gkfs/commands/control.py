@@ -18,6 +18,7 @@ from gkfs.commands import rootdirs
 from gkfs.commands.children import is_running
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress, Hostfile
+from gkfs.keyfile import Access
 from gkfs.limits import CONNECT_TIMEOUT_S, CONTROL_PARALLEL, CONTROL_TIMEOUT_S, POLL_INTERVAL_S
 from gkfs.messages import Empty, StatusReply
 from gkfs.operations import SHUTDOWN, STATUS, Operation, Q, R
@@ -29,7 +30,7 @@ Outcomes = dict[int, T | GkfsError]
 
 def statuses(hosts: Hostfile) -> Outcomes[StatusReply]:
     """What each daemon in the hostfile says of itself, or why it says nothing, by index."""
-    return _for_each(hosts.daemons.values(), lambda address: _ask(address, hosts.fsid, STATUS))
+    return _for_each(hosts.daemons.values(), lambda address: _ask(address, hosts.access, STATUS))
 
 
 def stop(hosts: Hostfile, deadline_s: float) -> Outcomes[bool]:
@@ -38,7 +39,7 @@ def stop(hosts: Hostfile, deadline_s: float) -> Outcomes[bool]:
     *deadline_s* is of time.monotonic(). A daemon that does not go by then, or may run but does not answer, is an
     error.
     """
-    return _for_each(hosts.daemons.values(), lambda address: _stop_one(address, hosts.fsid, deadline_s))
+    return _for_each(hosts.daemons.values(), lambda address: _stop_one(address, hosts.access, deadline_s))
 
 
 def local_folder(address: DaemonAddress, fsid: str) -> Path | None:
@@ -84,9 +85,9 @@ class Conversation:
         self._channel.connection_made()
 
     @classmethod
-    async def begin(cls, address: DaemonAddress, fsid: str) -> Self:
+    async def begin(cls, address: DaemonAddress, access: Access) -> Self:
         """Connect. Raises GkfsError."""
-        connection, _ = await open_connection(address, fsid, os.urandom(16), "control")
+        connection, _ = await open_connection(address, access, os.urandom(16), "control")
         return cls(address, connection)
 
     def close(self) -> None:
@@ -132,7 +133,7 @@ async def converse(hosts: Hostfile, work: Callable[[dict[int, Conversation]], Aw
 
     async def begin(address: DaemonAddress) -> None:
         async with limit:
-            daemons[address.daemon] = await Conversation.begin(address, hosts.fsid)
+            daemons[address.daemon] = await Conversation.begin(address, hosts.access)
 
     try:
         async with trio.open_nursery() as nursery:
@@ -154,8 +155,8 @@ def _first(group: BaseExceptionGroup[GkfsError]) -> GkfsError:
     return error
 
 
-async def _ask(address: DaemonAddress, fsid: str, operation: Operation[Empty, R]) -> R:
-    conversation = await Conversation.begin(address, fsid)
+async def _ask(address: DaemonAddress, access: Access, operation: Operation[Empty, R]) -> R:
+    conversation = await Conversation.begin(address, access)
     try:
         return await conversation.ask(operation, Empty())
     except OSError as error:
@@ -164,22 +165,22 @@ async def _ask(address: DaemonAddress, fsid: str, operation: Operation[Empty, R]
         conversation.close()
 
 
-async def _stop_one(address: DaemonAddress, fsid: str, deadline_s: float) -> bool:
-    folder = local_folder(address, fsid)
+async def _stop_one(address: DaemonAddress, access: Access, deadline_s: float) -> bool:
+    folder = local_folder(address, access.fsid)
     pid = rootdirs.holder(folder) if folder else None
     reason = "was told to stop and still runs"
     try:
-        await _ask(address, fsid, SHUTDOWN)
+        await _ask(address, access, SHUTDOWN)
     except GkfsError as error:
         if error.status not in (ExitStatus.UNREACHABLE, ExitStatus.HOSTFILE):
             raise
-        if await _is_gone(address, fsid, pid):
+        if await _is_gone(address, access, pid):
             return False
         if error.status is ExitStatus.HOSTFILE:
             return False  # another daemon has its address now
         # It may be ending already, asked by someone else, or hang.
         reason = "does not answer and may still run"
-    gone = partial(_is_gone, address, fsid, pid)
+    gone = partial(_is_gone, address, access, pid)
     while not await gone():
         if time.monotonic() > deadline_s:
             where = f", process {pid}" if pid else ""
@@ -188,11 +189,11 @@ async def _stop_one(address: DaemonAddress, fsid: str, deadline_s: float) -> boo
     return True
 
 
-async def _is_gone(address: DaemonAddress, fsid: str, pid: int | None) -> bool:
+async def _is_gone(address: DaemonAddress, access: Access, pid: int | None) -> bool:
     """Whether nothing is left of the daemon: on this machine its process, elsewhere its TCP address."""
     if pid and is_running(pid):
         return False
-    folder = local_folder(address, fsid)
+    folder = local_folder(address, access.fsid)
     if folder is not None:
         return rootdirs.holder(folder) is None
     if address.tcp == NO_ADDRESS:
@@ -208,7 +209,7 @@ async def _is_gone(address: DaemonAddress, fsid: str, pid: int | None) -> bool:
         return True
     # Something accepts there. It is gone if that is another daemon.
     try:
-        (await open_connection(address, fsid, os.urandom(16), "control"))[0].close()
+        (await open_connection(address, access, os.urandom(16), "control"))[0].close()
     except GkfsError as error:
         return error.status is ExitStatus.HOSTFILE
     return False

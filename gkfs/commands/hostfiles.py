@@ -1,14 +1,17 @@
-"""Making hostfiles: of many who try at once one wins, and nobody ever reads half a header."""
+"""Making hostfiles and their keys: of many who try at once one wins, and nobody ever reads half of one."""
 
 import os
 import secrets
 from pathlib import Path
 
-from gkfs import hostfile
+from gkfs import hostfile, keyfile
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
+from gkfs.keyfile import Key
 
-read = hostfile.read  # so that a verb whose parameter is called hostfile has all of it here
+# So that a verb whose parameter is called hostfile has all of it here.
+read = hostfile.read
+read_addresses = hostfile.read_addresses
 
 
 def read_if_there(path: Path) -> Hostfile | None:
@@ -21,11 +24,26 @@ def read_if_there(path: Path) -> Hostfile | None:
     return hostfile.read(path) if os.path.lexists(path) else None
 
 
-def create(path: Path, fsid: str, daemon_count: int) -> bool:
-    """Make the hostfile with its header; False when another process was first. Raises GkfsError (HOSTFILE).
+def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> bool:
+    """Make the key and the hostfile with its header; False when another process was first. Raises GkfsError.
 
-    Readers see the whole header or no file: it is written under another name and linked.
+    Without *key*, others who make a hostfile of the same *fsid* at this moment, and we, agree on one. Readers see
+    the whole header or no file: it is written under another name and linked. The key is there before it.
     """
+    made_key = keyfile.make(path, fsid, key)
+    try:
+        if _create(path, fsid, daemon_count):
+            return True
+    except BaseException:
+        if made_key:
+            keyfile.remove(path, fsid)
+        raise
+    if made_key and hostfile.read_addresses(path).fsid != fsid:
+        keyfile.remove(path, fsid)
+    return False
+
+
+def _create(path: Path, fsid: str, daemon_count: int) -> bool:
     temporary = _write_beside(path, fsid, daemon_count)
     try:
         os.link(temporary, path)
@@ -39,7 +57,8 @@ def create(path: Path, fsid: str, daemon_count: int) -> bool:
 
 
 def replace(path: Path, fsid: str, daemon_count: int) -> None:
-    """Put a fresh header in the place of the hostfile of a file system that is not running."""
+    """Put a fresh header, and a fresh key, in the place of those of a file system that is not running."""
+    keyfile.make(path, fsid, Key.fresh())
     temporary = _write_beside(path, fsid, daemon_count)
     try:
         os.replace(temporary, path)
@@ -49,11 +68,17 @@ def replace(path: Path, fsid: str, daemon_count: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the hostfile, if it is still there. Raises GkfsError (HOSTFILE)."""
+    """Remove the hostfile and its key, if they are still there. Raises GkfsError (HOSTFILE)."""
+    try:
+        fsid = hostfile.read_addresses(path).fsid
+    except GkfsError:
+        fsid = ""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise _error(path, f"cannot be removed: {error.strerror}") from None
+    if fsid:
+        keyfile.remove(path, fsid)
 
 
 def new_fsid() -> str:
@@ -64,7 +89,6 @@ def new_fsid() -> str:
 def _write_beside(path: Path, fsid: str, daemon_count: int) -> Path:
     temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}"
     try:
-        # 0600: who knows the fsid may speak to the daemons.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(hostfile.format_header(fsid, daemon_count))

@@ -2,6 +2,7 @@
 
 /tmp/gkfs-UID/NAME/       mode 0700, on every node of the job; NAME is Slurm's job id, or "job"
     hosts                 the hostfile, every node has its own copy
+    hosts.FSID.key        the key, likewise
     job.json              what `gkfs stop`, stage-in and others need to know, see `Job`
     data                  symbolic link to SCRATCH/gkfs-UID-NAME, which holds the daemons' folders
     mnt                   the mount, unless another place was asked for
@@ -15,9 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from gkfs import gang
 from gkfs.commands import records
 from gkfs.commands.launchers import Launcher, Places
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.keyfile import Key
 
 JOB_VARIABLE: Final = "GKFS_JOB"
 HOSTS_NAME: Final = "hosts"
@@ -44,6 +47,11 @@ class Job(NamedTuple):
     def places(self) -> Places:
         """All nodes."""
         return Places(Launcher(self.launcher), self.hosts)
+
+    @property
+    def key(self) -> Key:
+        """The key of the file system. It travels nowhere: all its nodes make it from the gang's."""
+        return gang.derived_key(self.gang, f"file system {self.fsid}")
 
     @property
     def hostfile(self) -> Path:

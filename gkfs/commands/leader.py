@@ -104,7 +104,7 @@ class Leader:
         wishes = self._wishes
         total = len(wishes.serving) * wishes.daemons
         common: dict[str, Any] = {
-            "job": self.job._asdict(),
+            "job": self.job._replace(gang={})._asdict(),  # its key was handed to them by who started them
             "total_daemons": total,
             "rootdir": str(wishes.rootdir) if wishes.rootdir else None,
             "interface": wishes.interface,
@@ -141,7 +141,7 @@ class Leader:
     def _note_here(self) -> None:
         """This host is not a node of the job (salloc on a login node): `gkfs stop` and others look here, too."""
         self._own_folder = jobs.make_state_folder(self.job.name)
-        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines))
+        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines), self.job.key)
         with self.job.hostfile.open("a") as file:
             file.writelines(self.lines)
         jobs.write(self.job)

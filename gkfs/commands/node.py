@@ -49,7 +49,7 @@ from gkfs.commands.children import Child
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.signals import ENDING, Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import GangEnded, Member, Message
+from gkfs.gang import GANG_VARIABLE, GangEnded, Member, Message
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import (
     DAEMON_RESTARTS_MAX,
@@ -67,7 +67,7 @@ _LOG_KEPT_BYTES: Final = 64 << 10
 class Plan(NamedTuple):
     """What one node is to do."""
 
-    job: dict[str, Any]  # jobs.Job as a dictionary
+    job: dict[str, Any]  # jobs.Job as a dictionary, without `gang`
     first_daemon: int
     daemons: int  # here
     total_daemons: int
@@ -126,7 +126,7 @@ class _Node:
     # --- start
 
     def _set_up(self, plan: Plan, undo: contextlib.ExitStack) -> None:
-        job = jobs.decode(plan.job)
+        job = jobs.decode(plan.job | {"gang": {GANG_VARIABLE: os.environ[GANG_VARIABLE]}})
         if plan.cores:
             _use_cores(plan.cores)
         if plan.mounts:
@@ -134,7 +134,7 @@ class _Node:
         self._logs = {} if plan.keeps_logs else None
         state = undo.enter_context(self._state_folder(job.name))
         own_hosts = state / jobs.HOSTS_NAME
-        hostfiles.create(own_hosts, job.fsid, plan.total_daemons)
+        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key)
         if plan.daemons:
             data = undo.enter_context(self._data_folder(plan, job.name, state))
             undo.callback(self._end_daemons)
@@ -214,7 +214,7 @@ class _Node:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
             self._check_daemons()
-            known = hostfiles.read(own_hosts).daemons
+            known = hostfiles.read_addresses(own_hosts).daemons
             if len(known) == len(self._daemons):
                 return dict(known)
             if time.monotonic() > deadline_s:

@@ -23,6 +23,7 @@ from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
 from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.keyfile import Key
 from gkfs.limits import RUN_GRACE_S
 
 _FOLDER_PREFIX: Final = "gkfs-run-"
@@ -133,7 +134,7 @@ def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Moun
     if plan.log is not None:
         undo.callback(_keep_logs, folder, plan.log)
     rootdir, hostfile = plan.rootdir or folder, folder / "hosts"
-    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons)
+    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh())
     undo.callback(_remove_data, rootdir, plan.daemons)
     daemons: list[Child] = []
     own = None

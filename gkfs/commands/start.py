@@ -18,6 +18,7 @@ from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
 from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.keyfile import Key
 
 _EPILOG = """\b
 Examples: in a Slurm job, on all its nodes:
@@ -137,7 +138,7 @@ def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int) -> None:
     old = hostfiles.read_if_there(hostfile)
     if old is None:
         hostfile.unlink(missing_ok=True)  # an empty one
-        if not hostfiles.create(hostfile, fsid, count):
+        if not hostfiles.create(hostfile, fsid, count, Key.fresh()):
             raise GkfsError(f"hostfile {hostfile} was made by another gkfs just now", ExitStatus.HOSTFILE)
         return
     from gkfs.commands import control  # imports trio

@@ -96,6 +96,6 @@ def _same(one: Path, other: Path) -> bool:
     if one == other:
         return True
     try:
-        return hostfiles.read(one).fsid == hostfiles.read(other).fsid
+        return hostfiles.read_addresses(one).fsid == hostfiles.read_addresses(other).fsid
     except GkfsError:
         return False

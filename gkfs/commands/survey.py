@@ -61,7 +61,7 @@ async def check_async(hosts: Hostfile, repair: bool = False) -> Report:
     try:
 
         async def begin(index: int) -> None:
-            daemons[index] = await Conversation.begin(hosts.daemons[index], hosts.fsid)
+            daemons[index] = await Conversation.begin(hosts.daemons[index], hosts.access)
 
         await _for_each(range(hosts.daemon_count), begin)
         survey = _Survey(daemons)

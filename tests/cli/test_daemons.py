@@ -1,9 +1,11 @@
 """start, stop, status, daemon: real daemons on this machine."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gkfs import wire
-from gkfs.hostfile import DaemonAddress, format_daemon, format_header
-from gkfs.messages import HelloReply
-from gkfs.operations import HELLO
+from gkfs import hostfile, keyfile
+from gkfs.hostfile import DaemonAddress, format_header
 from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
+from tests.hosts import write_hosts
 
 FSID = "0123456789abcdef" * 2
 
@@ -171,7 +172,9 @@ def test_a_dead_daemon_is_a_row_and_status_6(workplace: Workplace) -> None:
 def test_a_daemon_that_hangs_is_no_gone_one(workplace: Workplace) -> None:
     (daemon,) = workplace.start_daemons()["daemons"]
     only_tcp = workplace.folder / "only-tcp"
+    hosts = hostfile.read(workplace.hosts)
     only_tcp.write_text(workplace.hosts.read_text().replace(daemon["unix"], "-"))
+    keyfile.make(only_tcp, hosts.fsid, hosts.key)
     os.kill(daemon["pid"], signal.SIGSTOP)
     begun_s = time.monotonic()
     assert "no answer within" in workplace.gkfs("status", "-H", only_tcp).err
@@ -198,21 +201,20 @@ def test_status_and_stop_name_what_is_wrong_with_the_hostfile(workplace: Workpla
 
 
 def test_a_daemon_not_yet_in_the_hostfile_is_said_to_be_missing(workplace: Workplace) -> None:
-    workplace.hosts.write_text(format_header(FSID, 1))
+    write_hosts(workplace.hosts, FSID, 1)
     done = workplace.gkfs("status", "-H", workplace.hosts)
     assert (done.status, "not started" in done.out) == (6, True)
 
 
 def test_another_version_is_named(workplace: Workplace) -> None:
     with listener() as (server, uri):
-        workplace.hosts.write_text(format_header(FSID, 1) + format_daemon(DaemonAddress(0, "node1", uri, "-")))
+        write_hosts(workplace.hosts, FSID, 1, DaemonAddress(0, "node1", uri, "-"))
 
         def answer() -> None:
             for _ in range(2):
                 with server.accept()[0] as connection:
                     connection.recv(4096)
-                    reply = HelloReply(99, "9.9.9", FSID, 0, 1, 1)
-                    connection.sendall(b"".join(wire.encode_reply(HELLO, 0, reply)))
+                    connection.sendall(struct.pack("<4sHH", b"gkfs", 99, errno.EPROTO))
                     connection.recv(4096)
 
         thread = threading.Thread(target=answer)
@@ -221,8 +223,8 @@ def test_another_version_is_named(workplace: Workplace) -> None:
         stopped = workplace.fails(7, "stop", "-H", workplace.hosts)
         thread.join()
     assert done.status == 7
-    assert "9.9.9" in done.err
-    assert "9.9.9" in stopped
+    assert "speaks protocol 99, this gkfs protocol" in done.err
+    assert "speaks protocol 99, this gkfs protocol" in stopped
     assert workplace.hosts.exists()
 
 
@@ -255,7 +257,7 @@ def test_daemon_names_what_does_not_fit(workplace: Workplace) -> None:
     assert "No such file" in workplace.fails(5, *arguments)
     workplace.start_daemons(2)
     workplace.ok("stop", "-H", workplace.hosts)
-    workplace.hosts.write_text(format_header(FSID, 2))
+    write_hosts(workplace.hosts, FSID, 2)
     assert "not of 3" in workplace.fails(5, *arguments, "-n", "3")
     assert "another file system" in workplace.fails(3, *arguments)
     assert "does not exist" in workplace.fails(3, "daemon", "-r", "/none", "-H", workplace.hosts, "-i", "0")

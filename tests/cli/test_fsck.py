@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 
 from gkfs.daemon.chunk_files import file_name
-from gkfs.hostfile import format_header
 from tests.cli.workplace import Workplace, eventually
+from tests.hosts import write_hosts
 
 FSID = "0123456789abcdef" * 2
 FID = 0x7_0001_0000_0001  # of no file
@@ -85,5 +85,5 @@ def test_a_missing_daemon_is_named_and_nothing_is_repaired(workplace: Workplace)
 def test_a_hostfile_that_is_wrong_or_incomplete_is_named(workplace: Workplace) -> None:
     assert "No such file" in workplace.fails(5, "fsck", "-H", workplace.hosts)
     assert "line 1" in workplace.fails(5, "fsck", "-H", "/etc/passwd")
-    workplace.hosts.write_text(format_header(FSID, 1))
+    write_hosts(workplace.hosts, FSID, 1)
     assert "daemon 0 is not in the hostfile" in workplace.fails(6, "fsck", "-H", workplace.hosts)

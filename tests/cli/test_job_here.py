@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from gkfs.commands import jobs
-from tests.cli.workplace import Workplace, eventually
+from gkfs.commands.launchers import Launcher, Places
+from gkfs.commands.leader import Leader, Wishes
+from gkfs.commands.mount import Options
+from gkfs.commands.signals import Signals
+from gkfs.gang import GANG_VARIABLE
+from tests.cli.workplace import Workplace, eventually, shown
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -170,6 +175,31 @@ def test_job_file_tells_how_to_reach_the_leader_and_is_private(workplace: Workpl
         except (FileNotFoundError, ProcessLookupError):
             continue
     workplace.ok("stop")
+
+
+def test_every_node_has_the_key_and_nothing_shows_it(workplace: Workplace, job: jobs.Job) -> None:
+    start(workplace)
+    folder = jobs.state_folder(job.name)
+    (path,) = folder.glob("hosts.*.key")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert shown(path.read_text().split()[2], folder) == [str(path)]
+    workplace.ok("stop")
+    assert not folder.exists()
+
+
+def test_what_the_leader_sends_to_nodes_holds_no_key() -> None:
+    """The connection is proved, but anybody in between may read it."""
+    here = Places(Launcher.LOCAL, ("here",))
+    options = Options(False, False, True, False, "hash", 1000, None, None)
+    wishes = Wishes("x", here, ("here",), ("here",), None, None, 1, None, "tcp://127.0.0.1:0", [], options, None)
+    with Signals() as signals:
+        leader = Leader(wishes, signals)
+        leader._names[0] = "here"
+        secret = leader.job.gang[GANG_VARIABLE].split()[0]
+        (plan,) = leader._plans().values()
+        leader.close()
+    assert len(secret) == 64
+    assert secret not in json.dumps(plan._asdict())
 
 
 def test_node_is_not_started_by_hand(workplace: Workplace) -> None:

@@ -10,9 +10,11 @@ from typing import Final
 
 import pytest
 
+from gkfs import hostfile
 from gkfs.errors import ExitStatus
 from tests.cli.staged import MIB, make_tree, names_in, stage
 from tests.cli.workplace import TIMEOUT_S, Workplace
+from tests.hosts import write_hosts
 from tests.mount import sample_tree
 from tests.mount.trees import assert_same
 
@@ -264,10 +266,10 @@ def test_wrong_use_is_one_line(workplace: Workplace) -> None:
     workplace.fails(2, "stage-in", "-H", workplace.hosts, source)
     workplace.fails(2, "stage-out", "-H", workplace.hosts, "", source)
     workplace.fails(5, "stage-in", "-H", workplace.hosts, source, "/")
-    workplace.start_daemons()
-    hosts = workplace.hosts.read_text()
+    fsid = workplace.start_daemons()["fsid"]
+    hosts = hostfile.read(workplace.hosts)
     workplace.ok("stop", "-H", workplace.hosts, "--purge")
-    workplace.hosts.write_text(hosts)
+    write_hosts(workplace.hosts, fsid, 1, *hosts.daemons.values())
     workplace.fails(6, "stage-in", "-H", workplace.hosts, source, "/")
 
 

@@ -66,6 +66,7 @@ from gkfs.operations import (
     R,
 )
 from gkfs.paths import inode_address
+from tests.hosts import write_hosts
 
 FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
 CALL_TIMEOUT_S = 60.0
@@ -98,7 +99,7 @@ class Client:
                     raise GkfsError(f"daemon {daemon} has not started")
                 return found[daemon]
 
-            peer = Peer(f"daemon {daemon}", locate, FSID, self.client_id, "client")
+            peer = Peer(f"daemon {daemon}", locate, self.cluster.access, self.client_id, "client")
             self._peers[daemon] = peer
             self.cluster.nursery.start_soon(peer.run)
         return self._peers[daemon]
@@ -209,7 +210,7 @@ class Cluster:
         self.nursery = nursery
         self.distributor = Distributor(count)
         self.hostfile = folder / "hosts"
-        self.hostfile.write_text(hostfile.format_header(FSID, count))
+        self.access = write_hosts(self.hostfile, FSID, count)
         self.client = Client(self)
         self.placements: dict[int, int] = {}  # of files written to, by fid
         self.expected_faults: set[Kind] = set()  # that the test has planted

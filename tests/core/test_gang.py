@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from gkfs.errors import GkfsError
-from gkfs.gang import GANG_VARIABLE, Event, Gang, GangEnded, Member
+from gkfs.gang import GANG_VARIABLE, Event, Gang, GangEnded, Member, derived_key
 
 
 @pytest.fixture
@@ -167,3 +167,21 @@ def test_silent_stranger_is_dropped(gang: Gang, monkeypatch: pytest.MonkeyPatch)
         stranger.settimeout(60)
         assert len(stranger.recv(100)) == 32  # the challenge
         assert stranger.recv(100) == b""
+
+
+def test_members_make_the_same_key_as_the_leader_and_other_gangs_another(gang: Gang) -> None:
+    other = Gang(1, only_this_host=True)
+    same = {GANG_VARIABLE: gang.environment[GANG_VARIABLE].partition(" ")[0] + " elsewhere:1"}
+    keys = [
+        derived_key(environment, purpose)
+        for environment, purpose in [
+            (gang.environment, "a"),
+            (same, "a"),
+            (gang.environment, "b"),
+            (other.environment, "a"),
+        ]
+    ]
+    proofs = [key.proof(b"") for key in keys]
+    assert proofs[0] == proofs[1]
+    assert len(set(proofs)) == 3
+    other.close()

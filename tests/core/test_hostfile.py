@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gkfs import hostfile
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import DaemonAddress
+from gkfs.hostfile import DaemonAddress, Hostfile
 
 FSID = "0123456789abcdef0123456789abcdef"
 HEADER = hostfile.format_header(FSID, 2)
@@ -19,7 +19,7 @@ TWO = DaemonAddress(1, "node2", "tcp://[fe80::1]:4001", "-")
 def test_what_is_formatted_parses() -> None:
     text = HEADER + hostfile.format_daemon(TWO) + hostfile.format_daemon(ONE)
     parsed = hostfile.parse(text, "hosts")
-    assert parsed == (FSID, 2, {0: ONE, 1: TWO})
+    assert parsed == Hostfile(FSID, 2, {0: ONE, 1: TWO})
     assert parsed.complete
     assert parsed.missing == []
 

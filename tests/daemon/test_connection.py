@@ -1,24 +1,20 @@
-"""What a daemon does with what comes in: handshakes, garbage, batches, repeats, slow peers."""
+"""What a daemon does with what comes in: garbage, batches, repeats, slow peers."""
 
 import errno
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from stat import S_IFREG
-from typing import Any
 
 import pytest
 import trio
 
-from gkfs import hostfile, metadentry, transport, wire
-from gkfs.daemon import connection as connection_module
+from gkfs import hostfile, metadentry, wire
 from gkfs.daemon.server import DaemonSettings, serve
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress
-from gkfs.limits import CHUNK_SIZE_BYTES, PROTOCOL_VERSION
+from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.messages import (
     CreateRequest,
     Empty,
@@ -44,173 +40,13 @@ from gkfs.operations import (
     SYNC_METADATA,
     UNLINK,
     WRITE_CHUNK,
-    Operation,
 )
-
-FSID = "a" * 32
-CLIENT = b"c" * 16
-HELLO_REQUEST = HelloRequest(PROTOCOL_VERSION, "test", FSID, 0, CLIENT, "client")
-
-
-@asynccontextmanager
-async def daemon(folder: Path, *, merge: bool = True) -> AsyncIterator[DaemonAddress]:
-    path = folder / "hosts"
-    if not path.exists():
-        path.write_text(hostfile.format_header(FSID, 1))
-    with trio.fail_after(100):
-        async with trio.open_nursery() as nursery:
-            stop = trio.Event()
-
-            async def run(task_status: Any) -> None:
-                settings = DaemonSettings(folder / "d", path, 0, merge=merge)
-                await serve(settings, stop=stop, task_status=task_status)
-
-            yield (await nursery.start(run)).address
-            stop.set()
-
-
-class Raw:
-    """A connection of which a test sends every byte itself."""
-
-    def __init__(self, address: DaemonAddress) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(transport.unix_path(address.unix)))
-        self.socket.setblocking(False)
-        self.decoder = wire.Decoder()
-        self.messages: list[wire.Message] = []
-
-    async def send(self, *messages: list[Any]) -> None:
-        data = b"".join(piece for pieces in messages for piece in pieces)
-        while data:
-            try:
-                data = data[self.socket.send(data) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self.socket.fileno())
-
-    async def receive(self) -> wire.Message:
-        while not self.messages:
-            await trio.lowlevel.wait_readable(self.socket.fileno())
-            count = self.socket.recv_into(self.decoder.buffer())
-            if not count:
-                raise EOFError
-            self.messages += self.decoder.received(count)
-        return self.messages.pop(0)
-
-    async def hello(self, request: HelloRequest = HELLO_REQUEST) -> wire.Message:
-        await self.send(wire.encode_request(HELLO, 0, request))
-        return await self.receive()
-
-    async def call(self, operation: Operation[Any, Any], seq: int, request: Any) -> wire.Message:
-        await self.send(wire.encode_request(operation, seq, request))
-        return await self.receive()
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-def with_daemon(test: Callable[[DaemonAddress], Awaitable[None]]) -> Callable[[Path], None]:
-    """Run an async test beside one daemon."""
-
-    async def main(folder: Path) -> None:
-        async with daemon(folder) as address:
-            await test(address)
-
-    def run(tmp_path: Path) -> None:
-        trio.run(main, tmp_path)
-
-    run.__name__, run.__module__ = test.__name__, test.__module__
-    return run
+from tests.daemon.raw import FSID, Raw, daemon, is_closed, with_daemon
+from tests.hosts import write_hosts
 
 
 def create(path: bytes = b"/a") -> CreateRequest:
     return CreateRequest(path, 1, S_IFREG | 0o644, 1, 2, 0, True, b"", time.time_ns())
-
-
-async def is_closed(raw: Raw) -> bool:
-    try:
-        await raw.receive()
-    except (EOFError, ConnectionResetError):
-        raw.close()
-        return True
-    return False
-
-
-# --- handshake
-
-
-@with_daemon
-async def test_hello_is_answered_with_what_the_daemon_is(address: DaemonAddress) -> None:
-    connection, reply = await transport.open_connection(address, FSID, CLIENT, "client")
-    assert (reply.fsid, reply.daemon_index, reply.daemon_count, reply.boot_epoch) == (FSID, 0, 1, 1)
-    connection.close()
-    tcp_only = address._replace(unix="-")
-    connection, _ = await transport.open_connection(tcp_only, FSID, CLIENT, "client")
-    assert connection.family == socket.AF_INET
-    connection.close()
-
-
-@with_daemon
-async def test_other_protocol_version_is_refused_naming_both(address: DaemonAddress) -> None:
-    raw = Raw(address)
-    body = wire._packb([PROTOCOL_VERSION + 1, "9.9", {"unknown": "fields"}])
-    await raw.send([wire.HEADER.pack(len(body), 0, 0, HELLO.code, wire.REQUEST, 0) + body])
-    answer = await raw.receive()
-    assert answer.errno == errno.EPROTO
-    text = answer.fields[0]
-    assert f"protocol {PROTOCOL_VERSION} " in text
-    assert f"protocol {PROTOCOL_VERSION + 1} (gkfs 9.9)" in text
-    assert await is_closed(raw)
-
-
-@with_daemon
-async def test_caller_of_another_file_system_is_refused(address: DaemonAddress) -> None:
-    for wrong in ({"fsid": "b" * 32}, {"daemon_index": 1}):
-        raw = Raw(address)
-        answer = await raw.hello(HELLO_REQUEST._replace(**wrong))
-        assert answer.errno == errno.ENXIO
-        assert FSID[:8] in answer.fields[0]
-        assert FSID not in answer.fields[0]
-        assert await is_closed(raw)
-    with pytest.raises(GkfsError) as caught:
-        await transport.open_connection(address, "b" * 32, CLIENT, "client")
-    assert caught.value.status == ExitStatus.HOSTFILE
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"GET / HTTP/1.1\r\nHost: daemon\r\n\r\n",
-        bytes(100),
-        b"\xff" * 100,
-        b"".join(wire.encode_request(STAT, 1, StatRequest(b"/", 0))),
-        wire.HEADER.pack(5, 0, 0, HELLO.code, wire.REQUEST, 0) + b"\xc1abcd",
-        wire.HEADER.pack(1, 0, 0, HELLO.code, wire.REQUEST, 0) + b"\x90",
-        wire.HEADER.pack(100_000, 0, 0, HELLO.code, wire.REQUEST, 0) + bytes(100),
-    ],
-    ids=["http", "zeros", "ones", "no-hello", "not-msgpack", "empty-hello", "long-hello"],
-)
-def test_garbage_is_closed_and_the_daemon_serves_on(garbage: bytes, tmp_path: Path) -> None:
-    @with_daemon
-    async def test(address: DaemonAddress) -> None:
-        raw = Raw(address)
-        await raw.send([garbage])
-        assert await is_closed(raw)
-        good = Raw(address)
-        assert (await good.hello()).errno == 0
-        good.close()
-
-    test(tmp_path)
-
-
-def test_silent_caller_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HANDSHAKE_TIMEOUT_S", 0.05)
-
-    @with_daemon
-    async def test(address: DaemonAddress) -> None:
-        raw = Raw(address)
-        assert await is_closed(raw)
-
-    test(tmp_path)
 
 
 @with_daemon
@@ -233,7 +69,9 @@ async def test_garbage_after_the_handshake_closes_after_what_came_before(address
 @with_daemon
 async def test_requests_right_behind_the_hello_are_served(address: DaemonAddress) -> None:
     raw = Raw(address)
-    await raw.send(wire.encode_request(HELLO, 0, HELLO_REQUEST), wire.encode_request(CREATE, 1, create()))
+    await raw.prove()
+    hello = wire.encode_request(HELLO, 0, HelloRequest("test"))
+    await raw.send(hello, wire.encode_request(CREATE, 1, create()))
     assert (await raw.receive()).code == HELLO.code
     assert (await raw.receive()).code == CREATE.code
     raw.close()
@@ -287,7 +125,7 @@ async def test_repeated_creation_after_reconnect_gets_the_first_reply(address: D
     assert (await again.call(CREATE, 2, create())).errno == errno.EEXIST
     again.close()
     other = Raw(address)  # the same number of another client is another request
-    await other.hello(HELLO_REQUEST._replace(client_id=b"d" * 16))
+    await other.hello(b"d" * 16)
     assert (await other.call(CREATE, 1, create())).errno == errno.EEXIST
     other.close()
 
@@ -341,7 +179,7 @@ async def test_newer_connection_of_a_client_ends_the_older(address: DaemonAddres
 async def test_slow_reader_gets_everything_and_blocks_nobody(address: DaemonAddress) -> None:
     slow, other = Raw(address), Raw(address)
     await slow.hello()
-    await other.hello(HELLO_REQUEST._replace(client_id=b"d" * 16))
+    await other.hello(b"d" * 16)
     data = os.urandom(CHUNK_SIZE_BYTES)
     assert (await slow.call(WRITE_CHUNK, 1, WriteChunkRequest(7, 0, 0, data))).errno == 0
     count = 30
@@ -394,7 +232,7 @@ def test_shutdown_is_answered_and_everything_is_kept(tmp_path: Path) -> None:
 def test_busy_port_is_named(tmp_path: Path) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     path = tmp_path / "hosts"
-    path.write_text(hostfile.format_header(FSID, 1))
+    write_hosts(path, FSID, 1)
     listen = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(GkfsError, match=listen) as caught:
         trio.run(serve, DaemonSettings(tmp_path / "d", path, 0, listen))
@@ -406,6 +244,7 @@ def test_busy_port_is_named(tmp_path: Path) -> None:
 def test_wrong_hostfile_is_refused(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     if text is not None:
+        write_hosts(path, FSID, 1)
         path.write_text(text)
     with pytest.raises(GkfsError, match=str(path)) as caught:
         trio.run(serve, DaemonSettings(tmp_path / "d", path, 1))

@@ -16,7 +16,8 @@ from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.messages import CreateRequest, ReadChunkRequest, StatRequest, WriteChunkRequest
 from gkfs.operations import CREATE, READ_CHUNK, STAT, WRITE_CHUNK
-from tests.fuzz.under_fire import FSID, Daemon, daemon
+from tests.daemon.raw import ACCESS
+from tests.fuzz.under_fire import Daemon, daemon
 
 _FID = 7
 _ANSWERS = 50
@@ -29,7 +30,7 @@ def _flood(address: DaemonAddress, frames: bytes, takes: bool, begun: Any) -> No
     """Send *frames* over and over; *takes*: and take the replies."""
 
     async def main() -> None:
-        connection, _ = await transport.open_connection(address, FSID, b"f" * 16, "client")
+        connection, _ = await transport.open_connection(address, ACCESS, b"f" * 16, "client")
         buffer = bytearray(1 << 20)
         rest = memoryview(frames)
         while True:
@@ -63,7 +64,7 @@ def _frames(what: str) -> bytes:
 
 async def _longest_answer_s(target: Daemon) -> float:
     """Of some requests of another client, one after the other."""
-    connection, _ = await transport.open_connection(target.address, FSID, b"m" * 16, "client")
+    connection, _ = await transport.open_connection(target.address, ACCESS, b"m" * 16, "client")
     longest_s = 0.0
     for seq in range(_ANSWERS):
         begun_s = time.monotonic()
@@ -88,7 +89,7 @@ async def _receive(connection: socket.socket, seq: int) -> None:
 
 
 async def _write_a_chunk(target: Daemon) -> None:
-    connection, _ = await transport.open_connection(target.address, FSID, b"w" * 16, "client")
+    connection, _ = await transport.open_connection(target.address, ACCESS, b"w" * 16, "client")
     connection.setblocking(True)
     request = WriteChunkRequest(_FID, 0, 0, bytes(CHUNK_SIZE_BYTES))
     connection.sendall(b"".join(wire.encode_request(WRITE_CHUNK, 1, request)))

@@ -12,7 +12,6 @@ import pytest
 import trio
 import trio.testing
 
-from gkfs import hostfile
 from gkfs.channel import Call
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
@@ -33,6 +32,7 @@ from gkfs.messages import (
 from gkfs.metadentry import ROOT_FID
 from gkfs.operations import CREATE, LOOKUP, READ_CHUNK, SEAL, STAT, UNLINK, WRITE_CHUNK
 from gkfs.peer_messages import SealRequest
+from tests.hosts import write_hosts
 
 MIB = 1 << 20
 CREATION = CreateRequest(b"/a", ROOT_FID, 0o100644, 0, 0, 0, True, b"", 1)
@@ -64,7 +64,7 @@ def with_daemon(test: Callable[[LocalClient, Waker], Awaitable[None]]) -> Callab
     def run(tmp_path: Path) -> None:
         async def main() -> None:
             path = tmp_path / "hosts"
-            path.write_text(hostfile.format_header("a" * 32, 1))
+            write_hosts(path, "a" * 32, 1)
             stop, waker = trio.Event(), Waker()
             with trio.fail_after(20):
                 async with trio.open_nursery() as nursery:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import trio
 
 from gkfs import hostfile, metadentry, transport
-from gkfs.commands import survey
+from gkfs.commands import hostfiles, survey
 from gkfs.commands.control import Conversation
 from gkfs.daemon.faults import Kind
 from gkfs.errors import GkfsError
@@ -37,9 +37,9 @@ from gkfs.messages import (
     WriteInlineRequest,
 )
 from gkfs.operations import AUDIT_STORE, CREATE, EXTEND, OUTGROW, STATUS, WRITE_CHUNK, WRITE_INLINE
+from tests.daemon.raw import ACCESS, FSID, KEY
 from tests.fuzz.frames import Frames
 
-FSID: Final = "f" * 32
 # The most a daemon may take whatever it is sent: 96 MiB of memtables, 64 MiB of cache, replies kept, and some.
 RSS_MAX_BYTES: Final = 700 << 20
 ANSWER_S: Final = 30.0
@@ -69,7 +69,7 @@ class Daemon:
         self.hostfile = folder / "hosts"
         self.log = folder / "log"
         if not self.hostfile.exists():
-            self.hostfile.write_text(hostfile.format_header(FSID, 1))
+            hostfiles.create(self.hostfile, FSID, 1, KEY)
         command = [sys.executable, "-m", "gkfs", "daemon", "-i", "0", "-r", str(folder), "-H", str(self.hostfile)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -102,7 +102,7 @@ class Daemon:
         """What it says of itself."""
 
         async def ask() -> StatusReply:
-            conversation = await Conversation.begin(self._address(), FSID)
+            conversation = await Conversation.begin(self._address(), ACCESS)
             try:
                 return await conversation.ask(STATUS, Empty(), ANSWER_S)
             finally:
@@ -134,7 +134,7 @@ class Daemon:
         digest = hashlib.sha256()
 
         async def read() -> None:
-            conversation = await Conversation.begin(self.address, FSID)
+            conversation = await Conversation.begin(self.address, ACCESS)
             first, more = b"\0", True
             while more:
                 page = await conversation.ask(AUDIT_STORE, AuditStoreRequest(first, b"\xff"), ANSWER_S)
@@ -172,7 +172,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
 
 async def handshake(target: Daemon, role: str, client_id: bytes) -> socket.socket:
     """A connection on which requests may be sent; as every client makes it."""
-    connection, _ = await transport.open_connection(target.address, FSID, client_id, role)
+    connection, _ = await transport.open_connection(target.address, ACCESS, client_id, role)
     return connection
 
 
@@ -180,7 +180,7 @@ def plant_tree(target: Daemon) -> None:
     """A small known tree: directories, a link, data in records and in chunks."""
 
     async def plant() -> None:
-        conversation = await Conversation.begin(target.address, FSID)
+        conversation = await Conversation.begin(target.address, ACCESS)
         ask = conversation.ask
         now_ns = time.time_ns()
         for path, mode, goal in (

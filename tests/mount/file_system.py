@@ -174,6 +174,15 @@ class FileSystem:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), f"daemon {index} (pid {pid}) is dead")
 
+    def kill_daemons(self) -> None:
+        """End all daemons as a crash of all nodes does; none of them may be embedded."""
+        assert not self.embedded
+        pids = self.daemon_pids()
+        self._running.clear()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, pids)), f"daemons {pids} are dead")
+
     def restart_daemon(self, index: int) -> None:
         """Start a daemon that was killed, as a process of ours; it answers when this returns."""
         self._start_daemon(index)
