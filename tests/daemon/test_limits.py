@@ -281,6 +281,7 @@ def test_strangers_that_say_nothing_make_room_for_who_has_something_to_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "STRANGERS_MAX", 20)
+    monkeypatch.setattr(connection_module, "HANDSHAKE_TIMEOUT_S", 200.0)  # longer than the daemon is there
 
     async def crowd(address: DaemonAddress) -> None:
         friend = await known(address)
