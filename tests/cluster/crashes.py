@@ -1,7 +1,7 @@
 """Ending a daemon at each step of an operation over several daemons."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from gkfs.daemon.peers import Peers
+from gkfs.daemon.rename import Renaming
 from tests.cluster.cluster import TEST_TIMEOUT_S, Client, Cluster, eventually
 
 GIVE_UP_S = 0.15  # a client that does not repeat its request: what it began is finished or undone without it
@@ -66,6 +67,24 @@ class CrashPoint:
             yield
 
 
+@contextlib.contextmanager
+def renames_counted() -> Iterator[set[object]]:
+    """The renames that coordinators are busy with, also for clients that have given up."""
+    original, under_way = Renaming._run, set[object]()
+
+    async def run(*arguments: Any) -> Any:
+        this = object()
+        under_way.add(this)
+        try:
+            return await original(*arguments)
+        finally:
+            under_way.discard(this)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Renaming, "_run", run)
+        yield under_way
+
+
 async def crash_at_each_step(
     cluster: Cluster,
     watched: int,
@@ -77,17 +96,23 @@ async def crash_at_each_step(
 
     ``await work(n)`` prepares round *n* and returns the operation; `cluster` is whole again after each round.
     """
-    for at in range(1, STEPS_MAX, stride):
-        operation = await work(at)
-        point = CrashPoint(cluster, watched, victim, at)
-        with point.planted():
-            with contextlib.suppress(OSError):
-                await operation()
-            if not await point.passed():
-                return at - 1
-            await trio.sleep(BACKGROUND_S)
-            await cluster.ended(victim)
-        await cluster.start(victim)
+    with renames_counted() as under_way:
+
+        async def decided() -> bool:
+            return not under_way
+
+        for at in range(1, STEPS_MAX, stride):
+            operation = await work(at)
+            point = CrashPoint(cluster, watched, victim, at)
+            with point.planted():
+                with contextlib.suppress(OSError):
+                    await operation()
+                if not await point.passed():
+                    return at - 1
+                await trio.sleep(BACKGROUND_S)
+                await cluster.ended(victim)
+            await cluster.start(victim)
+            await eventually(decided)
     raise AssertionError("no end")
 
 
