@@ -348,7 +348,8 @@ class Inspection:
             for what, counted, there in zip(("files", "directories", "bytes"), said, found, strict=True):
                 if counted != there:
                     facts = f"counts {counted}, {there} are there; right after a restart"
-                    self._fault(Kind.COUNTER, what, daemon, facts)
+                    # Not the same fault as one by another number: files come and go between two questions.
+                    self._fault(Kind.COUNTER, f"{what} {counted - there:+d}", daemon, facts)
 
     # --- repairs
 

@@ -315,7 +315,7 @@ async def test_a_chunk_file_lost_on_a_running_daemon_shows_in_its_counter(cluste
     await cluster.start()
     site.chunk_file(site.owner(site.fid, 0), site.fid, 0).unlink()
     (fault,) = (await check(cluster)).faults
-    assert (fault.kind, fault.where) == (Kind.COUNTER, "bytes")
+    assert (fault.kind, fault.where) == (Kind.COUNTER, "bytes +100")
     assert "counts 100, 0 are there" in fault.facts or "counts 200, 100 are there" in fault.facts
     await cluster.stop()
     await cluster.start()
