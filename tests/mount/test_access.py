@@ -247,7 +247,5 @@ def test_a_new_start_has_another_key_and_mounts_learn_it(cluster: Cluster) -> No
     assert first.fsid == second.fsid
     assert first.key.proof(b"") != second.key.proof(b"")
     assert (file_system.mounts[0] / "file").read_bytes() == _SECRET
-    stale = hostfile.read(file_system.hostfile)._replace(key=first.key)
-    assert {getattr(outcome, "status", None) for outcome in control.statuses(stale).values()} == {
-        ExitStatus.ACCESS
-    }
+    outcomes = control.statuses(hostfile.read(file_system.hostfile)._replace(key=first.key))
+    assert {getattr(outcome, "status", None) for outcome in outcomes.values()} == {ExitStatus.ACCESS}
