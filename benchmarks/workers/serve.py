@@ -54,6 +54,7 @@ class WorkerPump(Pump):
         super().__init__()
         self._token = token
         self.has_token = False
+        self._rests = False
         self._look = select.poll()
 
     def watch_fuse(self, fd: int) -> None:
@@ -62,6 +63,7 @@ class WorkerPump(Pump):
             self._look.register(fd, select.POLLIN)
             # Of the workers that sleep in their epoll, the kernel wakes one.
             self.register(fd, self.fuse_readable, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            log.info("serves")
 
     def modify(self, fd: int, events: int) -> None:
         if fd != self._fuse_fd:
@@ -83,6 +85,12 @@ class WorkerPump(Pump):
                     super().fuse_readable(events)
             finally:
                 self.give_token()
+
+    def rest_or_go_on(self) -> None:
+        """Read no requests from now on, or read them again; the log says which. For tests."""
+        self._rests = not self._rests
+        self.modify(self._fuse_fd, 0 if self._rests else select.EPOLLIN)
+        log.info("rests" if self._rests else "goes on")
 
     def give_token(self) -> None:
         """The request was read: others may read the next."""
@@ -178,6 +186,12 @@ class WorkerMount(Mount):
         operations.attach(self._context, SharedInodes(table), pump, folder)
         self._operations = operations
 
+    @property
+    def pump(self) -> WorkerPump:
+        """What it reads requests with."""
+        assert isinstance(self._pump, WorkerPump)
+        return self._pump
+
     def _mount(self) -> None:
         pass  # it is
 
@@ -222,14 +236,20 @@ def _fork(
         status = 1
         try:
             die_with_parent(parent)
-            worker = WorkerMount(settings, hosts, operations, table, token, folder)
-            trio.run(worker.run, strict_exception_groups=True)
+            _serve(WorkerMount(settings, hosts, operations, table, token, folder))
             status = 0
         except BaseException:
             log.exception("a worker of %s has ended", settings.mountdir)
         finally:
             os._exit(status)
     return found
+
+
+def _serve(worker: WorkerMount) -> None:
+    for number in _ENDING:  # taken while it serves; one that comes later must not keep it from publishing
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, lambda *_: worker.pump.rest_or_go_on())
+    trio.run(worker.run, strict_exception_groups=True)
 
 
 def _wait(children: list[int]) -> None:
