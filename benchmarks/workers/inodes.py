@@ -13,11 +13,12 @@ from typing import Any, Final
 from benchmarks.workers import table as rows
 from benchmarks.workers.table import RECORD_MAX_BYTES, Table
 from gkfs import metadentry, paths
-from gkfs.client.context import Context
+from gkfs.channel import Call
 from gkfs.client.holds import Holds
 from gkfs.client.inodes import Inode, InodeTable
-from gkfs.client.touches import Touches
+from gkfs.client.touches import Touches, _Touch
 from gkfs.errors import os_error
+from gkfs.messages import Empty
 from gkfs.metadentry import ROOT_FID, Metadentry
 
 SWEEP_INODES: Final = 4096  # after so many new ones, those that the kernel gave back to other workers go
@@ -91,6 +92,7 @@ class SharedInode(Inode):
     data_changes = _word(rows.DATA_CHANGES)
     cached_version = _word(rows.CACHED_VERSION)
     listed_version = _word(rows.LISTED_VERSION)
+    times_set_ns = _word(rows.TIMES_SET)
     allocated_bytes = _word(rows.ALLOCATED)
     listed_until_s = _time_s(rows.LISTED_UNTIL)
     touched_s = _time_s(rows.TOUCHED)
@@ -371,13 +373,11 @@ class SharedHolds(Holds):
 
 
 class SharedTouches(Touches):
-    """Changes of directories: link counts leave at once, since other workers cannot add what waits here."""
+    """Changes of directories, of which this worker has not told their owners yet."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._inodes = context.inodes
-
-    def note(self, directory: Inode, subdirectories: int = 0) -> None:
-        super().note(directory, subdirectories)
-        if subdirectories:
-            self.send(self._inodes.path(directory))
+    def _submit(self, path: bytes) -> tuple[_Touch, Call[Empty]]:
+        touch = self._waiting[path]
+        assert isinstance(touch.directory, SharedInode)
+        if touch.directory.times_set_ns > touch.mtime_ns:  # by utimes through another worker, which is to stay
+            self._waiting[path] = touch._replace(mtime_ns=0)
+        return super()._submit(path)

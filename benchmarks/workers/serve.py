@@ -31,6 +31,7 @@ from gkfs import hostfile
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.data import FileData
 from gkfs.client.fuse import GkfsOperations
+from gkfs.client.inodes import Inode
 from gkfs.client.mount import Mount, MountSettings, prepare
 from gkfs.client.namespace import Namespace
 from gkfs.client.pool import Pool
@@ -39,9 +40,11 @@ from gkfs.commands.children import die_with_parent
 from gkfs.distributor import Distributor
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
+from gkfs.messages import SetattrRequest
 
 log = logging.getLogger(__name__)
 
+TOKEN_WAIT_S: Final = 0.01  # who reads has it for some 10 us, or until it gets a processor again
 INIT_TIMEOUT_S: Final = 10.0
 END_TIMEOUT_S: Final = 20.0
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -78,7 +81,7 @@ class WorkerPump(Pump):
     def fuse_readable(self, events: int) -> None:
         if not self._readers:
             super().fuse_readable(events)
-        elif self._token.acquire(False):
+        elif self._token.acquire(True, TOKEN_WAIT_S):
             self.has_token = True
             try:
                 if self._look.poll(0):  # else another worker was faster
@@ -111,6 +114,15 @@ class WorkerData(FileData):
         await super().publish_beside()
 
 
+class WorkerNamespace(Namespace):
+    """Names and records as one worker handles them."""
+
+    async def set_attributes(self, inode: Inode, request: SetattrRequest) -> None:
+        assert isinstance(inode, SharedInode)
+        inode.times_set_ns = request.now_ns
+        await super().set_attributes(inode, request)
+
+
 class WorkerOperations(GkfsOperations):
     """The handlers. pyfuse3 gets them before there are workers; each worker then attaches its own context."""
 
@@ -128,7 +140,7 @@ class WorkerOperations(GkfsOperations):
         self.touches = SharedTouches(context)
         self.holds = SharedHolds(context)
         self.data = WorkerData(context)
-        self._names = Namespace(context, self.data, self.touches)
+        self._names = WorkerNamespace(context, self.data, self.touches)
         table = inodes.table
         self._files = SharedHandles(table, lambda fid, flags, _: file_handle(inodes, fid, flags))
         self._directories = SharedHandles(
@@ -155,6 +167,19 @@ def _gives_token(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     return handler
 
 
+def _tells_counts(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    method = _gives_token(name)
+
+    async def handler(self: WorkerOperations, *arguments: Any) -> Any:
+        result = await method(self, *arguments)
+        await self.touches.send_all()
+        return result
+
+    return handler
+
+
+for _name in ("mkdir", "rmdir", "rename"):  # other workers could not add what waits here to a link count
+    setattr(WorkerOperations, _name, _tells_counts(_name))
 for _name, _method in list(vars(GkfsOperations).items()):
     if inspect.iscoroutinefunction(_method) and not _name.startswith("_") and _name not in vars(WorkerOperations):
         setattr(WorkerOperations, _name, _gives_token(_name))

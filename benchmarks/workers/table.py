@@ -14,6 +14,7 @@ from gkfs.errors import os_error
 
 ROWS: Final = 1 << 16
 BUCKETS: Final = 1 << 16
+SPARE_ROWS: Final = 1024  # a row is used again when so many others are free
 ROW_BYTES: Final = 1 << 14
 ROW_WORDS: Final = ROW_BYTES // 8
 # Where the bytes of a row begin, and where they must end.
@@ -32,7 +33,7 @@ EPOCH, UNUSED, FREE_FIRST, FREE_LAST, USED, HANDLE_UNUSED, HANDLE_FREE, HANDLE_S
 (DIRTY_UNPRIVILEGED, DATA_CHANGES, CACHED_VERSION, TOUCHED, FRESH_UNTIL, LISTED_UNTIL, LISTED_VERSION) = range(
     21, 28
 )
-(UNSYNCED, ALLOCATED, VERSION) = range(28, 31)
+(UNSYNCED, ALLOCATED, VERSION, TIMES_SET) = range(28, 32)
 _WORDS: Final = 32
 # Words of a handle's row.
 HANDLE_FID, HANDLE_FLAGS, HANDLE_GENERATION, HANDLE_NEXT = range(4)
@@ -99,7 +100,7 @@ class Table:
 
     def _take_row(self) -> int:
         words = self.words
-        if words[UNUSED] < ROWS:  # new rows first
+        if words[UNUSED] < ROWS and words[UNUSED] - 1 - words[USED] < SPARE_ROWS:
             words[UNUSED] += 1
             return _FIRST_ROW + (words[UNUSED] - 1) * ROW_WORDS
         base = words[FREE_FIRST]
