@@ -251,9 +251,9 @@ class Pump:
         """Events that come within `SPIN_S`; none if those of late did not, or if trio has something to do."""
         if beside.runnable:
             return []
-        return self._spinner.look(self._look)
+        return self._spinner.look(self._poll_now)
 
-    def _look(self) -> list[tuple[int, int]]:
+    def _poll_now(self) -> list[tuple[int, int]]:
         return self._epoll.poll(0)
 
     def _run_ready(self) -> None:
