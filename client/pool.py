@@ -41,9 +41,12 @@ class Connection:
         self._socket: socket.socket | None = None
         self._sending: list[Buffer] = []  # taken from the channel, not yet taken by the socket
         self._wants_write = False
+        self.attached_s = float("-inf")  # the latest connection's beginning
+        self.delay_s = RECONNECT_FIRST_S  # before the latest was tried again
 
     def attach(self, connected: socket.socket) -> None:
         """Take over a connected, non-blocking socket."""
+        self.attached_s = time.monotonic()
         self._socket = connected
         self._sending = []
         self._wants_write = False
@@ -215,6 +218,11 @@ class Pool:
 
     async def _reconnect(self, connection: Connection) -> None:
         delay_s = RECONNECT_FIRST_S
+        if time.monotonic() < connection.attached_s + RECONNECT_MAX_S:
+            # The daemon may break it because of what we send; then it will again.
+            delay_s = min(2 * connection.delay_s, RECONNECT_MAX_S)
+            await trio.sleep(delay_s)
+        connection.delay_s = delay_s
         while True:
             try:
                 connected = await self._open(connection.address)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from gkfs import wire
 from gkfs.client.pool import Connection, Pool
@@ -54,5 +55,35 @@ def test_requests_leave_together_unless_told_otherwise(
     seen.append(arrived(theirs))
     assert seen == ([[], [], [], [b"/a", b"/b", b"/c"]] if merge else [[b"/a"], [b"/b"], [b"/c"], []])
     assert connection.channel.sent_batches == (1 if merge else 3)
+    pool.close()
+    pump.close()
+
+
+def test_a_connection_that_breaks_at_once_is_made_again_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pump = Pump()
+    pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 60.0)
+    connection = pool._connections[0]
+    assert isinstance(connection, Connection)
+    waits: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        waits.append(delay_s)
+
+    async def open_one(address: DaemonAddress) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+    monkeypatch.setattr(trio, "sleep", sleep)
+    monkeypatch.setattr(pool, "_open", open_one)
+    for _ in range(8):
+        trio.run(pool._reconnect, connection)
+        connection.close()
+    assert waits == [0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
+    connection.attached_s -= 10  # one that lasted
+    trio.run(pool._reconnect, connection)
+    assert len(waits) == 7
     pool.close()
     pump.close()
