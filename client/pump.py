@@ -145,6 +145,7 @@ class Pump:
         self._waiting_in_trio = False
         self._beside: Beside | None = None
         self._spinner = Spinner(SPIN_S)
+        self._spins = False  # not for who moves data in threads: they need the interpreter
 
     # --- sources of events
 
@@ -184,6 +185,7 @@ class Pump:
     async def serve(self) -> None:
         """Serve the FUSE session that pyfuse3.init made until it ends: unmounted, or `pyfuse3.terminate`."""
         pyfuse3.trio = _FakeTrio(self)  # type: ignore[attr-defined]
+        self._spins = True
         try:
             await self.drive(pyfuse3.main(WORKERS_MAX, WORKERS_MAX))
         finally:
@@ -244,12 +246,12 @@ class Pump:
         if self._ready:
             return self._epoll.poll(0)
         if self._beside is None:
-            return self._epoll.poll(LINGER_S)
-        return self._epoll.poll(0) or self._spin(self._beside) or self._beside.wait(LINGER_S)
+            return self._epoll.poll(0) or (self._spins and self._spin()) or self._epoll.poll(LINGER_S)
+        return self._epoll.poll(0) or self._spin() or self._beside.wait(LINGER_S)
 
-    def _spin(self, beside: Beside) -> list[tuple[int, int]]:
+    def _spin(self) -> list[tuple[int, int]]:
         """Events that come within `SPIN_S`; none if those of late did not, or if trio has something to do."""
-        if beside.runnable:
+        if self._beside is not None and self._beside.runnable:
             return []
         return self._spinner.look(self._poll_now)
 

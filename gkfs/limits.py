@@ -92,10 +92,10 @@ INODES_CHECK_S: Final = 1.0  # more than that are given back this often
 DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for who opens them next
 
 # --- sleeping and being woken costs more than serving a call
-# So the pump of a mount with a daemon in its process, where nobody but the program that called has to run before
-# its next call, looks again and again for so long before it sleeps (decision 9).
-SPIN_S: Final = 60e-6
-# And a daemon that serves one client, until that client's next request (decision 12).
+# So the pump of a mount looks again and again for so long before it sleeps, for the program's next call and for
+# replies (decision 9).
+SPIN_S: Final = 80e-6
+# And a daemon that serves one client, until that client's next request.
 DAEMON_SPIN_S: Final = 150e-6
 SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
 SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more

@@ -1,4 +1,4 @@
-"""Looking for events again and again for a moment before sleeping, as long as that pays (decisions 9 and 12).
+"""Looking for events again and again for a moment before sleeping, as long as that pays (decision 9).
 
 Going to sleep and being woken costs more than serving a request, for the one who sleeps and for the one who wakes
 it: on a virtual machine tens of microseconds on either side.
