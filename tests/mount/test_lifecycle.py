@@ -1,6 +1,7 @@
 """Start, stop, restart, crash: what was acknowledged is there afterwards, and what has ended leaves nothing."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,51 +60,54 @@ def test_a_mount_survives_a_restart_of_all_daemons(cluster: Cluster) -> None:
     assert sorted(os.listdir(mountdir)) == ["closed", "open"]
 
 
+def _write_on(folder: Path, written: Any, ended: Any) -> None:
+    """Write files until *ended*; *written* is how many there are. A process of its own."""
+    folder.mkdir()
+    while not ended.is_set():
+        step = written.value
+        (folder / f"{step}.tmp").write_bytes(noise(20_000 + step, step))
+        os.rename(folder / f"{step}.tmp", folder / f"{step}")
+        written.value = step + 1
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_nothing_acknowledged_is_lost_when_a_daemon_is_killed(victim: int, cluster: Cluster) -> None:
     """Writers work all the time; a daemon is killed and started again; they notice a pause and nothing else."""
     file_system = cluster(2, mounts=2)
-    ended = threading.Event()
-    written: list[list[int]] = [[], []]
-    failures: list[str] = []
-
-    def write(number: int) -> None:
-        folder = file_system.mounts[number] / f"writer-{number}"
-        try:
-            folder.mkdir()
-            step = 0
-            while not ended.is_set():
-                (folder / f"{step}.tmp").write_bytes(noise(20_000 + step, step))
-                os.rename(folder / f"{step}.tmp", folder / f"{step}")
-                written[number].append(step)
-                step += 1
-        except Exception as error:
-            failures.append(str(error))
-
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    # Not threads: what is forked here to start the daemon would have their files open, and closing them, it would
+    # wait for the daemon.
+    spawn = multiprocessing.get_context("spawn")
+    ended, written = spawn.Event(), [spawn.Value("q", 0) for _ in range(2)]
+    writers = [
+        spawn.Process(target=_write_on, args=(file_system.mounts[number] / f"writer-{number}", steps, ended))
+        for number, steps in enumerate(written)
+    ]
     for writer in writers:
         writer.start()
-    for _ in range(2):
-        time.sleep(0.5)
-        file_system.kill_daemon(victim)
-        time.sleep(0.3)
-        before = [len(steps) for steps in written]
-        file_system.restart_daemon(victim)
-        wait_until(
-            lambda before=before: (
-                bool(failures)  # type: ignore[misc]
-                or all(len(steps) > count + 3 for steps, count in zip(written, before, strict=True))
-            ),
-            "both writers go on after the restart",
-        )
-    ended.set()
-    for writer in writers:
-        writer.join()
-    assert failures == []
-    for number in range(2):
+    try:
+        wait_until(lambda: all(steps.value for steps in written), "both write")
+        for _ in range(2):
+            time.sleep(0.5)
+            file_system.kill_daemon(victim)
+            time.sleep(0.3)
+            before = [steps.value for steps in written]
+            file_system.restart_daemon(victim)
+            wait_until(
+                lambda before=before: (
+                    not all(writer.is_alive() for writer in writers)  # type: ignore[misc]
+                    or all(steps.value > count + 3 for steps, count in zip(written, before, strict=True))
+                ),
+                "both writers go on after the restart",
+            )
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    for number, steps in enumerate(written):
         folder = file_system.mounts[1 - number] / f"writer-{number}"
-        assert sorted(map(int, os.listdir(folder))) == written[number]
-        for step in written[number]:
+        assert sorted(map(int, os.listdir(folder))) == list(range(steps.value))
+        for step in range(steps.value):
             assert (folder / f"{step}").read_bytes() == noise(20_000 + step, step)
 
 
