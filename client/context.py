@@ -105,17 +105,18 @@ class Context:
         """As `stat`; no other node changes it for a while, unless one has lately. *inode* is open here."""
         sent_s = time.monotonic()
         reply = await self.about(inode, LEASE, lambda path: StatRequest(path, inode.fid))
-        inode.learn(metadentry.decode(reply.record))
         inode.lease(sent_s, granted=reply.leased)
-        self.inodes.keep_data(inode)
-        return inode.entry
+        return self._learn(inode, reply.record)
 
     async def refresh(
         self, inode: Inode, operation: Operation[Q, RecordReply], make: Callable[[bytes], Q]
     ) -> Metadentry:
         """`about` for operations that return the record, which the inode then knows."""
         reply = await self.about(inode, operation, make)
-        entry = metadentry.decode(reply.record)
+        return self._learn(inode, reply.record)
+
+    def _learn(self, inode: Inode, record: bytes) -> Metadentry:
+        entry = metadentry.decode(record)
         inode.learn(entry)
         self.inodes.keep_data(inode)
         return entry

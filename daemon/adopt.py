@@ -132,10 +132,7 @@ class Adoption:
             raise os_error(errno.EEXIST, name)
         if old.is_directory != entry.is_directory:
             raise os_error(errno.EISDIR if old.is_directory else errno.ENOTDIR, name)
-        if old.is_directory:
-            self._leases.check_change(request.path, request.client_id)
-        else:
-            self._leases.check_file(request.path, request.client_id)
+        self._leases.check_entry(old, request.path, request.client_id)
 
     def _exchange(self, request: AdoptRequest, entry: Metadentry, existing: bytes | None) -> AdoptReply:
         """Half of an exchange: the source's record comes here, what was here goes out with the reply."""

@@ -37,10 +37,7 @@ class Attributes:
 
     def setattr(self, session: Session, request: SetattrRequest) -> RecordReply:
         found, entry = self._records.for_change(request.path, request.fid)
-        if entry.is_directory:
-            self._leases.check_change(request.path, session.client_id)
-        else:
-            self._leases.check_file(request.path, session.client_id)
+        self._leases.check_entry(entry, request.path, session.client_id)
         return RecordReply(self._records.replace(found, with_attributes(entry, request)))
 
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:

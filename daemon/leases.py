@@ -16,6 +16,7 @@ import trio
 
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.limits import CONNECTIONS_MAX, FILE_CALM_S, LEASE_S, LEASES_MAX
+from gkfs.metadentry import Metadentry
 from gkfs.paths import printable
 
 # After a wait is over, for who waited to run again before anyone gets a new lease.
@@ -56,13 +57,17 @@ class Leases:
     def check_file(self, path: bytes, client_id: bytes) -> None:
         """As `check_change`, of a file, which then is not leased for `FILE_CALM_S`."""
         if path in self._held or self._all_until_s:
-            self.check_change(path, client_id, calm_s=FILE_CALM_S)
+            self.check_change(path, client_id, is_file=True)
 
-    def check_change(self, path: bytes, client_id: bytes, *, calm_s: float = _PRIORITY_S) -> None:
-        """Raise Blocked while a client other than *client_id* may take *path* for what it is now.
+    def check_entry(self, entry: Metadentry, path: bytes, client_id: bytes) -> None:
+        """`check_change` or `check_file`, as *entry* at *path* is one or the other."""
+        if entry.is_directory:
+            self.check_change(path, client_id)
+        else:
+            self.check_file(path, client_id)
 
-        No lease of it is given for *calm_s* after that.
-        """
+    def check_change(self, path: bytes, client_id: bytes, *, is_file: bool = False) -> None:
+        """Raise Blocked while a client other than *client_id* may take *path* for what it is now."""
         now_s = trio.current_time()
         holders = self._held.get(path, {})
         end_s = max((end_s for holder, end_s in holders.items() if holder != client_id), default=0.0)
@@ -72,12 +77,12 @@ class Leases:
             # What is left is *client_id*'s own lease, which others wait for.
             if max(holders.values(), default=0.0) <= now_s:
                 self._held.pop(path, None)
-            if calm_s == _PRIORITY_S:
+            if not is_file:
                 self._refused.pop(path, None)
             return
         for waited in [waited for waited, until_s in self._refused.items() if until_s < now_s]:
             del self._refused[waited]
-        self._refused[path] = end_s + calm_s
+        self._refused[path] = end_s + (FILE_CALM_S if is_file else _PRIORITY_S)
         guard = Guard(f"{printable(path)} was looked at by other nodes a moment ago")
         self._nursery.start_soon(_lift_at, end_s, guard)
         raise Blocked(guard)

@@ -96,10 +96,7 @@ class Renaming:
         if paths.is_below(source, target) and (entry.is_directory or request.flags & RENAME_EXCHANGE):
             number = errno.EINVAL if request.flags & RENAME_EXCHANGE else errno.ENOTEMPTY
             raise os_error(number, names)
-        if entry.is_directory:
-            self._leases.check_change(source, session.client_id)
-        else:
-            self._leases.check_file(source, session.client_id)
+        self._leases.check_entry(entry, source, session.client_id)
         if not entry.is_link:
             entry = entry.changed(ctime_ns=request.now_ns)
         return Plan(
