@@ -19,11 +19,12 @@ from gkfs.client.context import Context, MountOptions
 from gkfs.client.fuse import GkfsOperations
 from gkfs.client.pool import Pool
 from gkfs.client.pump import Pump
+from gkfs.client.reclaim import Reclaim
 from gkfs.distributor import Distributor
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, first_of
 from gkfs.hostfile import Hostfile
-from gkfs.limits import HOLD_RENEW_S, INODES_CHECK_S, INODES_MAX, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
+from gkfs.limits import HOLD_RENEW_S, INODES_MAX, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
 from gkfs.messages import StatRequest
 from gkfs.metadentry import ROOT_FID
 from gkfs.operations import STAT
@@ -103,6 +104,7 @@ class Mount:
         own = [index for index, address in hosts.daemons.items() if address.host == host]
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)
         self._operations = GkfsOperations(self._context, on_ready)
+        self._reclaim = Reclaim(self._context.inodes, settings.max_inodes)
 
     def end(self) -> None:
         """Have it unmount itself, as SIGTERM does."""
@@ -126,9 +128,10 @@ class Mount:
                     nursery.start_soon(self._operations.touches.run)
                     nursery.start_soon(self._repeat, SIZE_FLUSH_DELAY_S, self._operations.data.publish_beside)
                     nursery.start_soon(self._repeat, HOLD_RENEW_S, self._operations.holds.renew)
-                    nursery.start_soon(self._repeat, INODES_CHECK_S, self._give_back_inodes)
+                    nursery.start_soon(self._reclaim.run)
                     await self._pump.serve()
                 finally:
+                    await self._reclaim.end()
                     pyfuse3.close(unmount=True)
                 with trio.move_on_after(_PUBLISH_S):
                     await self._pump.drive(self._finish())
@@ -152,13 +155,6 @@ class Mount:
             pyfuse3.init(self._operations, str(self._settings.mountdir), options)
         except RuntimeError as error:
             raise GkfsError(f"cannot mount on {self._settings.mountdir}: {error}", ExitStatus.FUSE) from None
-
-    async def _give_back_inodes(self) -> None:
-        """Have the kernel forget the oldest files when it refers to too many; it says so in its own time."""
-        inodes = self._context.inodes
-        for inode in inodes.oldest(len(inodes) - self._settings.max_inodes):
-            assert inode.parent is not None
-            pyfuse3.invalidate_entry_async(inode.parent.fid, inode.name, ignore_enoent=True)
 
     async def _finish(self) -> None:
         await self._operations.data.publish_all()
@@ -185,6 +181,7 @@ class Mount:
 
     async def _end_when_asked(self) -> None:
         await self._asked_to_end.wait()
+        await self._reclaim.end()  # while requests are still answered
         pyfuse3.terminate()
         self._pump.wake()
         # Requests in flight get their answers first; then they fail, so that the end is bounded.

@@ -1,12 +1,16 @@
 """Options of a mount that change what it costs: extended attributes, placement, inodes the kernel may keep."""
 
 import errno
+import multiprocessing
 import os
 import random
 import re
 import signal
+import time
+from contextlib import suppress
+from pathlib import Path
 
-from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.limits import CHUNK_SIZE_BYTES, INODES_CHECK_S
 from tests.mount.calls import errno_of, noise, opened
 from tests.mount.conftest import Cluster
 from tests.mount.file_system import FileSystem, wait_until
@@ -77,6 +81,29 @@ def test_the_kernel_gives_back_files_beyond_the_bound(cluster: Cluster) -> None:
     assert int(sent[-1]) > 6000, "at least a lookup and a creation of each"
     assert sorted(os.listdir(mountdir))[:2] == ["file-0", "file-1"]
     assert all((mountdir / f"file-{number}").stat().st_size == 0 for number in range(0, 3000, 100))
+
+
+def test_a_mount_ends_in_the_midst_of_giving_back_files(cluster: Cluster) -> None:
+    file_system = cluster(1, 0)
+    mountdir = file_system.mount("--max-inodes", "100")
+    daemon_pid = file_system.daemon_pids()[0]
+    for number in range(1000):
+        (mountdir / f"file-{number}").touch()
+    os.kill(daemon_pid, signal.SIGSTOP)
+    creation = multiprocessing.Process(target=_try_to_create, args=(mountdir / "one more",))
+    creation.start()
+    time.sleep(2 * INODES_CHECK_S)  # names are given to a kernel that waits for the creation in their directory
+    os.kill(file_system.client_pid(mountdir), signal.SIGTERM)
+    wait_until(lambda: not os.path.ismount(mountdir), "it has unmounted itself")
+    os.kill(daemon_pid, signal.SIGCONT)
+    creation.join()
+    file_system.mounts.remove(mountdir)
+    assert "ERROR" not in file_system.log_of(mountdir).read_text()
+
+
+def _try_to_create(path: Path) -> None:
+    with suppress(OSError):
+        path.touch()
 
 
 def test_writes_that_are_not_waited_for_show_here_at_once_and_elsewhere_after_close(cluster: Cluster) -> None:
