@@ -53,6 +53,15 @@ def write_file(path: str, data: Buffer, write: Callable[[int, Buffer, int], None
         os.close(fd)
 
 
+def read_file(path: str) -> bytes:
+    """All of the chunk file *path*; b"" when there is none. Raises OSError."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except FileNotFoundError:
+        return b""
+
+
 def digest_files(work: list[tuple[str, int]]) -> list[bytes]:
     """Checksum of the first bytes of each (path, bytes), zeros behind its end; b"" if missing. Raises OSError."""
     buffer = bytearray(max((length for _, length in work), default=0))

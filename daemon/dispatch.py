@@ -22,6 +22,7 @@ import trio
 
 from gkfs import wire
 from gkfs.daemon.guards import Blocked
+from gkfs.daemon.mirror import Mirror, Target
 from gkfs.daemon.rows import Answered, Handler, Row, retry
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Who keeps copies must not wait for others who do; `gkfs status` and `stop` must see what waits.
+_NEVER_HELD = ("copy", "control")
+
 
 class Dispatcher:
     """The handlers of one daemon, by operation code. *requests* and *batches* count what was executed."""
 
-    def __init__(self, store: MetadataStore, nursery: trio.Nursery) -> None:
+    def __init__(self, store: MetadataStore, nursery: trio.Nursery, mirror: Mirror | None = None) -> None:
+        """With *mirror* replies leave when that has what they tell of."""
         self._store = store
+        self.mirror = mirror
         self._nursery = nursery
         self.rows: dict[int, Row] = {}
         self.requests = 0
@@ -55,7 +61,8 @@ class Dispatcher:
 
     def check_complete(self) -> None:
         """Raise ValueError when an operation of the table has no handler."""
-        missing = [row.name for code, row in TABLE.items() if code not in self.rows and row is not HELLO]
+        optional = [HELLO.code, *(code for code, row in TABLE.items() if row.role == "copy")]
+        missing = [row.name for code, row in TABLE.items() if code not in self.rows and code not in optional]
         if missing:
             raise ValueError(f"operations without handler: {', '.join(missing)}")
 
@@ -140,7 +147,13 @@ class Dispatcher:
                     session.forget(seq)
                 failed = [m for m in messages if m.code in self.rows and m.seq not in session.executing]
                 replies = [piece for m in failed for piece in _encode_error(self.rows[m.code], m.seq, error)]
-        connection.send(replies)
+        self._send(connection, connection.session, replies)
+
+    def _send(self, target: Target, session: Session, pieces: list[Buffer]) -> None:
+        if self.mirror is None or session.role in _NEVER_HELD:
+            target.send(pieces)
+        else:
+            self.mirror.send(target, pieces)
 
     async def _run_task(
         self,
@@ -161,7 +174,7 @@ class Dispatcher:
         # The client may be on another connection by now, and have repeated the request there.
         target = session.connection if row.once else connection
         if target is not None:
-            target.send(pieces)
+            self._send(target, session, pieces)
 
     async def _outcome(
         self, row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]

@@ -16,6 +16,7 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
     09 fid           record of a file that has several names; the key is its inode address (`gkfs.paths`)
     0a fid client    this client has the file of table 01 open
     0b intent key    record that this key will have when the exchange of two trees is done (see `tree`)
+    0c               in a copy only: how far it is (msgpack, see `copies`)
 """
 
 import struct
@@ -33,6 +34,7 @@ TREE_LOCKS = b"\x08"
 INODES = b"\x09"
 HOLDERS = b"\x0a"
 STAGED = b"\x0b"
+COPIED = b"\x0c"
 
 UNCLAIMED = b"?"  # value of a chunk's entry: its record does not exist yet
 

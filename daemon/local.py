@@ -68,9 +68,13 @@ class LocalClient:
             if type(reply) is row.reply:
                 if self._store.dirty:
                     self._store.commit()
-                call.reply, call.done = reply, True  # type: ignore[assignment]  # as the row says
-                return call
-            task = reply
+                mirror = self._dispatcher.mirror
+                if mirror is None or mirror.may_leave:
+                    call.reply, call.done = reply, True  # type: ignore[assignment]  # as the row says
+                    return call
+                task = _as_it_is(reply)
+            else:
+                task = reply
         except Blocked as blocked:
             task = retry(row, session, seq, request, blocked.guard)
         except Exception as error:
@@ -85,12 +89,15 @@ class LocalClient:
 
     async def _run(self, call: Call[Any], row: Row, request: Any, task: Coroutine[Any, Any, Any]) -> None:
         reply = error = None
+        mirror = self._dispatcher.mirror
         try:
             try:
                 reply = await task
             except Blocked as blocked:
                 reply = await retry(row, self._session, call.seq, request, blocked.guard)
             self._store.commit()
+            if mirror is not None:
+                await mirror.settled()
         except Exception as failure:
             self._store.rollback()
             reply, error = None, _outcome(row, failure)
@@ -122,6 +129,10 @@ class LocalClient:
 
     def supersede(self) -> None:
         """Part of `session.Link`; nobody else has this client's id."""
+
+
+async def _as_it_is(reply: Any) -> Any:
+    return reply
 
 
 def _outcome(row: Row, error: Exception) -> OSError:

@@ -6,6 +6,7 @@ directory rename, which only wait for handlers that do not wait: no circle can f
 """
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 import trio
 
-from gkfs.channel import Channel
+from gkfs.channel import Call, Channel
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import Access
@@ -74,6 +75,11 @@ class Peer:
         if waiting:
             self._channel.expire(trio.current_time() + _CLOCK_STEP_S)
         return [call.error or call.result() for call in calls]
+
+    def submit(self, operation: Operation[Q, R], request: Q) -> Call[R]:
+        """Send *request* when its turn comes; it has no deadline. Set `on_done` of what is returned."""
+        self._wanted.set()
+        return self._channel.submit(operation, request, math.inf)
 
     async def run(self) -> None:
         """Connect when there is something to send, and stay connected; returns only when cancelled."""
@@ -148,8 +154,15 @@ class Peers:
         locate: Callable[[int], Awaitable[DaemonAddress]],
         execute: Callable[[Any, Any], Awaitable[Any]],
         nursery: trio.Nursery,
+        settled: Callable[[], Awaitable[None]] | None = None,
+        role: str = "peer",
     ) -> None:
-        """*execute* runs an operation of this daemon; connections live in *nursery*."""
+        """*execute* runs an operation of this daemon; connections live in *nursery*.
+
+        *settled* is awaited before others are asked for anything.
+        """
+        self._settled = settled
+        self._role = role
         self._own_index = own_index
         self._access = access
         self._locate = locate
@@ -165,12 +178,16 @@ class Peers:
         """The reply of daemon *index*. Raises OSError as `Peer.call` does."""
         if index == self._own_index:
             return cast(R, await self._execute(operation, request))
+        if self._settled is not None:
+            await self._settled()
         return await self._peer(index).call(operation, request, timeout_s)
 
     async def call_many(
         self, index: int, operation: Operation[Q, R], requests: list[Q], timeout_s: float = PEER_TIMEOUT_S
     ) -> list[R | OSError]:
         """The outcomes of *requests* at another daemon; see `Peer.call_many`."""
+        if self._settled is not None:
+            await self._settled()
         return await self._peer(index).call_many(operation, requests, timeout_s)
 
     async def call_all(
@@ -197,7 +214,7 @@ class Peers:
             async def locate() -> DaemonAddress:
                 return await self._locate(index)
 
-            peer = self._peers[index] = Peer(f"daemon {index}", locate, self._access, self._client_id)
+            peer = self._peers[index] = Peer(f"daemon {index}", locate, self._access, self._client_id, self._role)
             self._nursery.start_soon(peer.run)
         return peer
 

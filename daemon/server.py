@@ -1,18 +1,16 @@
-"""The daemon process: start, stop, and what is made of what.
+"""A daemon: start, stop, and what is made of what.
 
 Start: lock the rootdir, open its stores, listen, and only then append the own line to the hostfile; who finds
-that line finds a daemon that serves. Stop, by SHUTDOWN, SIGTERM or cancellation: accept nothing new, let requests
+that line finds a daemon that serves. Stop, by SHUTDOWN, an event or cancellation: accept nothing new, let requests
 finish for `CLEAN_STOP_S`, close the stores. A daemon that is killed instead loses nothing that it acknowledged.
 """
 
 import errno
 import logging
 import os
-import resource
-import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +18,16 @@ from typing import Any, NamedTuple
 import trio
 
 from gkfs import hostfile, transport
-from gkfs.buffers import keep_large_buffers
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.connection import Connection
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.failover import Failover, Shard
 from gkfs.daemon.gate import Gate, Identity, NotAdmitted
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
 from gkfs.daemon.local import LocalClient
+from gkfs.daemon.mirror import Mirror
+from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.shares import Shares
@@ -47,7 +47,6 @@ from gkfs.spin import Spinner
 _log = logging.getLogger(__name__)
 
 _EVERY_INTERFACE = ("0.0.0.0", "::")
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class DaemonSettings:
     until_killed: bool = False  # signals that ask for an end are somebody else's to act upon
     merge: bool = True  # requests that came together are executed and answered together
     direct_io: bool = True  # large pieces of chunks go past the page cache, where the file system can
+    replicas: int = 1  # 2: every record and chunk is on two daemons
 
 
 class Serving(NamedTuple):
@@ -71,64 +71,18 @@ class Serving(NamedTuple):
     connect: Connect
 
 
-def run_daemon(settings: DaemonSettings) -> None:
-    """Serve until SHUTDOWN, SIGTERM or SIGINT. Raises GkfsError when the daemon cannot start."""
-    if settings.until_killed:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-    take_all_descriptors()
-    keep_large_buffers()
-    if settings.until_killed:
-        trio.run(serve, settings)
-        return
-    early: list[int] = []
-    # In force before trio's handlers and after: an early signal is not lost, a late one does not kill.
-    for number in _STOP_SIGNALS:
-        signal.signal(number, lambda received, _: early.append(received))
-    trio.run(_serve_until_signal, settings, early)
-
-
-def take_all_descriptors() -> None:
-    """Have this process open as many files as the system lets it: chunks, tables and connections are many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def _serve_until_signal(settings: DaemonSettings, early: list[int]) -> None:
-    failure: GkfsError | None = None
-    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            stop = trio.Event()
-
-            async def wait_for_signal() -> None:
-                async for number in signals:  # repeats are taken and change nothing
-                    if not stop.is_set():
-                        _log.info("stopping on %s", signal.Signals(number).name)
-                    stop.set()
-
-            nursery.start_soon(wait_for_signal)
-            if early:
-                stop.set()
-            try:
-                await serve(settings, stop=stop)
-            except GkfsError as error:
-                failure = error  # not out of the nursery, which would wrap it
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-
-
 async def serve(
     settings: DaemonSettings,
     *,
     stop: trio.Event | None = None,
     on_shutdown: Callable[[], None] | None = None,
+    failover: Failover | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SHUTDOWN, until *stop* is set, or until cancelled; says when it is ready, and how to reach it.
 
-    With *on_shutdown* SHUTDOWN calls that instead; the caller then sets *stop*, sooner or later.
+    With *on_shutdown* SHUTDOWN calls that instead; the caller then sets *stop*, sooner or later. *failover* is
+    that of a process which has taken the shard over.
     Raises GkfsError when the daemon cannot start. Afterwards everything is closed, and the rootdir is free.
     """
     known = hostfile.read(settings.hostfile)
@@ -141,11 +95,12 @@ async def serve(
     try:
         store = MetadataStore(rootdir.metadata)
         try:
-            storage = _open_storage(rootdir, store, direct_io=settings.direct_io)
+            mirror = Mirror(settings.daemon_index) if settings.replicas > 1 else None
+            storage = _open_storage(rootdir, store, mirror, direct_io=settings.direct_io)
             try:
                 stop = trio.Event() if stop is None else stop
                 server = _Server(settings, known.access, rootdir, store, storage, stop, on_shutdown or stop.set)
-                await server.run(known, task_status)
+                await server.run(known, task_status, mirror, failover)
             finally:
                 storage.close()
         finally:
@@ -154,8 +109,13 @@ async def serve(
         rootdir.close()
 
 
-def _open_storage(rootdir: Rootdir, store: MetadataStore, *, direct_io: bool) -> ChunkStorage:
+def _open_storage(
+    rootdir: Rootdir, store: MetadataStore, mirror: Mirror | None, *, direct_io: bool
+) -> ChunkStorage:
     try:
+        if mirror is not None:
+            store.on_commit = mirror.commit
+            return MirroredStorage(rootdir.chunks, store, mirror, uses_direct_io=direct_io)
         return ChunkStorage(rootdir.chunks, store, uses_direct_io=direct_io)
     except OSError as error:
         raise GkfsError(f"rootdir {rootdir.path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR) from None
@@ -192,13 +152,22 @@ class _Server:
         self._shares = Shares()
         self._spinner = Spinner(DAEMON_SPIN_S)
 
-    async def run(self, known: Hostfile, task_status: trio.TaskStatus[Serving]) -> None:
+    async def run(
+        self,
+        known: Hostfile,
+        task_status: trio.TaskStatus[Serving],
+        mirror: Mirror | None,
+        failover: Failover | None,
+    ) -> None:
         listeners: list[socket.socket] = []
         failure: GkfsError | None = None
+        own_part: Failover | None = None
         async with trio.open_nursery() as nursery:
             try:
-                self._dispatcher = Dispatcher(self._store, nursery)
-                self._register(nursery)
+                self._dispatcher = Dispatcher(self._store, nursery, mirror)
+                if mirror is not None:
+                    own_part = failover or self._take_part(known, nursery)
+                self._register(nursery, mirror, own_part)
                 self._listen(listeners)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
@@ -211,7 +180,14 @@ class _Server:
                     self._sessions,
                     nursery,
                 )
-                task_status.started(Serving(self._announce(listeners, known), connect))
+                address = self._address(listeners)
+                if mirror is None or self._identity.boot_epoch == 1:
+                    self._announce(address)
+                task_status.started(Serving(address, connect))
+                if mirror is not None and own_part is not None:
+                    nursery.start_soon(self._lead, mirror, own_part, address)
+                    if failover is None:
+                        nursery.start_soon(own_part.run)
                 await self._stop.wait()
             except GkfsError as error:
                 failure = error  # not out of the nursery, which would wrap it
@@ -222,17 +198,53 @@ class _Server:
                 self._rootdir.socket.unlink(missing_ok=True)
             await self._finish()
             nursery.cancel_scope.cancel()
+        if own_part is not None and failover is None:
+            own_part.close()
         if failure is not None:
             raise failure
         _log.info("daemon %d stopped", self._identity.daemon_index)
 
-    def _register(self, nursery: trio.Nursery) -> None:
+    def _take_part(self, known: Hostfile, nursery: trio.Nursery) -> Failover:
+        """What this process does for two copies of everything."""
+
+        async def start(shard: int, folder: Path) -> None:
+            host = transport.tcp_address(self._settings.listen)[0]
+            settings = replace(
+                self._settings, rootdir=folder, daemon_index=shard, listen=f"tcp://{_bracketed(host)}:0"
+            )
+            try:
+                await nursery.start(partial(serve, settings, failover=failover))
+            except GkfsError as error:
+                _log.error("cannot take over shard %d: %s", shard, error)
+
+        failover = Failover(
+            self._identity.daemon_index,
+            self._rootdir.path,
+            self._access,
+            self._settings.hostfile,
+            known.daemon_count,
+            nursery,
+            start,
+            direct_io=self._settings.direct_io,
+        )
+        return failover
+
+    async def _lead(self, mirror: Mirror, failover: Failover, address: DaemonAddress) -> None:
+        assert isinstance(self._storage, MirroredStorage)
+        index = self._identity.daemon_index
+        shard = Shard(index, self._identity.boot_epoch, mirror, self._store, self._storage, address)
+        await failover.lead(shard, partial(self._announce, address))
+        _log.error("daemon %d was replaced: %s", index, failover.view(index))
+        self._stop.set()
+
+    def _register(self, nursery: trio.Nursery, mirror: Mirror | None, failover: Failover | None) -> None:
         guards = Guards()
 
         async def execute(operation: Any, request: Any) -> Any:
             return await self._dispatcher.call(self._own_session, operation, request)
 
-        peers = Peers(self._identity.daemon_index, self._access, self._locate, execute, nursery)
+        settled = mirror.settled if mirror is not None else None
+        peers = Peers(self._identity.daemon_index, self._access, self._locate, execute, nursery, settled)
         control = Control(
             self._identity, self._store, self._storage, self._sessions, self._dispatcher, self._on_shutdown
         )
@@ -243,6 +255,8 @@ class _Server:
         handlers.register(self._dispatcher)
         Audit(self._store, self._storage, guards, self._rootdir.chunks).register(self._dispatcher)
         Usage(self._store, guards).register(self._dispatcher)
+        if failover is not None:
+            failover.register(self._dispatcher)
         self._dispatcher.check_complete()
         handlers.resume()
 
@@ -262,22 +276,22 @@ class _Server:
                 _log.warning("%s; taking another port", error)
         return transport.listen_tcp(self._settings.listen)
 
-    def _announce(self, listeners: list[socket.socket], known: Hostfile) -> DaemonAddress:
-        """Append the own line to the hostfile, unless it says the same already. Raises GkfsError."""
-        index = self._identity.daemon_index
+    def _address(self, listeners: list[socket.socket]) -> DaemonAddress:
         host = self._settings.advertise_host or transport.tcp_address(self._settings.listen)[0]
         if host in _EVERY_INTERFACE:
             host = socket.gethostname()
-        address = DaemonAddress(
-            index,
+        return DaemonAddress(
+            self._identity.daemon_index,
             socket.gethostname(),
             transport.bound_tcp_uri(listeners[0], host),
             transport.unix_uri(self._rootdir.socket),
         )
+
+    def _announce(self, address: DaemonAddress) -> None:
+        """Append the own line to the hostfile, unless it says the same already. Raises GkfsError."""
         try:
-            self._rootdir.remember_port(listeners[0].getsockname()[1])
-            if known.daemons.get(index) != address:
-                _append(self._settings.hostfile, hostfile.format_daemon(address).encode())
+            self._rootdir.remember_port(transport.tcp_address(address.tcp)[1])
+            hostfile.append(self._settings.hostfile, address)
         except OSError as error:
             raise GkfsError(
                 f"hostfile {self._settings.hostfile} cannot be written: {error.strerror}", ExitStatus.HOSTFILE
@@ -290,7 +304,6 @@ class _Server:
             self._rootdir.path,
             superblock.boot_epoch,
         )
-        return address
 
     async def _locate(self, index: int) -> DaemonAddress:
         found = await trio.to_thread.run_sync(hostfile.read_addresses, self._settings.hostfile)
@@ -351,15 +364,6 @@ class _Server:
             await self._dispatcher.idle()
             for connection in list(self._connections):
                 await connection.drained()
-
-
-def _append(path: Path, line: bytes) -> None:
-    # One write, so that lines of daemons that start at the same time do not mix.
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    try:
-        os.write(fd, line)
-    finally:
-        os.close(fd)
 
 
 def _bracketed(host: str) -> str:

@@ -52,6 +52,7 @@ class Control:
             requests=self._dispatcher.requests,
             batches=self._dispatcher.batches,
             connections=self._sessions.connected(),
+            copies=2 if self._dispatcher.mirror is not None and self._dispatcher.mirror.counts else 1,
         )
 
     def shutdown(self, session: Session, request: Empty) -> Empty:

@@ -58,8 +58,13 @@ _FID_MAX: Final = (1 << 64) - 1
 class ChunkStorage:
     """The chunks of one daemon; *used_bytes* is the sum of their files' sizes."""
 
-    def __init__(self, folder: Path, store: MetadataStore, *, uses_direct_io: bool = True) -> None:
-        """Open the storage in *folder*, created when missing. Raises OSError."""
+    def __init__(
+        self, folder: Path, store: MetadataStore, *, uses_direct_io: bool = True, keeps_unclaimed: bool = False
+    ) -> None:
+        """Open the storage in *folder*, created when missing. Raises OSError.
+
+        *keeps_unclaimed*: what `write_new` wrote in an earlier run may still be claimed.
+        """
         self._folder = str(folder)
         self._store = store
         self._files = OpenChunks(self._folder, store)
@@ -79,7 +84,7 @@ class ChunkStorage:
         self._write_large = direct_io.write_large if direct else write_all
         self._read_large = direct_io.read_large if direct else os.pread
         self._reserve_bytes = min(SPACE_RESERVE_BYTES, self.space()[1] // SPACE_RESERVE_SHARE)
-        self._count_bytes()
+        self._count_bytes(keeps_unclaimed)
 
     # --- reading and writing
 
@@ -347,14 +352,14 @@ class ChunkStorage:
             found.update(keys.chunk_of_key(key)[1] for key, _ in page)
         return found
 
-    def _count_bytes(self) -> None:
+    def _count_bytes(self, keeps_unclaimed: bool) -> None:
         unclaimed: list[bytes] = []
         for page in self._store.pages(*keys.table(keys.CHUNKS)):
             self._unsynced_forgotten = True  # an earlier run may have left them so
             for key, value in page:
                 with contextlib.suppress(FileNotFoundError):
                     self.used_bytes += os.stat(self._files.path(*keys.chunk_of_key(key))).st_size
-                if value == keys.UNCLAIMED:
+                if value == keys.UNCLAIMED and not keeps_unclaimed:
                     unclaimed.append(key)
         for key in unclaimed:
             self.used_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), 0)

@@ -55,6 +55,7 @@ class MetadataStore:
             reason = str(error).splitlines()[0]
             raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
         self._overlay: dict[bytes, bytes | None] = {}  # None: deleted
+        self.on_commit: Callable[[dict[bytes, bytes | None]], None] | None = None  # told what was committed
         self._files_delta = self._directories_delta = 0
         self.files = self.directories = 0
         try:
@@ -132,6 +133,8 @@ class MetadataStore:
         except OSError:
             self.rollback()
             raise
+        if self.on_commit is not None:
+            self.on_commit(self._overlay)
         self._overlay.clear()
         self.files += self._files_delta
         self.directories += self._directories_delta

@@ -40,6 +40,11 @@ class Superblock:
     boot_epoch: int
     port: int = 0
 
+    @classmethod
+    def of(cls, fsid: str, daemon_index: int, daemon_count: int, boot_epoch: int) -> "Superblock":
+        """One of the format of today."""
+        return cls(FORMAT, fsid, daemon_index, daemon_count, boot_epoch)
+
 
 class Rootdir:
     """An exclusively held rootdir; `close` gives it back."""
@@ -86,7 +91,7 @@ class Rootdir:
             self._lock_fd = -1
 
     def _begin_epoch(self, hostfile: Hostfile, daemon_index: int) -> Superblock:
-        fresh = Superblock(FORMAT, hostfile.fsid, daemon_index, hostfile.daemon_count, 0)
+        fresh = Superblock.of(hostfile.fsid, daemon_index, hostfile.daemon_count, 0)
         known = self._read() or fresh
         for field in ("format", "fsid", "daemon_index", "daemon_count"):
             found, wanted = getattr(known, field), getattr(fresh, field)
@@ -117,18 +122,23 @@ class Rootdir:
             raise GkfsError(f"{path} is damaged: {error}", ExitStatus.ROOTDIR) from None
 
     def _write(self) -> None:
-        temporary = self.path / f"{_SUPERBLOCK}.new"
-        with temporary.open("w") as file:
-            json.dump(asdict(self.superblock), file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / _SUPERBLOCK)
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        plant(self.path, self.superblock)
+
+
+def plant(path: Path, superblock: Superblock) -> None:
+    """Put *superblock* into the rootdir *path*, durably. Raises OSError."""
+    temporary = path / f"{_SUPERBLOCK}.new"
+    with temporary.open("w") as file:
+        json.dump(asdict(superblock), file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path / _SUPERBLOCK)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _lock(path: Path) -> int:

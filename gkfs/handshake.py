@@ -25,7 +25,7 @@ from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.keyfile import PROOF_BYTES, Access, Key
 from gkfs.limits import PROTOCOL_VERSION
 
-ROLES: Final = ("client", "peer", "control")
+ROLES: Final = ("client", "peer", "control", "copy")
 CLIENT_ID_BYTES: Final = 16
 _NONCE_BYTES: Final = 32
 _MAGIC: Final = b"gkfs"

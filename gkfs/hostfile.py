@@ -11,6 +11,7 @@ line, so lines come in any order, and the last one for an index holds: a restart
 The hostfile is no secret. What lets in is the key beside it (`gkfs.keyfile`), which `read` reads, too.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +75,22 @@ def format_header(fsid: str, daemon_count: int) -> str:
 def format_daemon(address: DaemonAddress) -> str:
     """The line of one daemon, newline included."""
     return f"{address.daemon} {address.host} {address.tcp} {address.unix}\n"
+
+
+def append(path: Path, address: DaemonAddress) -> None:
+    """Have the hostfile say *address* last of its daemon. Raises OSError.
+
+    It is written in one piece, so that lines of daemons that start at the same time do not mix.
+    """
+    line = format_daemon(address).encode()
+    own = f"{address.daemon} ".encode()
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        known = os.pread(fd, HOSTFILE_MAX_BYTES, 0).splitlines(keepends=True)
+        if [said for said in known if said.startswith(own)][-1:] != [line]:
+            os.write(fd, line)
+    finally:
+        os.close(fd)
 
 
 def read(path: Path) -> Hostfile:

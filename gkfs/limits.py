@@ -208,3 +208,12 @@ END_GRACE_S: Final = 5.0  # a mount or daemon of `gkfs run` between SIGTERM and 
 BUSY_RETRY_S: Final = 0.5  # a program that just ended may hold the mount a moment longer
 MOVERS_MAX: Final = 64  # `--movers` of one node; more than it has cores wait for each other
 DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its disks and cores for nothing
+
+# Two copies (docs/replication.md). A primary answers while its mirror has confirmed something it was sent within
+# COPY_LEASE_S; a mirror takes over when it has heard nothing for COPY_SILENCE_S, which therefore must be longer.
+COPY_PING_S: Final = 0.5
+COPY_LEASE_S: Final = 2.0
+COPY_SILENCE_S: Final = 4.0
+COPY_PART_BYTES: Final = 512 * 1024  # of the changes of one commit that travel as one
+COPY_WINDOW_BYTES: Final = 16 * 1024 * 1024  # of a new copy on the way at a time
+VOTE_TIMEOUT_S: Final = 2.0

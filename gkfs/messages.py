@@ -55,6 +55,7 @@ class StatusReply(NamedTuple):
     requests: int
     batches: int  # groups of requests that were executed and answered as one
     connections: int
+    copies: int  # of what is stored here, complete ones, this one included
 
 
 class AuditStoreRequest(NamedTuple):

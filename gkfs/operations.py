@@ -14,6 +14,17 @@ from gkfs.bulk_messages import (
     ScanReply,
     ScanRequest,
 )
+from gkfs.copy_messages import (
+    CopyBeginRequest,
+    CopyChunkRequest,
+    CopyCutRequest,
+    CopyDoneRequest,
+    CopyPingRequest,
+    CopyRecordsRequest,
+    ViewNewsRequest,
+    ViewVoteReply,
+    ViewVoteRequest,
+)
 from gkfs.messages import (
     AllocatedReply,
     AllocatedRequest,
@@ -205,6 +216,21 @@ PUT_RECORDS = Operation(
 )
 PUT_INODE = Operation(46, "put_inode", PutInodeRequest, Empty, idempotent=True, role="peer")
 DROP_LINK = Operation(47, "drop_link", DropLinkRequest, Empty, idempotent=True, role="peer")
+
+_COPY = frozenset({errno.ESTALE})
+
+COPY_BEGIN = Operation(60, "copy_begin", CopyBeginRequest, Empty, idempotent=True, role="copy")
+COPY_RECORDS = Operation(
+    61, "copy_records", CopyRecordsRequest, Empty, _COPY, idempotent=True, bulk_request=True, role="copy"
+)
+COPY_CHUNK = Operation(
+    62, "copy_chunk", CopyChunkRequest, Empty, _COPY, idempotent=True, bulk_request=True, role="copy"
+)
+COPY_CUT = Operation(63, "copy_cut", CopyCutRequest, Empty, _COPY, idempotent=True, role="copy")
+COPY_DONE = Operation(64, "copy_done", CopyDoneRequest, Empty, _COPY, idempotent=True, role="copy")
+COPY_PING = Operation(65, "copy_ping", CopyPingRequest, Empty, _COPY, idempotent=True, role="copy")
+VIEW_VOTE = Operation(66, "view_vote", ViewVoteRequest, ViewVoteReply, idempotent=True, role="copy")
+VIEW_NEWS = Operation(67, "view_news", ViewNewsRequest, Empty, idempotent=True, role="copy")
 
 TABLE: Final[dict[int, Operation[tuple, tuple]]] = {  # type: ignore[type-arg]
     row.code: row for row in list(globals().values()) if isinstance(row, Operation)

@@ -54,7 +54,7 @@ def daemon(
     if die_with is not None:
         children.die_with_parent(die_with, signal.SIGKILL if until_killed else signal.SIGTERM)
     join(hostfile, rootdir, index, daemons)
-    from gkfs.daemon.server import run_daemon  # imports trio and rocksdict
+    from gkfs.daemon.process import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
     run_daemon(settings(rootdir, hostfile, index, listen, advertise, until_killed=until_killed))

@@ -15,7 +15,8 @@ import trio
 
 from gkfs import hostfile
 from gkfs.client.mount import Mount, MountSettings, prepare
-from gkfs.daemon.server import DaemonSettings, Serving, serve, take_all_descriptors
+from gkfs.daemon.process import take_all_descriptors
+from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.errors import GkfsError, first_of
 from gkfs.limits import POLL_INTERVAL_S
 

@@ -18,7 +18,7 @@ import trio
 from gkfs import hostfile, metadentry
 from gkfs.commands import survey
 from gkfs.commands.survey import Report
-from gkfs.daemon import background, opens, peers
+from gkfs.daemon import background, failover, mirror, opens, peers
 from gkfs.daemon.faults import Fault, Kind
 from gkfs.daemon.peers import Peer
 from gkfs.daemon.server import DaemonSettings, Serving, serve
@@ -73,6 +73,8 @@ CALL_TIMEOUT_S = 60.0
 TEST_TIMEOUT_S = 180.0
 RETRY_S = 0.05  # daemons come back sooner than in life
 GRACE_S = 0.2  # and files without name go sooner
+REPLICAS = int(os.environ.get("GKFS_TEST_REPLICAS", "1"))  # where a test does not say
+SILENCE_S = 1.0  # and it is told sooner that one is gone
 SETTLE_S = 0.05  # and no client publishes anything late
 
 
@@ -204,8 +206,9 @@ class Client:
 class Cluster:
     """The daemons of one file system and a first client."""
 
-    def __init__(self, folder: Path, count: int, nursery: trio.Nursery) -> None:
+    def __init__(self, folder: Path, count: int, nursery: trio.Nursery, replicas: int) -> None:
         self.folder = folder
+        self.replicas = replicas
         self.count = count
         self.nursery = nursery
         self.distributor = Distributor(count)
@@ -217,7 +220,8 @@ class Cluster:
         self._running: dict[int, tuple[trio.Event, trio.CancelScope, trio.Event]] = {}
 
     def settings(self, daemon: int) -> DaemonSettings:
-        return DaemonSettings(self.folder / f"daemon-{daemon}", self.hostfile, daemon)
+        folder = self.folder / f"daemon-{daemon}"
+        return DaemonSettings(folder, self.hostfile, daemon, replicas=self.replicas)
 
     async def start(self, *daemons: int) -> None:
         """Start the given daemons, or all; ready afterwards."""
@@ -310,14 +314,16 @@ def create_request(
     return CreateRequest(path, parent_fid, mode, 1000, 1000, 0, exclusive, target, time.time_ns())
 
 
-def in_cluster(count: int) -> Callable[[Callable[[Cluster], Awaitable[None]]], Callable[[Path], None]]:
+def in_cluster(
+    count: int, replicas: int = 1
+) -> Callable[[Callable[[Cluster], Awaitable[None]]], Callable[[Path], None]]:
     """Run an async test with *count* daemons, then check what they have stored."""
 
     def decorate(test: Callable[[Cluster], Awaitable[None]]) -> Callable[[Path], None]:
         async def main(folder: Path) -> None:
             with trio.fail_after(TEST_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
-                    cluster = Cluster(folder, count, nursery)
+                    cluster = Cluster(folder, count, nursery, replicas)
                     await cluster.start()
                     await test(cluster)
                     await cluster.finish()
@@ -327,6 +333,10 @@ def in_cluster(count: int) -> Callable[[Callable[[Cluster], Awaitable[None]]], C
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(background, "RETRY_MAX_S", RETRY_S)
                 patch.setattr(peers, "RECONNECT_MAX_S", RETRY_S)
+                patch.setattr(mirror, "COPY_PING_S", SILENCE_S / 10)
+                patch.setattr(mirror, "COPY_LEASE_S", SILENCE_S / 2)
+                patch.setattr(failover, "COPY_PING_S", SILENCE_S / 10)
+                patch.setattr(failover, "COPY_SILENCE_S", SILENCE_S)
                 patch.setattr(opens, "NAMELESS_GRACE_S", GRACE_S)
                 patch.setattr(survey, "FSCK_SETTLE_S", SETTLE_S)
                 trio.run(main, tmp_path)

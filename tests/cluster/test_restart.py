@@ -21,7 +21,8 @@ PROGRAM = """
 import sys
 from functools import partial
 from pathlib import Path
-from gkfs.daemon.server import DaemonSettings, run_daemon
+from gkfs.daemon.process import run_daemon
+from gkfs.daemon.server import DaemonSettings
 run_daemon(DaemonSettings(Path(sys.argv[1]), Path(sys.argv[2]), 0))
 """
 CHECKOUT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def with_process(test: Callable[[Process], Awaitable[None]]) -> Callable[[Path],
     async def main(folder: Path) -> None:
         with trio.fail_after(TEST_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
-                process = Process(Cluster(folder, 1, nursery))
+                process = Process(Cluster(folder, 1, nursery, 1))
                 try:
                     await test(process)
                     assert process.end(signal.SIGTERM) == 0

@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
     "gkfs.messages": 2,
     "gkfs.bulk_messages": 2,
     "gkfs.peer_messages": 2,
+    "gkfs.copy_messages": 2,
     "gkfs.usage_messages": 2,
     "gkfs.changes": 2,
     "gkfs.operations": 2,

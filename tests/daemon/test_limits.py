@@ -56,6 +56,7 @@ from gkfs.messages import (
 from gkfs.operations import (
     AUDIT_FILES,
     AUDIT_STORE,
+    COPY_BEGIN,
     CREATE,
     CUT_CHUNKS,
     DETACH,
@@ -384,7 +385,10 @@ def test_items_of_wrong_types_close_the_connection(operation: Any, tmp_path: Pat
 def test_steps_between_daemons_and_repairs_have_their_role() -> None:
     assert {row.name for row in TABLE.values() if row.role == "control"} == {"audit_store", "audit_files", "mend"}
     peers = {row.code for row in TABLE.values() if row.role == "peer"}
-    assert peers == {code for code in TABLE if code >= SEAL.code}
+    assert peers == {code for code in TABLE if SEAL.code <= code < COPY_BEGIN.code}
+    assert {row.code for row in TABLE.values() if row.role == "copy"} == {
+        code for code in TABLE if code >= COPY_BEGIN.code
+    }
 
 
 @pytest.mark.parametrize(("operation", "role"), [(SEAL, "client"), (MEND, "client"), (AUDIT_STORE, "peer")])

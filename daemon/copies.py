@@ -1,0 +1,240 @@
+"""The mirror's half of two copies: the copies of other shards that this process keeps.
+
+    ROOTDIR/copies/SHARD/{superblock.json, metadata/, chunks/}    laid out as a rootdir, since it may become one
+
+A copy is the same kind of store and storage as the original, to which the original's changes happen in the same
+order. What a commit of the original was is one commit here, with the number of the request it came in
+(`keys.COPIED`), so that what is sent again after a break is not done twice. To take over, the copy is closed and a
+daemon is started on it.
+
+The original keeps the replies of each client's last batch only, since its kernel delivers the earlier ones even if
+it dies. It does not if the node dies: so here the replies of many batches are kept, in memory, and stored in the
+end.
+"""
+
+import errno
+import logging
+import shutil
+from collections import deque
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import trio
+
+from gkfs.copy_messages import (
+    CopyBeginRequest,
+    CopyChunkRequest,
+    CopyCutRequest,
+    CopyDoneRequest,
+    CopyPingRequest,
+    CopyRecordsRequest,
+)
+from gkfs.daemon import keys
+from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.session import BATCH_SLOT, Session
+from gkfs.daemon.storage import ChunkStorage
+from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.superblock import Superblock, plant
+from gkfs.errors import os_error
+from gkfs.limits import DEDUP_WINDOW
+from gkfs.messages import Empty
+from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_RECORDS
+
+_log = logging.getLogger(__name__)
+
+_FOLDER: Final = "copies"
+
+
+class Copy:
+    """One copy. *complete*: it has everything; *heard_s*: when its primary was heard last, on trio's clock."""
+
+    def __init__(self, folder: Path, *, direct_io: bool) -> None:
+        """Open the copy in *folder*, which has a superblock. Raises GkfsError, OSError."""
+        self.folder = folder
+        self.store = MetadataStore(folder / "metadata")
+        self.storage = ChunkStorage(folder / "chunks", self.store, uses_direct_io=direct_io, keeps_unclaimed=True)
+        state = self.store.get(keys.COPIED)
+        self.seq: int
+        self.complete: bool
+        self.seq, self.complete = msgpack.unpackb(state) if state else (0, False)
+        self.heard_s = trio.current_time()
+        self._part: list[bytes | None] = []  # of a commit that has come in part
+        self._parts = 0
+        self._replies: dict[bytes, deque[tuple[int, bytes]]] = {}
+        self.tasks = 0
+        self.idle = trio.Event()
+
+    def add(self, seq: int, last: bool, data: bytes) -> None:
+        """Take COPY_RECORDS. Raises OSError: ESTALE when one before is missing."""
+        due = self.seq + self._parts + 1
+        if seq < due:
+            return  # sent again
+        if seq > due:
+            raise os_error(errno.ESTALE, f"request {due} of the copy is missing, got {seq}")
+        self._part += msgpack.unpackb(data)
+        self._parts += 1
+        if not last:
+            return
+        part, self._part, self._parts = self._part, [], 0
+        # no await between here and the commit
+        for key, value in zip(part[::2], part[1::2], strict=True):
+            assert key is not None
+            if value is None:
+                self.store.delete(key)
+            else:
+                self.store.put(key, value)
+                if key[:1] == keys.REPLIES and key[-1] == BATCH_SLOT:
+                    self._keep_replies(key, value)
+        self._commit(seq)
+
+    def finish(self) -> None:
+        """It is complete from now on."""
+        self.complete = True
+        self._commit(self.seq)
+
+    def _commit(self, seq: int) -> None:
+        self.store.put(keys.COPIED, msgpack.packb((seq, self.complete)))
+        self.store.commit()
+        self.seq = seq
+
+    def _keep_replies(self, key: bytes, value: bytes) -> None:
+        known = self._replies.setdefault(key, deque(maxlen=DEDUP_WINDOW))
+        known.extend((seq, reply) for seq, reply in msgpack.unpackb(value))
+
+    async def become_original(self) -> None:
+        """Close it as what a daemon leaves behind: it can be started on the folder. Raises OSError."""
+        while self.tasks:
+            self.idle = trio.Event()
+            await self.idle.wait()
+        for key, replies in self._replies.items():
+            if self.store.get(key) is not None:
+                self.store.put(key, msgpack.packb(list(replies)))
+        self.store.delete(keys.COPIED)
+        self.store.commit()
+        self.close()
+
+    def close(self) -> None:
+        """Close its files."""
+        self.storage.close()
+        self.store.close()
+
+
+class Copies:
+    """All copies of one process."""
+
+    def __init__(self, rootdir: Path, fsid: str, daemon_count: int, *, direct_io: bool) -> None:
+        self._folder = rootdir / _FOLDER
+        self._fsid = fsid
+        self._daemon_count = daemon_count
+        self._direct_io = direct_io
+        self._copies: dict[int, Copy] = {}
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Have *dispatcher* serve the operations of copies."""
+        dispatcher.serve(COPY_BEGIN, self.begin)
+        dispatcher.serve(COPY_RECORDS, self.records)
+        dispatcher.serve(COPY_CHUNK, self.chunk)
+        dispatcher.serve(COPY_CUT, self.cut)
+        dispatcher.serve(COPY_DONE, self.done)
+        dispatcher.serve(COPY_PING, self.ping)
+
+    def folder(self, shard: int) -> Path:
+        return self._folder / str(shard)
+
+    def resume(self, wanted: set[int], originals: set[int]) -> None:
+        """Open the copies of the *wanted* shards that an earlier run has left; remove all but *originals*."""
+        for folder in self._folder.glob("*"):
+            shard = int(folder.name)
+            if shard in wanted:
+                self._copies[shard] = Copy(folder, direct_io=self._direct_io)
+            elif shard not in originals:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def heard_all(self) -> None:
+        """Begin to count the silence of all primaries anew."""
+        for copy in self._copies.values():
+            copy.heard_s = trio.current_time()
+
+    def get(self, shard: int) -> Copy | None:
+        return self._copies.get(shard)
+
+    def drop(self, shard: int) -> None:
+        """Remove the copy of *shard*, if there is one."""
+        copy = self._copies.pop(shard, None)
+        if copy is not None:
+            copy.close()
+            shutil.rmtree(copy.folder, ignore_errors=True)
+
+    async def release(self, shard: int) -> Path:
+        """The folder of a copy that becomes the original; nothing more is added. Raises OSError."""
+        copy = self._copies.pop(shard)
+        await copy.become_original()
+        return copy.folder
+
+    def close(self) -> None:
+        """Close all."""
+        for copy in self._copies.values():
+            copy.close()
+        self._copies.clear()
+
+    # --- handlers
+
+    def begin(self, session: Session, request: CopyBeginRequest) -> Empty:
+        self.drop(request.shard)
+        folder = self.folder(request.shard)
+        folder.mkdir(parents=True, mode=0o700)
+        plant(folder, Superblock.of(self._fsid, request.shard, self._daemon_count, request.boot_epoch))
+        self._copies[request.shard] = Copy(folder, direct_io=self._direct_io)
+        _log.info("begins a copy of shard %d", request.shard)
+        return Empty()
+
+    def records(self, session: Session, request: CopyRecordsRequest) -> Empty:
+        self._heard(request.shard).add(request.seq, request.last, bytes(request.data))
+        return Empty()
+
+    def chunk(self, session: Session, request: CopyChunkRequest) -> Empty | Coroutine[Any, Any, Empty]:
+        copy = self._heard(request.shard)
+        if request.is_new:
+            if copy.store.get(keys.chunk(request.fid, 0)) is not None:  # sent again
+                copy.storage.cut(request.fid, 0)
+                copy.store.commit()
+            made = copy.storage.write_new(request.fid, request.data)
+            return Empty() if made is None else _finish(copy, made)
+        written = copy.storage.write(request.fid, request.chunk, request.offset, request.data)
+        return Empty() if isinstance(written, int) else _finish(copy, written)
+
+    def cut(self, session: Session, request: CopyCutRequest) -> Empty | Coroutine[Any, Any, Empty]:
+        copy = self._heard(request.shard)
+        work = copy.storage.cut(request.fid, request.size)
+        if work is not None:
+            return _finish(copy, work)
+        copy.store.commit()
+        return Empty()
+
+    def done(self, session: Session, request: CopyDoneRequest) -> Empty:
+        self._heard(request.shard).finish()
+        _log.info("has a complete copy of shard %d", request.shard)
+        return Empty()
+
+    def ping(self, session: Session, request: CopyPingRequest) -> Empty:
+        self._heard(request.shard)
+        return Empty()
+
+    def _heard(self, shard: int) -> Copy:
+        copy = self._copies.get(shard)
+        if copy is None:
+            raise os_error(errno.ESTALE, f"no copy of shard {shard} is kept here")
+        copy.heard_s = trio.current_time()
+        return copy
+
+
+async def _finish(copy: Copy, work: Coroutine[Any, Any, Any]) -> Empty:
+    copy.tasks += 1
+    try:
+        await work
+    finally:
+        copy.tasks -= 1
+        copy.idle.set()
+    return Empty()

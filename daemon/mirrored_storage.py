@@ -1,0 +1,69 @@
+"""Chunk storage that tells a mirror what it does."""
+
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gkfs.daemon import keys
+from gkfs.daemon.chunk_files import read_file
+from gkfs.daemon.guards import Guard
+from gkfs.daemon.mirror import Mirror
+from gkfs.daemon.storage import ChunkStorage
+from gkfs.daemon.store import MetadataStore
+from gkfs.limits import INLINE_IO_MAX_BYTES, SCAN_PAGE_RECORDS
+from gkfs.messages import Buffer
+
+
+class MirroredStorage(ChunkStorage):
+    """The same, and every change is shipped when it begins."""
+
+    def __init__(self, folder: Path, store: MetadataStore, mirror: Mirror, *, uses_direct_io: bool = True) -> None:
+        """Open the storage in *folder*, created when missing. Raises OSError."""
+        self._mirror = mirror
+        super().__init__(folder, store, uses_direct_io=uses_direct_io)
+
+    def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
+        work = super().write(fid, chunk, offset, data)
+        self._mirror.wrote(fid, chunk, offset, _kept(data))
+        return work
+
+    def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
+        work = super().write_new(fid, data)
+        self._mirror.wrote(fid, 0, 0, _kept(data), is_new=True)
+        return work
+
+    def cut(self, fid: int, size: int) -> Coroutine[Any, Any, None] | None:
+        work = super().cut(fid, size)
+        self._mirror.cut(fid, size)
+        return work
+
+    async def copy_all(self) -> None:
+        """Ship every chunk there is. Raises OSError, also when the mirror is given up."""
+        for page in self._pages_of_chunks():
+            for key, _ in page:
+                await self._copy(*keys.chunk_of_key(key))
+                await self._mirror.flushed()
+
+    def _pages_of_chunks(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        return self._store.pages(*keys.table(keys.CHUNKS), SCAN_PAGE_RECORDS)
+
+    async def _copy(self, fid: int, chunk: int) -> None:
+        while fid in self._cuts:
+            await self._cuts[fid].lifted.wait()
+        # What is written meanwhile would be shipped before what was read before it.
+        self._cuts[fid] = Guard(f"a chunk of file {fid:x} is being copied")
+        try:
+            while fid in self._writes:
+                await self._writes_done.wait()
+            data = await trio.to_thread.run_sync(read_file, self._files.path(fid, chunk), limiter=self._threads)
+            if data:
+                self._mirror.wrote(fid, chunk, 0, data)
+        finally:
+            self._cuts.pop(fid).lifted.set()
+
+
+def _kept(data: Buffer) -> Buffer:
+    # What a thread writes belongs to its request and stays; the rest may be a part of something that is reused.
+    return data if len(data) > INLINE_IO_MAX_BYTES else bytes(data)

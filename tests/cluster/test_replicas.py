@@ -1,0 +1,112 @@
+"""Two copies of everything: any one daemon may be lost for good."""
+
+import os
+import shutil
+
+import trio
+
+from gkfs.copy_messages import NOBODY
+from gkfs.daemon.views import first_views
+from gkfs.hostfile import DaemonAddress
+from gkfs.limits import CHUNK_SIZE_BYTES
+from tests.cluster.cluster import SILENCE_S, Client, Cluster, eventually, in_cluster
+
+
+def address(index: int, host: str) -> DaemonAddress:
+    return DaemonAddress(index, host, f"tcp://{host}:1", "-")
+
+
+def test_mirror_and_witness_are_on_other_hosts() -> None:
+    views = first_views({index: address(index, f"node{index // 2}") for index in range(6)})
+    assert [(view.primary, view.mirror, view.witness) for view in views] == [
+        (0, 2, 4),
+        (1, 2, 4),
+        (2, 4, 0),
+        (3, 4, 0),
+        (4, 0, 2),
+        (5, 0, 2),
+    ]
+
+
+def test_on_one_host_the_next_ones_are_taken() -> None:
+    views = first_views({index: address(index, "node") for index in range(3)})
+    assert [tuple(view)[2:] for view in views] == [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
+    (only,) = first_views({0: address(0, "node")})
+    assert only.mirror == only.witness == NOBODY
+
+
+async def lose(cluster: Cluster, daemon: int) -> None:
+    """The daemon and all it has stored are gone for good."""
+    await cluster.crash(daemon)
+    shutil.rmtree(cluster.folder / f"daemon-{daemon}")
+
+
+@in_cluster(3, replicas=2)
+async def test_what_was_acknowledged_survives_the_loss_of_a_daemon(cluster: Cluster) -> None:
+    client = cluster.client
+    contents: dict[bytes, tuple[int, bytes]] = {}
+    await client.mkdir(b"/dir")
+    for number in range(60):
+        path = b"/dir/file-%d" % number
+        entry = await client.create(path)
+        data = os.urandom(CHUNK_SIZE_BYTES if number % 10 == 0 else 30_000)
+        await client.write(path, entry, number % 3, data)
+        contents[path] = entry.fid, data
+    await lose(cluster, 1)
+    for number, (path, (fid, data)) in enumerate(contents.items()):
+        assert (await client.stat(path)).fid == fid
+        assert await client.read(fid, number % 3) == data
+    assert await client.listing(b"/dir") == sorted(path.removeprefix(b"/dir/") for path in contents)
+    for path in contents:
+        await client.unlink(path)
+    await client.rmdir(b"/dir")
+
+
+@in_cluster(3, replicas=2)
+async def test_nobody_notices_but_for_a_pause(cluster: Cluster) -> None:
+    created: set[bytes] = set()
+    lost = trio.Event()
+
+    async def create(writer: int) -> None:
+        client = Client(cluster)
+        number = 0
+        while not lost.is_set() or number % 50:
+            path = b"/%d-%d" % (writer, number)
+            await client.create(path)  # exclusively: what is repeated must not be done twice
+            if number % 3 == 0:
+                await client.rename(path, path + b"-renamed")
+                path += b"-renamed"
+            created.add(path)
+            number += 1
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as nursery:
+        for writer in range(4):
+            nursery.start_soon(create, writer)
+        await trio.sleep(0.5)
+        await lose(cluster, 2)
+        await trio.sleep(2 * SILENCE_S)
+        lost.set()
+    assert await cluster.client.listing(b"/") == sorted(path[1:] for path in created)
+
+
+@in_cluster(3, replicas=2)
+async def test_copies_are_made_again_and_another_loss_is_survived(cluster: Cluster) -> None:
+    client = cluster.client
+    entry = await client.create(b"/file")
+    data = [os.urandom(CHUNK_SIZE_BYTES) for _ in range(8)]
+    for chunk, piece in enumerate(data):
+        await client.write(b"/file", entry, chunk, piece)
+    await lose(cluster, 0)
+    await mirrored(cluster, 0, 1, 2)
+    for chunk, piece in enumerate(data):
+        assert await client.read(entry.fid, chunk) == piece
+
+
+async def mirrored(cluster: Cluster, *daemons: int) -> None:
+    """Wait until every shard has a mirror again."""
+
+    async def is_so() -> bool:
+        return all([(await cluster.client.status(daemon)).copies == 2 for daemon in daemons])
+
+    await eventually(is_so)
