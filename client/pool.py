@@ -5,8 +5,10 @@ timer. A broken connection is re-established in the background; its calls wait, 
 daemon in this process is called instead (`gkfs.endpoint`).
 """
 
+import contextlib
 import errno
 import logging
+import random
 import select
 import socket
 import time
@@ -21,13 +23,15 @@ from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
-from gkfs.messages import Buffer
-from gkfs.operations import Operation, Q, R
+from gkfs.messages import Buffer, LocateRequest
+from gkfs.operations import LOCATE, Operation, Q, R
 from gkfs.transport import open_connection
 
 log = logging.getLogger(__name__)
 _EXPIRY_CHECK_S = 0.25
 _CONNECTS_AT_ONCE = 64
+_STUCK_S = 2.0  # without an answer: another daemon may have taken the place
+_LOCATE_S = 2.0
 _ENDED = "was disconnected: the mount has ended"
 
 
@@ -43,6 +47,7 @@ class Connection:
         self._wants_write = False
         self.attached_s = float("-inf")  # the latest connection's beginning
         self.delay_s = RECONNECT_FIRST_S  # before the latest was tried again
+        self._looked_s = 0.0
 
     def attach(self, connected: socket.socket) -> None:
         """Take over a connected, non-blocking socket."""
@@ -76,6 +81,14 @@ class Connection:
             self._socket.close()
             self._socket = None
         self.channel.connection_lost()
+
+    def is_stuck(self, now_s: float, timeout_s: float) -> bool:
+        """Whether a call, with a time limit of *timeout_s*, has waited for long, and nobody has looked why."""
+        waited_s = now_s - (self.channel.oldest_deadline_s - timeout_s)
+        if not self.channel.connected or waited_s < _STUCK_S or now_s < self._looked_s + _STUCK_S:
+            return False
+        self._looked_s = now_s
+        return True
 
     def _drop_sent(self, count: int) -> None:
         for position, piece in enumerate(self._sending):
@@ -198,9 +211,20 @@ class Pool:
                 now_s = time.monotonic()
                 for connection in self._connections.values():
                     connection.channel.expire(now_s)
+                    if connection.is_stuck(now_s, self.timeout_s):
+                        nursery.start_soon(self._look_elsewhere, connection)
                 if self._local is not None:
                     self._local.expire(now_s)
                 self.pump.wake()
+
+    async def _look_elsewhere(self, connection: Connection) -> None:
+        """The daemon is silent: another one may have taken its place."""
+        before = connection.address
+        await self._find_again(connection)
+        if connection.address != before and connection.channel.connected:
+            log.warning("%s is silent: %s took its place", before, connection.address)
+            connection.close()
+            self.reconnect(connection)
 
     def reconnect(self, connection: Connection) -> None:
         """Start to re-establish *connection*; called when it broke."""
@@ -234,17 +258,28 @@ class Pool:
                 return
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, RECONNECT_MAX_S)
-            self._reread_address(connection)
+            await self._find_again(connection)
 
-    def _reread_address(self, connection: Connection) -> None:
-        """A restarted daemon may have another address: the last line for it in the hostfile holds."""
-        try:
+    async def _find_again(self, connection: Connection) -> None:
+        """A daemon may have another address: the last line for it holds, in our hostfile, or in that of others."""
+        index = connection.address.daemon
+        with contextlib.suppress(GkfsError):  # being rewritten, or gone with the job
             hosts = hostfile.read(self._path)
-        except GkfsError:
-            return  # being rewritten, or gone with the job
-        if hosts.fsid == self._hosts.fsid:
-            self._hosts = hosts  # all daemons were started anew: then the key is another, too
-            connection.address = hosts.daemons.get(connection.address.daemon, connection.address)
+            if hosts.fsid == self._hosts.fsid:
+                self._hosts = hosts  # all daemons were started anew: then the key is another, too
+                known = hosts.daemons.get(index, connection.address)
+                if known != connection.address:
+                    connection.address = known
+                    return
+        connected = [other for other, one in self._connections.items() if one.channel.connected and other != index]
+        if connected:
+            call = self.call(random.choice(connected), LOCATE, LocateRequest(index))
+            done = trio.Event()
+            call.on_done = done.set
+            with trio.move_on_after(_LOCATE_S):
+                await done.wait()
+                if call.error is None:
+                    connection.address = DaemonAddress(index, *call.result())
 
     async def _open(self, address: DaemonAddress) -> socket.socket:
         connected, _ = await open_connection(address, self._hosts.access, self._client_id, "client")

@@ -14,9 +14,11 @@ end.
 
 import errno
 import logging
+import os
 import shutil
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,15 +126,22 @@ class Copy:
 class Copies:
     """All copies of one process."""
 
-    def __init__(self, rootdir: Path, fsid: str, daemon_count: int, *, direct_io: bool) -> None:
+    is_needed: Callable[[int], bool]
+
+    def __init__(
+        self, rootdir: Path, fsid: str, daemon_count: int, nursery: trio.Nursery, *, direct_io: bool
+    ) -> None:
+        """*nursery* is for removing what is not needed any more."""
         self._folder = rootdir / _FOLDER
+        self._nursery = nursery
         self._fsid = fsid
         self._daemon_count = daemon_count
         self._direct_io = direct_io
         self._copies: dict[int, Copy] = {}
 
-    def register(self, dispatcher: Dispatcher) -> None:
-        """Have *dispatcher* serve the operations of copies."""
+    def register(self, dispatcher: Dispatcher, is_needed: Callable[[int], bool]) -> None:
+        """Have *dispatcher* serve the operations of copies; none that *is_needed* begins anew."""
+        self.is_needed = is_needed
         dispatcher.serve(COPY_BEGIN, self.begin)
         dispatcher.serve(COPY_RECORDS, self.records)
         dispatcher.serve(COPY_CHUNK, self.chunk)
@@ -145,12 +154,12 @@ class Copies:
 
     def resume(self, wanted: set[int], originals: set[int]) -> None:
         """Open the copies of the *wanted* shards that an earlier run has left; remove all but *originals*."""
-        for folder in self._folder.glob("*"):
-            shard = int(folder.name)
+        for folder in list(self._folder.glob("*")):
+            shard = int(folder.name) if folder.name.isdigit() else -1
             if shard in wanted:
                 self._copies[shard] = Copy(folder, direct_io=self._direct_io)
             elif shard not in originals:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._discard(folder)
 
     def heard_all(self) -> None:
         """Begin to count the silence of all primaries anew."""
@@ -165,7 +174,13 @@ class Copies:
         copy = self._copies.pop(shard, None)
         if copy is not None:
             copy.close()
-            shutil.rmtree(copy.folder, ignore_errors=True)
+            self._discard(copy.folder)
+
+    def _discard(self, folder: Path) -> None:
+        # Many files: what takes long must not make others take this process for dead.
+        waste = folder.with_name(f"{folder.name}.{os.urandom(4).hex()}")
+        folder.rename(waste)
+        self._nursery.start_soon(trio.to_thread.run_sync, partial(shutil.rmtree, waste, ignore_errors=True))
 
     async def release(self, shard: int) -> Path:
         """The folder of a copy that becomes the original; nothing more is added. Raises OSError."""
@@ -182,6 +197,10 @@ class Copies:
     # --- handlers
 
     def begin(self, session: Session, request: CopyBeginRequest) -> Empty:
+        if self.is_needed(request.shard):
+            raise os_error(
+                errno.ESTALE, f"the copy of shard {request.shard} here is all there is but the original"
+            )
         self.drop(request.shard)
         folder = self.folder(request.shard)
         folder.mkdir(parents=True, mode=0o700)

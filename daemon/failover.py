@@ -49,6 +49,18 @@ _EVERY_KEY = (b"\0", b"\xff")
 _TELL_TRIES = 60
 
 
+class _Awake:
+    """Tells the silence of others from our own absence: a frozen process, a busy node."""
+
+    def __init__(self) -> None:
+        self._looked_s = trio.current_time()
+
+    def was_away(self) -> bool:
+        """Whether the last look, which should be every `COPY_PING_S`, was long ago."""
+        before_s, self._looked_s = self._looked_s, trio.current_time()
+        return self._looked_s > before_s + COPY_SILENCE_S / 2
+
+
 @dataclass(frozen=True)
 class Shard:
     """A shard that this process answers for, and where."""
@@ -84,7 +96,7 @@ class Failover:
         self._nursery = nursery
         self._start = start
         self._views = Views(rootdir)
-        self._copies = Copies(rootdir, access.fsid, daemon_count, direct_io=direct_io)
+        self._copies = Copies(rootdir, access.fsid, daemon_count, nursery, direct_io=direct_io)
         self._peers = Peers(own, access, self._locate, _execute, nursery, role="copy")
         self._begun = trio.Event()
         self._shards: dict[int, Shard] = {}
@@ -95,7 +107,7 @@ class Failover:
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have *dispatcher* serve what processes ask each other."""
-        self._copies.register(dispatcher)
+        self._copies.register(dispatcher, self._is_needed)
         dispatcher.serve(VIEW_VOTE, self._vote)
         dispatcher.serve(VIEW_NEWS, self._news)
 
@@ -199,6 +211,11 @@ class Failover:
         hostfile.append(self._hosts_path, address)
         return Empty()
 
+    def _is_needed(self, shard: int) -> bool:
+        """Whether we would take *shard* over: nobody may begin its copy anew before that is decided otherwise."""
+        view, copy = self._views.of(shard), self._copies.get(shard)
+        return view is not None and view.mirror == self._own and copy is not None and copy.complete
+
     def _alive(self) -> list[int]:
         """Processes that can be asked, but for this one; those on other hosts, the next ones first."""
         others = [(self._own + step) % self._daemon_count for step in range(1, self._daemon_count)]
@@ -237,7 +254,10 @@ class Failover:
 
     async def _keep_mirrored(self, shard: Shard) -> None:
         asked_s = 0.0
+        awake = _Awake()
         while (view := self._newest(shard)).primary == self._own:
+            if awake.was_away():
+                shard.mirror.forgive()
             if view.mirror == NOBODY:
                 if shard.mirror.is_attached:
                     shard.mirror.detach()
@@ -256,7 +276,7 @@ class Failover:
         if process == NOBODY:
             return True
         try:
-            await self._peers.call(process, STATUS, Empty(), COPY_SILENCE_S)
+            await self._peers.call(process, STATUS, Empty(), VOTE_TIMEOUT_S)
         except OSError:
             return False
         return True
@@ -312,13 +332,12 @@ class Failover:
 
     async def _watch(self) -> None:
         """Take over shards whose primary is silent; drop copies that are not needed any more."""
-        looked_s = trio.current_time()
+        awake = _Awake()
         while True:
             await trio.sleep(COPY_PING_S)
             now_s = trio.current_time()
-            if now_s > looked_s + COPY_SILENCE_S / 2:
-                self._copies.heard_all()  # it is this process that was away
-            looked_s = now_s
+            if awake.was_away():
+                self._copies.heard_all()
             for view in self._views.all():
                 copy = self._copies.get(view.shard)
                 if copy is None or now_s < copy.heard_s + COPY_SILENCE_S:

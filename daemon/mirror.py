@@ -83,6 +83,7 @@ class Mirror:
             deque()
         )  # first of each: *_shipped* then
         self._confirmed_s = 0.0  # when what was confirmed last had been shipped
+        self._forgiven_s = 0.0
         self._progress = trio.Event()  # replaced each time it is set
         self.failure: OSError | None = None  # why what was shipped is of no use any more
 
@@ -151,7 +152,11 @@ class Mirror:
     @property
     def silent_s(self) -> float:
         """For how long the mirror has confirmed nothing."""
-        return trio.current_time() - self._confirmed_s
+        return trio.current_time() - max(self._confirmed_s, self._forgiven_s)
+
+    def forgive(self) -> None:
+        """Begin to count its silence anew: we have not listened."""
+        self._forgiven_s = trio.current_time()
 
     def attach(self, name: str, locate: Locate, access: Access, nursery: trio.Nursery) -> None:
         """Begin to ship to a process that has nothing yet; `copy` must follow."""

@@ -25,6 +25,7 @@ from gkfs.transport import open_connection
 
 _log = logging.getLogger(__name__)
 
+_STUCK_S = 2.0  # without an answer: another daemon may have taken the place
 _CLOCK_STEP_S = 1e-3  # so that a deadline that has just been reached is in the past
 
 # Where a daemon is now. Read again for each attempt: a restarted daemon may have another port. Raises GkfsError.
@@ -41,6 +42,7 @@ class Peer:
         self._role = role
         self._channel = Channel(name)
         self._wanted = trio.Event()  # there is something to send
+        self._received = 0
 
     async def call(self, operation: Operation[Q, R], request: Q, timeout_s: float = PEER_TIMEOUT_S) -> R:
         """The reply to *request*. Raises OSError: what the daemon answered, or ETIMEDOUT naming it.
@@ -99,13 +101,13 @@ class Peer:
             delay_s = RECONNECT_FIRST_S
             self._channel.connection_made()
             try:
-                await self._exchange(connection)
+                await self._exchange(connection, address)
             finally:
                 self._channel.connection_lost()
                 trio.lowlevel.notify_closing(connection.fileno())
                 connection.close()
 
-    async def _exchange(self, connection: socket.socket) -> None:
+    async def _exchange(self, connection: socket.socket, address: DaemonAddress) -> None:
         """Send and receive until the connection breaks."""
         async with trio.open_nursery() as nursery:
 
@@ -120,6 +122,21 @@ class Peer:
 
             nursery.start_soon(until_broken, self._send)
             nursery.start_soon(until_broken, self._receive)
+            await self._until_elsewhere(address)
+            nursery.cancel_scope.cancel()
+
+    async def _until_elsewhere(self, address: DaemonAddress) -> None:
+        """Return when calls are not answered here and the daemon is at another address now."""
+        while True:
+            received = self._received
+            await trio.sleep(_STUCK_S)
+            if self._channel.idle or self._received != received:
+                continue
+            try:
+                if await self._locate() != address:
+                    return
+            except GkfsError as error:
+                _log.debug("%s", error)
 
     async def _send(self, connection: socket.socket) -> None:
         while True:
@@ -140,6 +157,7 @@ class Peer:
                 continue
             if not count:
                 return
+            self._received += 1
             self._channel.received(count)
             await trio.lowlevel.checkpoint()
 

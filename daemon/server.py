@@ -37,11 +37,12 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Rootdir
 from gkfs.daemon.usage import Usage
 from gkfs.endpoint import Connect
-from gkfs.errors import ExitStatus, GkfsError
+from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.keyfile import Access
 from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
-from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
+from gkfs.messages import LocateReply, LocateRequest
+from gkfs.operations import LOCATE, SHUTDOWN, STATUS, SYNC_METADATA
 from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
@@ -93,10 +94,15 @@ async def serve(
         )
     rootdir = Rootdir(settings.rootdir, known, settings.daemon_index)
     try:
-        store = MetadataStore(rootdir.metadata)
+        if settings.replicas > 1:
+            _check_not_lost(settings, known, rootdir)
+        # In a thread: others must not take a process for dead that opens a large shard which it has taken over.
+        store = await trio.to_thread.run_sync(MetadataStore, rootdir.metadata)
         try:
             mirror = Mirror(settings.daemon_index) if settings.replicas > 1 else None
-            storage = _open_storage(rootdir, store, mirror, direct_io=settings.direct_io)
+            storage = await trio.to_thread.run_sync(
+                partial(_open_storage, rootdir, store, mirror, direct_io=settings.direct_io)
+            )
             try:
                 stop = trio.Event() if stop is None else stop
                 server = _Server(settings, known.access, rootdir, store, storage, stop, on_shutdown or stop.set)
@@ -107,6 +113,17 @@ async def serve(
             store.close()
     finally:
         rootdir.close()
+
+
+def _check_not_lost(settings: DaemonSettings, known: Hostfile, rootdir: Rootdir) -> None:
+    """Raise GkfsError when this daemon had data, which are not here: others have them, and must not lose them."""
+    index = settings.daemon_index
+    if rootdir.superblock.boot_epoch == 1 and index in known.daemons:
+        raise GkfsError(
+            f"daemon {index} has been started before (hostfile {settings.hostfile}), but nothing of it is in "
+            f"{settings.rootdir}: the copy on another node takes its place",
+            ExitStatus.ROOTDIR,
+        )
 
 
 def _open_storage(
@@ -251,6 +268,7 @@ class _Server:
         self._dispatcher.serve(STATUS, control.status)
         self._dispatcher.serve(SHUTDOWN, control.shutdown)
         self._dispatcher.serve(SYNC_METADATA, control.sync_metadata)
+        self._dispatcher.serve(LOCATE, self._say_where)
         handlers = Handlers(self._identity, self._store, self._storage, guards, peers, self._sessions, nursery)
         handlers.register(self._dispatcher)
         Audit(self._store, self._storage, guards, self._rootdir.chunks).register(self._dispatcher)
@@ -311,6 +329,12 @@ class _Server:
             return found.daemons[index]
         except KeyError:
             raise GkfsError(f"daemon {index} is not in the hostfile yet", ExitStatus.UNREACHABLE) from None
+
+    async def _say_where(self, session: Session, request: LocateRequest) -> LocateReply:
+        try:
+            return LocateReply(*(await self._locate(request.daemon))[1:])
+        except GkfsError as error:
+            raise os_error(errno.ENOENT, str(error)) from None
 
     # --- connections
 

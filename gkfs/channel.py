@@ -10,6 +10,7 @@ the bytes, and sets `Call.on_done` to be told.
 """
 
 import errno
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Final, Generic, Self, cast
@@ -84,6 +85,11 @@ class Channel:
     def idle(self) -> bool:
         """Whether no call is waiting for an answer."""
         return not self._in_flight
+
+    @property
+    def oldest_deadline_s(self) -> float:
+        """The deadline of the call that has waited longest; infinite when none waits."""
+        return next((call.deadline_s for call in self._in_flight.values()), math.inf)
 
     @property
     def has_output(self) -> bool:

@@ -43,6 +43,8 @@ from gkfs.messages import (
     HoldReply,
     HoldRequest,
     LinkRequest,
+    LocateReply,
+    LocateRequest,
     LookupReply,
     LookupRequest,
     MendRequest,
@@ -148,6 +150,7 @@ def _lists(message: type[tuple[Any, ...]]) -> tuple[ListField, ...]:
     return tuple(found)
 
 
+_MISSING = frozenset({errno.ENOENT})
 _RECORD = frozenset({errno.ENOENT, errno.ESTALE})
 _DATA = _RECORD | {errno.EFBIG}
 _DETACH = _RECORD | {errno.EPERM, errno.EBUSY}
@@ -163,6 +166,7 @@ AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, id
 AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True, role="control")
 MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}), role="control")
 USAGE = Operation(7, "usage", UsageRequest, UsageReply, idempotent=True)
+LOCATE = Operation(8, "locate", LocateRequest, LocateReply, _MISSING, idempotent=True)
 
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
 STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)

@@ -337,6 +337,7 @@ def in_cluster(
                 patch.setattr(mirror, "COPY_LEASE_S", SILENCE_S / 2)
                 patch.setattr(failover, "COPY_PING_S", SILENCE_S / 10)
                 patch.setattr(failover, "COPY_SILENCE_S", SILENCE_S)
+                patch.setattr(failover, "VOTE_TIMEOUT_S", SILENCE_S / 4)
                 patch.setattr(opens, "NAMELESS_GRACE_S", GRACE_S)
                 patch.setattr(survey, "FSCK_SETTLE_S", SETTLE_S)
                 trio.run(main, tmp_path)
