@@ -19,11 +19,12 @@ import trio
 from gkfs import hostfile
 from gkfs.channel import Call, Channel
 from gkfs.client.pump import Pump
+from gkfs.copy_messages import LocateRequest
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
-from gkfs.messages import Buffer, LocateRequest
+from gkfs.messages import Buffer
 from gkfs.operations import LOCATE, Operation, Q, R
 from gkfs.transport import open_connection
 

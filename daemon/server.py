@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import trio
 
 from gkfs import hostfile, transport
+from gkfs.copy_messages import LocateReply, LocateRequest
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.connection import Connection
 from gkfs.daemon.dispatch import Dispatcher
@@ -41,7 +42,6 @@ from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.keyfile import Access
 from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
-from gkfs.messages import LocateReply, LocateRequest
 from gkfs.operations import LOCATE, SHUTDOWN, STATUS, SYNC_METADATA
 from gkfs.spin import Spinner
 

@@ -1,4 +1,4 @@
-"""What daemons say to each other when a file system keeps two copies (`--replicas 2`); see docs/replication.md.
+"""What daemons say when a file system keeps two copies (`--replicas 2`); see docs/replication.md.
 
 A *shard* is what one index of the hostfile stands for: its records and its chunks. The process that was started as
 daemon I has shard I at first; any process may have several, and copies of others. All numbers of processes are
@@ -93,6 +93,20 @@ class ViewNewsRequest(NamedTuple):
 
     shard: int
     view: list[int]
+    host: str
+    tcp: str
+    unix: str
+
+
+class LocateRequest(NamedTuple):
+    """Where is *daemon* now? Clients ask, too, whose own hostfile may be out of date."""
+
+    daemon: int
+
+
+class LocateReply(NamedTuple):
+    """What the daemon's hostfile says of it."""
+
     host: str
     tcp: str
     unix: str

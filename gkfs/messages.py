@@ -58,20 +58,6 @@ class StatusReply(NamedTuple):
     copies: int  # of what is stored here, complete ones, this one included
 
 
-class LocateRequest(NamedTuple):
-    """Where is *daemon*?"""
-
-    daemon: int
-
-
-class LocateReply(NamedTuple):
-    """What the daemon's hostfile says of it."""
-
-    host: str
-    tcp: str
-    unix: str
-
-
 class AuditStoreRequest(NamedTuple):
     """Keys and values of the metadata store as they are, in [first, end)."""
 
