@@ -31,6 +31,8 @@ from gkfs.limits import (
     REFUSALS_WINDOW_S,
 )
 from gkfs.operations import HELLO
+from gkfs.tls import TlsSocket, is_tls
+from gkfs.transport import begin_tls, receive_exactly
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +166,13 @@ class Gate:
         raise NotAdmitted
 
     async def _shake_hands(self, connection: socket.socket) -> Greeting:
+        binding = b""
+        if isinstance(connection, TlsSocket):
+            await _begin_tls(connection)
+            binding = connection.binding
         head = await receive_exactly(connection, handshake.HEAD_BYTES)
+        if is_tls(head) and not binding:
+            raise ProtocolError("speaks TLS, which this file system was started without")
         version = handshake.version_of(head)
         if version is None:
             await _answer_older(connection, head)
@@ -178,7 +186,7 @@ class Gate:
             # Not which one we are: who does not know shall not learn it here.
             _send_last(connection, handshake.refusal(errno.ENXIO))
             raise ProtocolError("calls another daemon, or one of another file system")
-        answer, expected = handshake.answer(self._key, data)
+        answer, expected = handshake.answer(self._key, data, binding)
         connection.send(answer)  # short, on an empty socket: it is taken whole
         if not hmac.compare_digest(await receive_exactly(connection, PROOF_BYTES), expected):
             raise ProtocolError("does not have the key")
@@ -199,21 +207,18 @@ class Gate:
                 del self._of_each[address]
 
 
-async def receive_exactly(connection: socket.socket, length: int) -> bytes:
-    """*length* bytes, without a large buffer. Raises ProtocolError when there are fewer, OSError."""
-    data = b""
-    while len(data) < length:
+async def _begin_tls(connection: TlsSocket) -> None:
+    """Raises ProtocolError when the caller does not speak TLS: no less is asked for."""
+    while True:
         try:
-            piece = connection.recv(length - len(data))
+            is_called_in_tls = connection.is_called_in_tls()
+            break
         except BlockingIOError:
             await trio.lowlevel.wait_readable(connection.fileno())
-            continue
-        if not piece:
-            raise ProtocolError(
-                f"closed the connection {length - len(data)} bytes before the end of the handshake"
-            )
-        data += piece
-    return data
+    if not is_called_in_tls:
+        connection.send_plain(handshake.refusal(errno.EPROTONOSUPPORT))
+        raise ProtocolError("does not speak TLS, with which this file system was started")
+    await begin_tls(connection)
 
 
 async def _answer_older(connection: socket.socket, head: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from gkfs import hostfile, transport
+from gkfs import hostfile, tls, transport
 from gkfs.buffers import keep_large_buffers
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.connection import Connection
@@ -186,6 +186,7 @@ class _Server:
         )
         self._access = access
         self._gate = Gate(self._identity, access.key)
+        self._certificate = tls.Certificate() if access.tls else None
         self._sessions = Sessions(store)
         self._own_session = Session(os.urandom(16), "peer")
         self._connections: set[Connection] = set()
@@ -332,6 +333,12 @@ class _Server:
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             transport.tune(accepted)
+            if self._certificate is not None:
+                try:
+                    accepted = self._certificate.answer(accepted)
+                except OSError as error:  # gone already
+                    self._gate.refuse(caller, error.strerror or "broke")
+                    raise NotAdmitted from None
         parts = (self._gate, self._identity, self._sessions, self._dispatcher, nursery, self._shares)
         connection = Connection(accepted, caller, *parts, spinner=self._spinner, merge=self._settings.merge)
         nursery.start_soon(self._serve_connection, connection)

@@ -35,6 +35,7 @@ LAYERS: dict[str, int] = {
     "gkfs.channel": 3,
     "gkfs.endpoint": 4,
     "gkfs.addresses": 4,
+    "gkfs.tls": 4,
     "gkfs.gang": 4,
     "gkfs.transport": 4,
     "gkfs.daemon": 5,
