@@ -125,8 +125,8 @@ async def open_connection(
     """A connected non-blocking socket after a successful handshake, and what the daemon said of itself.
 
     By TCP it is a TlsSocket where *access* says so. Raises GkfsError: UNREACHABLE when nothing answers in time,
-    VERSION, HOSTFILE when another daemon or file system answers there, or ACCESS when it has another key, or one of
-    us speaks TLS and the other does not. Nothing stays open after cancellation or failure.
+    VERSION, HOSTFILE when another daemon or file system answers there, or ACCESS when it has another key, or when
+    only one of us speaks TLS. Nothing stays open after cancellation or failure.
     """
     reasons: list[str] = []
     for uri in (address.unix, address.tcp):

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from gkfs.errors import GkfsError
-from gkfs.gang import GANG_VARIABLE, Event, Gang, GangEnded, Member, derived_key
+from gkfs.gang import GANG_VARIABLE, Event, Gang, Member, derived_key
+from gkfs.gang_wire import GangEnded
 
 
 @pytest.fixture
