@@ -171,6 +171,7 @@ class Gate:
             binding = connection.binding
         head = await receive_exactly(connection, handshake.HEAD_BYTES)
         if is_tls(head) and not binding:
+            _send_last(connection, handshake.refusal(errno.EPROTONOSUPPORT))
             raise ProtocolError("speaks TLS, which this file system was started without")
         version = handshake.version_of(head)
         if version is None:

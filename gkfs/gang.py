@@ -357,7 +357,11 @@ def _call_in_tls(connection: socket.socket) -> "TlsSocket":
 
     connection.settimeout(HANDSHAKE_TIMEOUT_S)
     called = tls.call(connection)
-    called.do_handshake()
+    try:
+        called.do_handshake()
+    except BaseException:
+        called.close()
+        raise
     return called
 
 

@@ -9,6 +9,7 @@ What is off costs nothing: a `TlsSocket` has the methods of the socket that it s
 raises BlockingIOError, takes as much as fits, and lets epoll tell of what it has not read, but for `pending`.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -25,6 +26,7 @@ from gkfs.messages import Buffer
 
 _RECORD_BYTES: Final = 1 << 14  # the longest there is
 _FIRST_BYTE: Final = b"\x16"  # of all connections in TLS: a record of its handshake
+_DISCARDED_BYTES: Final = 4096
 _DAYS: Final = 3650  # nobody looks at it
 # openssl would refuse to work without a configuration, and none of the machine's shall change what it makes.
 _CONFIGURATION: Final = b"[req]\ndistinguished_name = name\n[name]\n"
@@ -67,8 +69,10 @@ class TlsSocket(ssl.SSLSocket):
         return first == _FIRST_BYTE
 
     def send_plain(self, data: bytes) -> None:
-        """Say *data* to a caller who does not speak TLS."""
+        """Say *data* to a caller who does not speak TLS, before closing."""
         socket.socket.send(self, data)
+        with contextlib.suppress(BlockingIOError):  # for what has not been read the kernel would throw it away
+            socket.socket.recv(self, _DISCARDED_BYTES)
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
