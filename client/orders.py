@@ -3,7 +3,8 @@
 from collections import deque
 
 from gkfs.client.pump import Gate, Pump
-from gkfs.gang import Member, Message
+from gkfs.gang import Member
+from gkfs.gang_wire import Message
 
 
 class Orders:

@@ -26,6 +26,7 @@ from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import LOCATE, Operation, Q, R
+from gkfs.tls import TlsSocket
 from gkfs.transport import open_connection
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Connection:
         self._socket = connected
         self._sending = []
         self._wants_write = False
+        self._receive = self._receive_tls if isinstance(connected, TlsSocket) else self._receive_some
         self._pool.pump.register(connected.fileno(), self._on_events)
         self.channel.connection_made()
         self.flush()
@@ -111,7 +113,13 @@ class Connection:
         if events & ~select.EPOLLOUT and self._socket is not None:
             self._receive()
 
-    def _receive(self) -> None:
+    def _receive_tls(self) -> None:
+        """As `_receive_some`, and the rest of a record, too, of which the pump does not know."""
+        self._receive_some()
+        while isinstance(self._socket, TlsSocket) and self._socket.pending():
+            self._receive_some()
+
+    def _receive_some(self) -> None:
         assert self._socket is not None
         try:
             count = self._socket.recv_into(self.channel.buffer())

@@ -15,7 +15,7 @@ import trio
 
 from gkfs import __version__, wire
 from gkfs.daemon.dispatch import Dispatcher
-from gkfs.daemon.gate import Caller, Gate, Identity, NotAdmitted, receive_exactly
+from gkfs.daemon.gate import Caller, Gate, Identity, NotAdmitted
 from gkfs.daemon.outbox import Outbox
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.shares import Shares
@@ -34,6 +34,7 @@ from gkfs.limits import (
 from gkfs.messages import Buffer, HelloReply
 from gkfs.operations import HELLO, READ_CHUNK
 from gkfs.spin import Spinner
+from gkfs.transport import receive_exactly
 
 _log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -128,14 +129,11 @@ class Copies:
 
     is_needed: Callable[[int], bool]
 
-    def __init__(
-        self, rootdir: Path, fsid: str, daemon_count: int, nursery: trio.Nursery, *, direct_io: bool
-    ) -> None:
-        """*nursery* is for removing what is not needed any more."""
+    def __init__(self, rootdir: Path, superblock: Superblock, nursery: trio.Nursery, *, direct_io: bool) -> None:
+        """*superblock*: of the process. *nursery* is for removing what is not needed any more."""
         self._folder = rootdir / _FOLDER
+        self._superblock = superblock
         self._nursery = nursery
-        self._fsid = fsid
-        self._daemon_count = daemon_count
         self._direct_io = direct_io
         self._copies: dict[int, Copy] = {}
 
@@ -204,7 +202,8 @@ class Copies:
         self.drop(request.shard)
         folder = self.folder(request.shard)
         folder.mkdir(parents=True, mode=0o700)
-        plant(folder, Superblock.of(self._fsid, request.shard, self._daemon_count, request.boot_epoch))
+        original = replace(self._superblock, daemon_index=request.shard, boot_epoch=request.boot_epoch, port=0)
+        plant(folder, original)
         self._copies[request.shard] = Copy(folder, direct_io=self._direct_io)
         _log.info("begins a copy of shard %d", request.shard)
         return Empty()

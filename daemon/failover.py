@@ -29,6 +29,7 @@ from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.superblock import Rootdir
 from gkfs.daemon.views import Views, first_views
 from gkfs.errors import GkfsError, os_error
 from gkfs.hostfile import DaemonAddress
@@ -79,7 +80,7 @@ class Failover:
     def __init__(
         self,
         own: int,
-        rootdir: Path,
+        rootdir: Rootdir,
         access: Access,
         hosts_path: Path,
         daemon_count: int,
@@ -95,8 +96,8 @@ class Failover:
         self._daemon_count = daemon_count
         self._nursery = nursery
         self._start = start
-        self._views = Views(rootdir)
-        self._copies = Copies(rootdir, access.fsid, daemon_count, nursery, direct_io=direct_io)
+        self._views = Views(rootdir.path)
+        self._copies = Copies(rootdir.path, rootdir.superblock, nursery, direct_io=direct_io)
         self._peers = Peers(own, access, self._locate, _execute, nursery, role="copy")
         self._begun = trio.Event()
         self._shards: dict[int, Shard] = {}

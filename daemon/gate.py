@@ -31,6 +31,9 @@ from gkfs.limits import (
     REFUSALS_WINDOW_S,
 )
 from gkfs.operations import HELLO
+from gkfs.strangers import Strangers
+from gkfs.tls import TlsSocket, is_tls
+from gkfs.transport import begin_tls, receive_exactly
 
 _log = logging.getLogger(__name__)
 
@@ -110,8 +113,7 @@ class Gate:
         self._identity = identity
         self._key = key
         self._refusals = Refusals()
-        self._waiting: dict[trio.CancelScope, str] = {}  # handshakes under way and whose they are, oldest first
-        self._of_each: Counter[str] = Counter()  # the same, by address
+        self._waiting: Strangers[trio.CancelScope] = Strangers(HANDSHAKES_MAX)
 
     @property
     def waiting(self) -> int:
@@ -145,11 +147,10 @@ class Gate:
 
     async def admit(self, connection: socket.socket, caller: Caller) -> Greeting:
         """The handshake, up to the caller's proof. Raises NotAdmitted."""
-        if len(self._waiting) >= HANDSHAKES_MAX:
-            self._drop_one()
+        if self._waiting.are_too_many:
+            self._waiting.take_one().cancel()
         scope = trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_TIMEOUT_S)
-        self._waiting[scope] = caller.address
-        self._of_each[caller.address] += 1
+        self._waiting.add(scope, caller.address)
         try:
             with scope:
                 return await self._shake_hands(connection)
@@ -157,14 +158,21 @@ class Gate:
             self.refuse(caller, error.strerror or "broke" if isinstance(error, OSError) else str(error))
             raise NotAdmitted from None
         finally:
-            self._forget(scope)
+            self._waiting.discard(scope)
         late = trio.current_time() >= scope.deadline
         reason = f"no proof within {HANDSHAKE_TIMEOUT_S:.0f} s" if late else "more connections than we wait for"
         self.refuse(caller, reason)
         raise NotAdmitted
 
     async def _shake_hands(self, connection: socket.socket) -> Greeting:
+        binding = b""
+        if isinstance(connection, TlsSocket):
+            await _begin_tls(connection)
+            binding = connection.binding
         head = await receive_exactly(connection, handshake.HEAD_BYTES)
+        if is_tls(head) and not binding:
+            _send_last(connection, handshake.refusal(errno.EPROTONOSUPPORT))
+            raise ProtocolError("speaks TLS, which this file system was started without")
         version = handshake.version_of(head)
         if version is None:
             await _answer_older(connection, head)
@@ -178,42 +186,25 @@ class Gate:
             # Not which one we are: who does not know shall not learn it here.
             _send_last(connection, handshake.refusal(errno.ENXIO))
             raise ProtocolError("calls another daemon, or one of another file system")
-        answer, expected = handshake.answer(self._key, data)
+        answer, expected = handshake.answer(self._key, data, binding)
         connection.send(answer)  # short, on an empty socket: it is taken whole
         if not hmac.compare_digest(await receive_exactly(connection, PROOF_BYTES), expected):
             raise ProtocolError("does not have the key")
         return greeting
 
-    def _drop_one(self) -> None:
-        """The oldest of those who wait, of the address that has most of them."""
-        address = max(self._of_each, key=self._of_each.__getitem__)
-        scope = next(scope for scope, whose in self._waiting.items() if whose == address)
-        self._forget(scope)
-        scope.cancel()
 
-    def _forget(self, scope: trio.CancelScope) -> None:
-        address = self._waiting.pop(scope, None)
-        if address is not None:
-            self._of_each[address] -= 1
-            if not self._of_each[address]:
-                del self._of_each[address]
-
-
-async def receive_exactly(connection: socket.socket, length: int) -> bytes:
-    """*length* bytes, without a large buffer. Raises ProtocolError when there are fewer, OSError."""
-    data = b""
-    while len(data) < length:
+async def _begin_tls(connection: TlsSocket) -> None:
+    """Raises ProtocolError when the caller does not speak TLS: no less is asked for."""
+    while True:
         try:
-            piece = connection.recv(length - len(data))
+            is_called_in_tls = connection.is_called_in_tls()
+            break
         except BlockingIOError:
             await trio.lowlevel.wait_readable(connection.fileno())
-            continue
-        if not piece:
-            raise ProtocolError(
-                f"closed the connection {length - len(data)} bytes before the end of the handshake"
-            )
-        data += piece
-    return data
+    if not is_called_in_tls:
+        connection.send_plain(handshake.refusal(errno.EPROTONOSUPPORT))
+        raise ProtocolError("does not speak TLS, with which this file system was started")
+    await begin_tls(connection)
 
 
 async def _answer_older(connection: socket.socket, head: bytes) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from gkfs import hostfile, transport
+from gkfs import hostfile, tls, transport
 from gkfs.copy_messages import LocateReply, LocateRequest
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.connection import Connection
@@ -163,6 +163,7 @@ class _Server:
         )
         self._access = access
         self._gate = Gate(self._identity, access.key)
+        self._certificate = tls.Certificate() if access.tls else None
         self._sessions = Sessions(store)
         self._own_session = Session(os.urandom(16), "peer")
         self._connections: set[Connection] = set()
@@ -236,7 +237,7 @@ class _Server:
 
         failover = Failover(
             self._identity.daemon_index,
-            self._rootdir.path,
+            self._rootdir,
             self._access,
             self._settings.hostfile,
             known.daemon_count,
@@ -369,6 +370,12 @@ class _Server:
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             transport.tune(accepted)
+            if self._certificate is not None:
+                try:
+                    accepted = self._certificate.answer(accepted)
+                except OSError as error:  # gone already
+                    self._gate.refuse(caller, error.strerror or "broke")
+                    raise NotAdmitted from None
         parts = (self._gate, self._identity, self._sessions, self._dispatcher, nursery, self._shares)
         connection = Connection(accepted, caller, *parts, spinner=self._spinner, merge=self._settings.merge)
         nursery.start_soon(self._serve_connection, connection)

@@ -1,6 +1,6 @@
 """The rootdir of one daemon: whose it is, who uses it, how often it was started.
 
-    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port
+    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port, whether in TLS
     rootdir/lock              flock of the daemon that uses it, with its process id and host
     rootdir/metadata/         RocksDB
     rootdir/chunks/           chunk files
@@ -31,7 +31,7 @@ _MODE: Final = 0o700
 
 @dataclass(frozen=True)
 class Superblock:
-    """What superblock.json says. *port* is 0 before the daemon has listened."""
+    """What superblock.json says. *port* is 0 before the daemon has listened. *tls*: as the hostfile has it."""
 
     format: int
     fsid: str
@@ -39,11 +39,7 @@ class Superblock:
     daemon_count: int
     boot_epoch: int
     port: int = 0
-
-    @classmethod
-    def of(cls, fsid: str, daemon_index: int, daemon_count: int, boot_epoch: int) -> "Superblock":
-        """One of the format of today."""
-        return cls(FORMAT, fsid, daemon_index, daemon_count, boot_epoch)
+    tls: bool = False
 
 
 class Rootdir:
@@ -91,7 +87,7 @@ class Rootdir:
             self._lock_fd = -1
 
     def _begin_epoch(self, hostfile: Hostfile, daemon_index: int) -> Superblock:
-        fresh = Superblock.of(hostfile.fsid, daemon_index, hostfile.daemon_count, 0)
+        fresh = Superblock(FORMAT, hostfile.fsid, daemon_index, hostfile.daemon_count, 0, tls=hostfile.tls)
         known = self._read() or fresh
         for field in ("format", "fsid", "daemon_index", "daemon_count"):
             found, wanted = getattr(known, field), getattr(fresh, field)
@@ -101,6 +97,12 @@ class Rootdir:
                     f"rootdir {self.path} is of another file system: {what} {found}, in the hostfile {wanted}",
                     ExitStatus.ROOTDIR,
                 )
+        if known.tls != fresh.tls:
+            raise GkfsError(
+                f"rootdir {self.path} is of a file system {_with_tls(known.tls)}, the hostfile of one "
+                f"{_with_tls(fresh.tls)}",
+                ExitStatus.ROOTDIR,
+            )
         if known.boot_epoch >= BOOT_EPOCH_MAX:
             raise GkfsError(
                 f"rootdir {self.path}: the daemon was started {known.boot_epoch} times, file ids are used up",
@@ -139,6 +141,10 @@ def plant(path: Path, superblock: Superblock) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _with_tls(has_tls: bool) -> str:
+    return "with TLS" if has_tls else "without TLS"
 
 
 def _lock(path: Path) -> int:

@@ -15,7 +15,7 @@ export LC_ALL=C.UTF-8
 unset PYTHONHOME PYTHONPATH
 
 # To build pyfuse3 (there is no binary of it), to install Python packages, to mount.
-packages_run=(ca-certificates fuse3 gcc libc6-dev libfuse3-dev pkg-config python3 python3-dev
+packages_run=(ca-certificates fuse3 gcc libc6-dev libfuse3-dev openssl pkg-config python3 python3-dev
     python3-venv)
 # The real programs that the tests and the quickstart run on a mount.
 packages_build=(bzip2 coreutils diffutils findutils gzip make procps tar util-linux xz-utils)

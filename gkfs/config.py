@@ -103,6 +103,7 @@ SETTINGS: Final = (
     Setting("index", Kind.INTEGER, "i", ("mount", "daemon"), "Which of the daemons this is, from 0."),
     Setting("listen", Kind.TEXT, "l", _SERVING, "Address to listen on, tcp://HOST:PORT."),
     Setting("advertise", Kind.TEXT, "", _SERVING[1:], "Host name or address that others reach it at."),
+    Setting("tls", Kind.FLAG, "", _SERVING, "Encrypt all that goes over the network; fixed when it is made."),
     Setting(
         "launcher",
         Kind.TEXT,

@@ -4,7 +4,8 @@ The leader listens on a TCP port; it hands address and a secret key to its membe
 (`GANG_VARIABLE`), whatever starts them. Members call back, both sides prove that they know the key (HMAC-SHA256
 over the other's random challenge) before anything else is read, and then exchange messages: dictionaries in
 msgpack, each after its length (u32). A connection that ends tells the other side that this process is gone; TCP
-keepalive tells it of a host that is.
+keepalive tells it of a host that is. Where the file system speaks TLS so do they, from the first byte on, and the
+proofs are over the hash of the leader's certificate, too.
 
 Leader and member wait with select, without an event loop of their own, so that both can wait for signals and
 child processes, too. Who has the same environment may join as a *visitor*, with a rank from VISITOR_RANK on: that
@@ -12,47 +13,43 @@ is how `gkfs stop` speaks to the leader from any node.
 """
 
 import contextlib
-import hashlib
+import errno
 import hmac
 import os
 import secrets
 import select
 import selectors
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
 
 from gkfs import addresses
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.gang_wire import RANK, Decoder, GangEnded, Message, encode, proof
 from gkfs.keyfile import Key
 from gkfs.limits import (
     CONNECT_TIMEOUT_S,
-    GANG_MEMBERS_MAX,
-    GANG_MESSAGE_MAX_BYTES,
     HANDSHAKE_TIMEOUT_S,
+    HANDSHAKES_MAX,
     KEEPALIVE_IDLE_S,
     KEEPALIVE_PROBES,
     SEND_STALL_S,
 )
+from gkfs.strangers import Strangers
 
-GANG_VARIABLE: Final = "GKFS_GANG"  # KEY HOST:PORT,HOST:PORT...
+if TYPE_CHECKING:
+    from gkfs.tls import Certificate, TlsSocket  # here and below: not for `gkfs --help`
+
+GANG_VARIABLE: Final = "GKFS_GANG"  # KEY HOST:PORT,HOST:PORT... or KEY tls HOST:PORT,...
 VISITOR_RANK: Final = 1 << 31
 
-Message = dict[str, Any]
-
-_LENGTH = struct.Struct("<I")
-_RANK = struct.Struct("<I")
 _CHALLENGE_BYTES: Final = 32
 _PROOF_BYTES: Final = 32
-_HELLO_BYTES: Final = _RANK.size + _CHALLENGE_BYTES + _PROOF_BYTES
-_READ_BYTES: Final = 1 << 16
-
-
-class GangEnded(Exception):
-    """The other side is gone, or does not speak as it should."""
+_HELLO_BYTES: Final = RANK.size + _CHALLENGE_BYTES + _PROOF_BYTES
+_READ_BYTES: Final = 1 << 16  # more than a record of TLS: nothing of one is left that select does not tell of
+_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class Event(NamedTuple):
@@ -67,74 +64,29 @@ def derived_key(environ: Mapping[str, str], purpose: str) -> Key:
     return Key(bytes.fromhex(environ[GANG_VARIABLE].partition(" ")[0])).derived(purpose.encode())
 
 
-def _proof(key: bytes, role: bytes, rank: int, challenge: bytes) -> bytes:
-    return hmac.digest(key, role + _RANK.pack(rank) + challenge, hashlib.sha256)
-
-
-def _encode(message: Message) -> bytes:
-    import msgpack  # here and below: not for `gkfs --help`
-
-    body: bytes = msgpack.packb(message)
-    if len(body) > GANG_MESSAGE_MAX_BYTES:
-        raise ValueError(f"message of {len(body)} bytes, at most {GANG_MESSAGE_MAX_BYTES} are possible")
-    return _LENGTH.pack(len(body)) + body
-
-
-class _Decoder:
-    """Bytes in, messages out."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[Message]:
-        """The messages that *data* completes. Raises GangEnded on what is none."""
-        self._buffer += data
-        messages = []
-        start = 0
-        while len(self._buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, start)
-            if length > GANG_MESSAGE_MAX_BYTES:
-                raise GangEnded(f"announces a message of {length} bytes")
-            end = start + _LENGTH.size + length
-            if len(self._buffer) < end:
-                break
-            messages.append(self._decoded(self._buffer[start + _LENGTH.size : end]))
-            start = end
-        del self._buffer[:start]
-        return messages
-
-    def _decoded(self, body: bytearray) -> Message:
-        import msgpack
-
-        try:
-            message = msgpack.unpackb(body)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise GangEnded(f"sends what is no message: {error!r}") from None
-        if not isinstance(message, dict):
-            raise GangEnded("sends what is no message")
-        return message
-
-
 class _Link:
     """The leader's end of one connection."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: "socket.socket | TlsSocket") -> None:
         self.connection = connection
         self.rank = -1  # not proved yet
+        self.begins_tls = False
+        self.binding = b""
         self.deadline_s = time.monotonic() + HANDSHAKE_TIMEOUT_S
         self.challenge = secrets.token_bytes(_CHALLENGE_BYTES)
         self.output: deque[memoryview] = deque([memoryview(self.challenge)])
-        self.decoder = _Decoder()
+        self.decoder = Decoder()
         self.hello = b""
 
 
 class Gang:
     """The leader's side: messages of all members come out of `poll`, `send` queues without blocking."""
 
-    def __init__(self, size: int, only_this_host: bool = False) -> None:
-        """Listen, for members with ranks from 0 to *size* - 1. Raises GkfsError (ADDRESS)."""
+    def __init__(self, size: int, only_this_host: bool = False, *, tls: bool = False) -> None:
+        """Listen, for members with ranks from 0 to *size* - 1. Raises GkfsError: ADDRESS; with *tls* ACCESS."""
         self.size = size
         self._key = secrets.token_bytes(32)
+        self._certificate = _certificate() if tls else None
         try:
             host = "127.0.0.1" if only_this_host else ""
             self._listener = socket.create_server((host, 0), backlog=min(4096, size + 16))
@@ -144,12 +96,13 @@ class Gang:
         hosts = ["127.0.0.1"] if only_this_host else addresses.of_this_host()
         port = self._listener.getsockname()[1]
         self.environment = {
-            GANG_VARIABLE: f"{self._key.hex()} {','.join(f'{host}:{port}' for host in hosts)}",
+            GANG_VARIABLE: f"{self._key.hex()} {'tls ' * tls}{','.join(f'{host}:{port}' for host in hosts)}",
         }
         self._selector = selectors.EpollSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._links: dict[int, _Link] = {}
-        self._strangers: set[_Link] = set()
+        # All members may call at once, and others, too.
+        self._strangers: Strangers[_Link] = Strangers(size + HANDSHAKES_MAX)
         self._events: list[Event] = []
 
     @property
@@ -173,21 +126,21 @@ class Gang:
             link = key.data
             if link is None:
                 self._accept()
-            else:
+            elif link.connection.fileno() >= 0:  # else it had to go for another just now
                 self._serve(link, mask)
         now_s = time.monotonic()
-        for link in [link for link in self._strangers if link.deadline_s < now_s]:
+        for link in [link for link in self._strangers.all if link.deadline_s < now_s]:
             self._drop(link)
 
     def send(self, rank: int, message: Message) -> None:
         """Queue *message* for one member; one that is gone gets nothing."""
         link = self._links.get(rank)
         if link is not None:
-            self._queue(link, _encode(message))
+            self._queue(link, encode(message))
 
     def broadcast(self, message: Message) -> None:
         """Queue *message* for all members, not for visitors."""
-        data = _encode(message)
+        data = encode(message)
         for rank in self.ranks:
             self._queue(self._links[rank], data)
 
@@ -199,23 +152,38 @@ class Gang:
 
     def close(self) -> None:
         """End all connections; members see that the leader is gone."""
-        for link in [*self._links.values(), *self._strangers]:
+        for link in [*self._links.values(), *self._strangers.all]:
             link.connection.close()
+            self._strangers.discard(link)
         self._links.clear()
-        self._strangers.clear()
         self._selector.close()
         self._listener.close()
 
     def _accept(self) -> None:
-        while len(self._strangers) < GANG_MEMBERS_MAX:
+        while True:
             try:
-                connection, _ = self._listener.accept()
-            except OSError:  # nobody more, or gone again
-                return
-            _prepare(connection)
+                connection, address = self._listener.accept()
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTOR and len(self._strangers):
+                    self._drop(self._strangers.take_one())
+                    continue
+                return  # nobody more, or gone again
+            if self._strangers.are_too_many:
+                self._drop(self._strangers.take_one())
+            with contextlib.suppress(OSError):  # gone already
+                self._welcome(connection, str(address[0]))
+
+    def _welcome(self, connection: socket.socket, address: str) -> None:
+        _prepare(connection)
+        if self._certificate is None:
             link = _Link(connection)
-            self._strangers.add(link)
-            self._selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, link)
+        else:
+            in_tls = self._certificate.answer(connection)
+            link = _Link(in_tls)
+            link.binding = in_tls.binding
+            link.begins_tls = True
+        self._strangers.add(link, address)
+        self._selector.register(link.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, link)
 
     def _queue(self, link: _Link, data: bytes) -> None:
         if not link.output:
@@ -224,12 +192,23 @@ class Gang:
 
     def _serve(self, link: _Link, mask: int) -> None:
         try:
+            if link.begins_tls:
+                self._begin_tls(link)
+                return
             if mask & selectors.EVENT_WRITE:
                 self._write(link)
             if mask & selectors.EVENT_READ:
                 self._read(link)
         except (OSError, GangEnded):
             self._drop(link)
+
+    def _begin_tls(self, link: _Link) -> None:
+        wants = cast("TlsSocket", link.connection).step()
+        link.begins_tls = bool(wants)
+        only_read = selectors.EVENT_READ
+        self._selector.modify(
+            link.connection, only_read if wants == "read" else only_read | selectors.EVENT_WRITE, link
+        )
 
     def _write(self, link: _Link) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -257,17 +236,17 @@ class Gang:
         self._events += [Event(link.rank, message) for message in link.decoder.feed(data)]
 
     def _admit(self, link: _Link) -> None:
-        (rank,) = _RANK.unpack_from(link.hello)
-        challenge = link.hello[_RANK.size : _RANK.size + _CHALLENGE_BYTES]
-        proof = link.hello[_RANK.size + _CHALLENGE_BYTES : _HELLO_BYTES]
-        if not hmac.compare_digest(proof, _proof(self._key, b"member", rank, link.challenge)):
+        (rank,) = RANK.unpack_from(link.hello)
+        challenge = link.hello[RANK.size : RANK.size + _CHALLENGE_BYTES]
+        given = link.hello[RANK.size + _CHALLENGE_BYTES : _HELLO_BYTES]
+        if not hmac.compare_digest(given, proof(self._key, b"member", rank, link.challenge, link.binding)):
             raise GangEnded("does not know the key")
         if rank in self._links or self.size <= rank < VISITOR_RANK:
             raise GangEnded(f"has rank {rank}, which is none or taken")
         link.rank = rank
         self._strangers.discard(link)
         self._links[rank] = link
-        self._queue(link, _proof(self._key, b"leader", rank, challenge))
+        self._queue(link, proof(self._key, b"leader", rank, challenge, link.binding))
 
     def _drop(self, link: _Link) -> None:
         self._selector.unregister(link.connection)
@@ -284,13 +263,14 @@ class Member:
     def __init__(self, connection: socket.socket, rank: int) -> None:
         self.rank = rank
         self._connection = connection
-        self._decoder = _Decoder()
+        self._decoder = Decoder()
         self._arrived: deque[Message] = deque()
 
     @classmethod
     def join(cls, rank: int, environ: Mapping[str, str] = os.environ) -> Self:
         """Call the leader that *environ* names. Raises GkfsError (UNREACHABLE) when it cannot be had."""
-        key, _, places = environ.get(GANG_VARIABLE, "").partition(" ")
+        key, _, rest = environ.get(GANG_VARIABLE, "").partition(" ")
+        kind, _, places = rest.rpartition(" ")
         if not places:
             raise GkfsError(f"{GANG_VARIABLE} is not set: this is started by other verbs only", ExitStatus.USAGE)
         reasons = []
@@ -302,6 +282,8 @@ class Member:
                 reasons.append(f"{place}: {error.strerror or error}")
                 continue
             try:
+                if kind == "tls":
+                    connection = _call_in_tls(connection)
                 _prove(connection, bytes.fromhex(key), rank)
                 return cls(connection, rank)
             except (OSError, GangEnded) as error:
@@ -324,7 +306,7 @@ class Member:
         """Send, waiting at most SEND_STALL_S for the leader to take it. Raises GangEnded."""
         try:
             self._connection.settimeout(SEND_STALL_S)
-            self._connection.sendall(_encode(message))
+            self._connection.sendall(encode(message))
         except OSError as error:
             raise GangEnded(f"the leader is gone: {error}") from None
 
@@ -363,13 +345,36 @@ class Member:
         self._arrived += self._decoder.feed(data)
 
 
+def _certificate() -> "Certificate":
+    from gkfs.tls import Certificate
+
+    return Certificate()
+
+
+def _call_in_tls(connection: socket.socket) -> "TlsSocket":
+    """Begin TLS. Raises OSError."""
+    from gkfs import tls
+
+    connection.settimeout(HANDSHAKE_TIMEOUT_S)
+    called = tls.call(connection)
+    try:
+        called.do_handshake()
+    except BaseException:
+        called.close()
+        raise
+    return called
+
+
 def _prove(connection: socket.socket, key: bytes, rank: int) -> None:
     """A member's handshake. Raises OSError or GangEnded."""
     connection.settimeout(HANDSHAKE_TIMEOUT_S)
+    binding: bytes = getattr(connection, "binding", b"")
     challenge = _receive_exactly(connection, _CHALLENGE_BYTES)
     own = secrets.token_bytes(_CHALLENGE_BYTES)
-    connection.sendall(_RANK.pack(rank) + own + _proof(key, b"member", rank, challenge))
-    if not hmac.compare_digest(_receive_exactly(connection, _PROOF_BYTES), _proof(key, b"leader", rank, own)):
+    connection.sendall(RANK.pack(rank) + own + proof(key, b"member", rank, challenge, binding))
+    if not hmac.compare_digest(
+        _receive_exactly(connection, _PROOF_BYTES), proof(key, b"leader", rank, own, binding)
+    ):
         raise GangEnded("somebody else answers")
     _prepare(connection)
 

@@ -11,6 +11,9 @@ client, file system and daemon, so that none of them can be exchanged for anothe
 nobody gets his own proof accepted by sending it back. The daemon proves first: a caller says nothing to who has
 not the key.
 
+Within TLS (`gkfs.tls`) a proof is over the hash of the certificate that its side has seen, too, 32 bytes behind
+the rest. So it holds for a connection without TLS, or with another certificate, as little as for another caller.
+
 The first 8 bytes of greeting and answer are the same in every version from 5 on; those of a refusal are all there
 are of it. docs/wire_format.md has worked bytes.
 """
@@ -70,10 +73,14 @@ def refusal(number: int) -> bytes:
     return _ANSWER_HEAD.pack(_MAGIC, PROTOCOL_VERSION, number)
 
 
-def answer(key: Key, greeting: bytes) -> tuple[bytes, bytes]:
-    """What the daemon says to *greeting*, and the proof that the caller has to give then."""
+def answer(key: Key, greeting: bytes, binding: bytes = b"") -> tuple[bytes, bytes]:
+    """What the daemon says to *greeting*, and the proof that the caller has to give then.
+
+    *binding*, here and in `Call.prove`: the hash of the certificate, in TLS.
+    """
     text = greeting + refusal(0) + os.urandom(_NONCE_BYTES)
-    return text[GREETING_BYTES:] + key.proof(_BY_DAEMON + text), key.proof(_BY_CALLER + text)
+    proofs = [key.proof(label + text + binding) for label in (_BY_DAEMON, _BY_CALLER)]
+    return text[GREETING_BYTES:] + proofs[0], proofs[1]
 
 
 class Call:
@@ -82,7 +89,7 @@ class Call:
     def __init__(self, access: Access, daemon_index: int, client_id: bytes, role: str, callee: str) -> None:
         """*callee* is what messages call the daemon."""
         self._access = access
-        self._callee = callee
+        self.callee = callee
         self._daemon_index = daemon_index
         self.greeting = _GREETING.pack(
             _MAGIC,
@@ -103,25 +110,30 @@ class Call:
         number: int = _ANSWER_HEAD.unpack(head)[2]
         if version != PROTOCOL_VERSION or number == errno.EPROTO:
             raise GkfsError(
-                f"{self._callee} speaks protocol {version}, this gkfs protocol {PROTOCOL_VERSION}: "
+                f"{self.callee} speaks protocol {version}, this gkfs protocol {PROTOCOL_VERSION}: "
                 f"use the same version on all nodes",
                 ExitStatus.VERSION,
             )
         if number == errno.ENXIO:
             raise GkfsError(
-                f"{self._callee} is another daemon, or of another file system, than daemon "
+                f"{self.callee} is another daemon, or of another file system, than daemon "
                 f"{self._daemon_index} of {self._access.fsid} that the hostfile names",
                 ExitStatus.HOSTFILE,
+            )
+        if number == errno.EPROTONOSUPPORT:
+            raise GkfsError(
+                f"{self.callee} speaks TLS only, and our hostfile does not say so: it is of another start",
+                ExitStatus.ACCESS,
             )
         if number:
             raise ProtocolError(f"refused the connection with errno {number}")
 
-    def prove(self, whole: bytes) -> bytes:
+    def prove(self, whole: bytes, binding: bytes = b"") -> bytes:
         """Our proof for the *whole* answer. Raises GkfsError (ACCESS) unless the daemon has proved its own."""
-        text = self.greeting + whole[: ANSWER_BYTES - PROOF_BYTES]
+        text = self.greeting + whole[: ANSWER_BYTES - PROOF_BYTES] + binding
         if not hmac.compare_digest(whole[-PROOF_BYTES:], self._access.key.proof(_BY_DAEMON + text)):
             raise GkfsError(
-                f"{self._callee} has another key for file system {self._access.fsid} than we have: "
+                f"{self.callee} has another key for file system {self._access.fsid} than we have: "
                 f"it was started anew, or somebody else answers there",
                 ExitStatus.ACCESS,
             )

@@ -7,6 +7,7 @@
 One header, then a line per daemon: index, host name, TCP address, Unix socket. Daemons append their own
 line, so lines come in any order, and the last one for an index holds: a restarted daemon appends anew.
 `-` stands for an address a daemon does not have. Blank lines and lines that start with `#` are ignored.
+The header ends with ` tls=1` when all that goes over TCP is encrypted.
 
 The hostfile is no secret. What lets in is the key beside it (`gkfs.keyfile`), which `read` reads, too.
 """
@@ -21,7 +22,7 @@ from gkfs.errors import ExitStatus, GkfsError
 from gkfs.keyfile import Access, Key
 from gkfs.limits import DAEMONS_MAX, HOSTFILE_MAX_BYTES
 
-_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})")
+_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})( tls=1)?")
 _TCP = re.compile(r"tcp://(?:\[[0-9a-fA-F:.%a-z]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _INDEX = re.compile(r"[0-9]{1,9}")
 NO_ADDRESS = "-"
@@ -49,13 +50,14 @@ class Hostfile(NamedTuple):
     daemon_count: int
     daemons: dict[int, DaemonAddress]
     key: Key | None = None
+    tls: bool = False
 
     @property
     def access(self) -> Access:
         """What connections to the daemons need. Raises GkfsError (ACCESS) without a key."""
         if self.key is None:
             raise GkfsError(f"no key for file system {self.fsid} has been read", ExitStatus.ACCESS)
-        return Access(self.fsid, self.key)
+        return Access(self.fsid, self.key, self.tls)
 
     @property
     def complete(self) -> bool:
@@ -67,9 +69,9 @@ class Hostfile(NamedTuple):
         return [index for index in range(self.daemon_count) if index not in self.daemons]
 
 
-def format_header(fsid: str, daemon_count: int) -> str:
+def format_header(fsid: str, daemon_count: int, *, tls: bool = False) -> str:
     """The first line of a hostfile, newline included."""
-    return f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}\n"
+    return f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}{' tls=1' if tls else ''}\n"
 
 
 def format_daemon(address: DaemonAddress) -> str:
@@ -138,7 +140,7 @@ def parse(text: str, name: str) -> Hostfile:
     for number, line in lines[1:]:
         address = _parse_daemon(line, name, number, daemon_count)
         daemons[address.daemon] = address
-    return Hostfile(fsid, daemon_count, daemons)
+    return Hostfile(fsid, daemon_count, daemons, tls=header[3] is not None)
 
 
 def _parse_daemon(line: str, name: str, number: int, daemon_count: int) -> DaemonAddress:

@@ -61,10 +61,11 @@ class Key:
 
 
 class Access(NamedTuple):
-    """What daemons and those they serve have in common."""
+    """What daemons and those they serve have in common. *tls*: they speak TLS over TCP, and nothing else."""
 
     fsid: str
     key: Key
+    tls: bool = False
 
 
 def path_of(hostfile: Path, fsid: str) -> Path:

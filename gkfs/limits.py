@@ -63,6 +63,7 @@ LOCK_WAIT_S: Final = 30.0  # a request waiting for a directory rename to pass
 RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 1.0
 START_TIMEOUT_S: Final = 30.0  # `gkfs start` and `gkfs mount` are ready by then or fail with the reason
+CERTIFICATE_TIMEOUT_S: Final = 10.0  # `--tls`: for openssl to make one, which takes hundredths of a second
 STOP_TIMEOUT_S: Final = 20.0
 LEASE_S: Final = 0.2  # changing a directory that others just used, or a file they read, waits at most this long
 # The kernel starts to count when the program that asked runs again; on a busy node that takes a while.

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import trio
 
-from gkfs import __version__, wire
+from gkfs import __version__, tls, wire
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.handshake import ANSWER_BYTES, HEAD_BYTES, Call
 from gkfs.hostfile import NO_ADDRESS, DaemonAddress
@@ -31,6 +32,7 @@ from gkfs.limits import (
 )
 from gkfs.messages import HelloReply, HelloRequest
 from gkfs.operations import HELLO
+from gkfs.tls import TlsSocket
 
 _SUN_PATH_MAX_BYTES = 107
 _BACKLOG = 512
@@ -122,8 +124,9 @@ async def open_connection(
 ) -> tuple[socket.socket, HelloReply]:
     """A connected non-blocking socket after a successful handshake, and what the daemon said of itself.
 
-    Raises GkfsError: UNREACHABLE when nothing answers in time, VERSION, HOSTFILE when another daemon or file
-    system answers there, or ACCESS when it has another key. Nothing stays open after cancellation or failure.
+    By TCP it is a TlsSocket where *access* says so. Raises GkfsError: UNREACHABLE when nothing answers in time,
+    VERSION, HOSTFILE when another daemon or file system answers there, or ACCESS when it has another key, or when
+    only one of us speaks TLS. Nothing stays open after cancellation or failure.
     """
     reasons: list[str] = []
     for uri in (address.unix, address.tcp):
@@ -131,7 +134,7 @@ async def open_connection(
             continue
         call = Call(access, address.daemon, client_id, role, str(address))
         try:
-            return await _open_one(uri, call)
+            return await _open_one(uri, call, in_tls=access.tls and uri == address.tcp)
         except OSError as error:
             reasons.append(error.strerror or str(error))
         except UnicodeError:
@@ -150,11 +153,14 @@ def _is_socket(uri: str) -> bool:
         return False
 
 
-async def _open_one(uri: str, call: Call) -> tuple[socket.socket, HelloReply]:
+async def _open_one(uri: str, call: Call, *, in_tls: bool) -> tuple[socket.socket, HelloReply]:
     with trio.fail_after(CONNECT_TIMEOUT_S):
         connection = await _connect(uri)
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            if in_tls:
+                connection = tls.call(connection)
+                await _call_in_tls(connection, call)
             return connection, await _shake_hands(connection, call)
     except BaseException:
         connection.close()
@@ -192,29 +198,59 @@ def tune(connection: socket.socket) -> None:
     connection.setsockopt(tcp, socket.TCP_USER_TIMEOUT, PEER_UNCONFIRMED_S * 1000)
 
 
+async def _call_in_tls(connection: TlsSocket, call: Call) -> None:
+    try:
+        await begin_tls(connection)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        raise OSError(errno.ECONNRESET, "closed the connection while TLS began") from None
+    except ssl.SSLError as error:
+        raise GkfsError(
+            f"{call.callee} does not answer in TLS, which the hostfile asks for ({error.reason}): "
+            f"it is of another start, or somebody stands between",
+            ExitStatus.ACCESS,
+        ) from None
+
+
+async def begin_tls(connection: TlsSocket) -> None:
+    """The handshake of TLS, at either end. Raises OSError, ssl.SSLError among them."""
+    while wants := connection.step():
+        if wants == "read":
+            await trio.lowlevel.wait_readable(connection.fileno())
+        else:
+            await trio.lowlevel.wait_writable(connection.fileno())
+
+
 async def _shake_hands(connection: socket.socket, call: Call) -> HelloReply:
     connection.send(call.greeting)  # short, as what follows, and on an empty socket: it is taken whole
-    head = await _receive_exactly(connection, HEAD_BYTES)
+    head = await receive_exactly(connection, HEAD_BYTES)
     call.check_head(head)
-    proof = call.prove(head + await _receive_exactly(connection, ANSWER_BYTES - HEAD_BYTES))
+    whole = head + await receive_exactly(connection, ANSWER_BYTES - HEAD_BYTES)
+    proof = call.prove(whole, connection.binding if isinstance(connection, TlsSocket) else b"")
     connection.send(b"".join([proof, *wire.encode_request(HELLO, 0, HelloRequest(__version__))]))
-    header = await _receive_exactly(connection, wire.HEADER_BYTES)
+    header = await receive_exactly(connection, wire.HEADER_BYTES)
     decoder = wire.Decoder()
     body_bytes, bulk_bytes, _, code, _, _ = wire.HEADER.unpack(header)
     if code != HELLO.code or bulk_bytes or body_bytes > HELLO_BODY_MAX_BYTES:
         raise ProtocolError(f"answered HELLO with {header.hex()}")
-    data = header + await _receive_exactly(connection, body_bytes)
+    data = header + await receive_exactly(connection, body_bytes)
     decoder.buffer()[: len(data)] = data
     (message,) = decoder.received(len(data))
     return HelloReply(*wire.decode_reply(HELLO, message))
 
 
-async def _receive_exactly(connection: socket.socket, length: int) -> bytes:
+async def receive_exactly(connection: socket.socket, length: int) -> bytes:
+    """*length* bytes of a handshake, at either end, without a large buffer. Raises OSError."""
     data = b""
     while len(data) < length:
-        await trio.lowlevel.wait_readable(connection.fileno())
-        piece = connection.recv(length - len(data))
+        try:
+            piece = connection.recv(length - len(data))
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(connection.fileno())
+            continue
         if not piece:
-            raise OSError(errno.ECONNRESET, "the daemon closed the connection during the handshake")
+            missing = length - len(data)
+            raise OSError(
+                errno.ECONNRESET, f"closed the connection {missing} bytes before the end of the handshake"
+            )
         data += piece
     return data

@@ -102,11 +102,15 @@ class Conversation:
             with trio.move_on_after(timeout_s) as scope:
                 await self._send(b"".join(channel.take_output()))
                 while not call.done:
-                    await trio.lowlevel.wait_readable(self._connection.fileno())
-                    count = self._connection.recv_into(channel.buffer())
+                    try:
+                        count = self._connection.recv_into(channel.buffer())
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_readable(self._connection.fileno())
+                        continue
                     if count == 0:
                         raise _unreachable(address, f"closed the connection instead of answering {operation.name}")
                     channel.received(count)
+                    await trio.lowlevel.checkpoint()  # who sends for ever is heard for *timeout_s*
         except ProtocolError as error:
             raise GkfsError(f"{address} does not speak gkfs: {error}", ExitStatus.VERSION) from None
         except OSError as error:

@@ -17,7 +17,7 @@ from gkfs.commands.signals import Signals
 from gkfs.commands.staging import Result
 from gkfs.commands.terminal import bytes_text
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import Message
+from gkfs.gang_wire import Message
 from gkfs.limits import CREW_TURN_S, JOB_START_TIMEOUT_S
 
 Task = dict[str, Any]
@@ -72,8 +72,8 @@ class Work:
 class Crew:
     """*size* movers. Use as a context: at the end all are gone."""
 
-    def __init__(self, places: Places, per_host: int, signals: Signals) -> None:
-        self._members = Members(places, per_host)
+    def __init__(self, places: Places, per_host: int, signals: Signals, *, tls: bool = False) -> None:
+        self._members = Members(places, per_host, tls=tls)
         self.size = self._members.size
         self._gang = self._members.gang
         self._places = places

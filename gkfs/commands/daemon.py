@@ -34,6 +34,7 @@ _WILDCARDS = ("0.0.0.0", "::")
     daemons={"help": "Number of daemons; with it a missing hostfile is made."},
     index={"required": True, "envvar": ["GKFS_INDEX", "SLURM_PROCID"]},
     listen={"default": "tcp://0.0.0.0:0", "help": "Address to listen on; port 0 takes a free one."},
+    tls={"default": None},
 )
 @click.option("--die-with", type=int, hidden=True)
 @click.option("--until-killed", is_flag=True, hidden=True)
@@ -44,6 +45,7 @@ def daemon(
     index: int,
     listen: str,
     advertise: str | None,
+    tls: bool | None,
     die_with: int | None,
     until_killed: bool,
 ) -> None:
@@ -53,7 +55,7 @@ def daemon(
     """
     if die_with is not None:
         children.die_with_parent(die_with, signal.SIGKILL if until_killed else signal.SIGTERM)
-    join(hostfile, rootdir, index, daemons)
+    join(hostfile, rootdir, index, daemons, tls)
     from gkfs.daemon.process import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
@@ -86,23 +88,27 @@ def set_up_logging(file: Path | None = None) -> None:
     logging.basicConfig(filename=file, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> None:
+def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None, tls: bool | None) -> None:
     """Make sure that daemon *index* can start; the hostfile is made when it is missing and *daemons* are known.
 
-    Raises GkfsError (ROOTDIR, HOSTFILE).
+    *tls*: whether the file system is to speak it; None: as it does. Raises GkfsError (ROOTDIR, HOSTFILE).
     """
     rootdirs.check_usable(rootdir)
     hosts = hostfiles.read_if_there(hostfile)
     if hosts is None and daemons is not None:
         hostfile.unlink(missing_ok=True)  # an empty one
         known = rootdirs.read_contents(rootdirs.daemon_folder(rootdir, index))
-        hostfiles.create(hostfile, known.fsid if known else hostfiles.new_fsid(), daemons)
+        fsid = known.fsid if known else hostfiles.new_fsid()
+        hostfiles.create(hostfile, fsid, daemons, tls=rootdirs.chosen_tls(rootdir, known, tls))
     hosts = hosts or hostfiles.read(hostfile)
     if daemons not in (None, hosts.daemon_count):
         raise GkfsError(
             f"hostfile {hostfile} is of a file system of {hosts.daemon_count} daemons, not of {daemons}",
             ExitStatus.HOSTFILE,
         )
+    if tls not in (None, hosts.tls):
+        reason = "with TLS, not without" if hosts.tls else "without TLS, not with"
+        raise GkfsError(f"hostfile {hostfile} is of a file system {reason}", ExitStatus.HOSTFILE)
     if index >= hosts.daemon_count:
         raise GkfsError(
             f"daemon {index} of a file system of {hosts.daemon_count}: the last one has index "

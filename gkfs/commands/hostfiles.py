@@ -24,7 +24,7 @@ def read_if_there(path: Path) -> Hostfile | None:
     return hostfile.read(path) if os.path.lexists(path) else None
 
 
-def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> bool:
+def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None, *, tls: bool = False) -> bool:
     """Make the key and the hostfile with its header; False when another process was first. Raises GkfsError.
 
     Without *key*, others who make a hostfile of the same *fsid* at this moment, and we, agree on one. Readers see
@@ -32,7 +32,7 @@ def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> 
     """
     made_key = keyfile.make(path, fsid, key)
     try:
-        if _create(path, fsid, daemon_count):
+        if _create(path, hostfile.format_header(fsid, daemon_count, tls=tls)):
             return True
     except BaseException:
         if made_key:
@@ -43,8 +43,8 @@ def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> 
     return False
 
 
-def _create(path: Path, fsid: str, daemon_count: int) -> bool:
-    temporary = _write_beside(path, fsid, daemon_count)
+def _create(path: Path, header: str) -> bool:
+    temporary = _write_beside(path, header)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -56,10 +56,10 @@ def _create(path: Path, fsid: str, daemon_count: int) -> bool:
     return True
 
 
-def replace(path: Path, fsid: str, daemon_count: int) -> None:
+def replace(path: Path, fsid: str, daemon_count: int, *, tls: bool = False) -> None:
     """Put a fresh header, and a fresh key, in the place of those of a file system that is not running."""
     keyfile.make(path, fsid, Key.fresh())
-    temporary = _write_beside(path, fsid, daemon_count)
+    temporary = _write_beside(path, hostfile.format_header(fsid, daemon_count, tls=tls))
     try:
         os.replace(temporary, path)
     except OSError as error:
@@ -86,12 +86,12 @@ def new_fsid() -> str:
     return secrets.token_hex(16)
 
 
-def _write_beside(path: Path, fsid: str, daemon_count: int) -> Path:
+def _write_beside(path: Path, header: str) -> Path:
     temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
-            file.write(hostfile.format_header(fsid, daemon_count))
+            file.write(header)
     except OSError as error:
         raise _error(path, f"cannot be made: {error.strerror}") from None
     return temporary

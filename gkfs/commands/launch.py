@@ -24,6 +24,7 @@ class Launch(NamedTuple):
     listen: str
     advertise: str | None
     die_with_us: bool
+    tls: bool
     logs: Path | None = None  # folder for their messages; None: each daemon's own folder
 
 
@@ -69,6 +70,11 @@ def listen_of(listen: str, index: int) -> str:
     return f"{head}:{number + index}" if number else listen
 
 
+def tls_arguments(tls: bool | None) -> list[str]:
+    """The option that says so, whatever the environment does."""
+    return [] if tls is None else ["--tls" if tls else "--no-tls"]
+
+
 def wait_for_daemons(hostfile: Path, wait_s: float) -> None:
     """Wait at most *wait_s* until *hostfile* is there and names all its daemons; no error when it does not."""
     deadline_s = time.monotonic() + wait_s
@@ -94,6 +100,7 @@ def _make(folder: Path) -> bool:
 def _spawn(plan: Launch, index: int, folder: Path) -> Child:
     arguments = ["daemon", "--rootdir", str(plan.rootdir), "--hostfile", str(plan.hostfile)]
     arguments += ["--index", str(index), "--listen", listen_of(plan.listen, index)]
+    arguments += tls_arguments(plan.tls)
     if plan.advertise:
         arguments += ["--advertise", plan.advertise]
     log = plan.logs / f"daemon-{index}.log" if plan.logs else folder / rootdirs.LOG_NAME

@@ -21,7 +21,8 @@ from gkfs.commands.mount import Options
 from gkfs.commands.node import Plan
 from gkfs.commands.signals import Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import VISITOR_RANK, Event, Message
+from gkfs.gang import VISITOR_RANK, Event
+from gkfs.gang_wire import Message
 from gkfs.limits import DAEMONS_MAX, END_GRACE_S, JOB_START_TIMEOUT_S, JOB_STOP_TIMEOUT_S, POLL_INTERVAL_S
 
 _OTHERS_TOO_S = 0.2  # what one node cannot do others often cannot, either: they are counted
@@ -42,6 +43,7 @@ class Wishes(NamedTuple):
     cores: list[int]
     options: Options
     log: Path | None  # for what all nodes' daemons and mounts had to say
+    tls: bool = False  # on all connections, those between leader and nodes included
 
 
 class Leader:
@@ -53,7 +55,7 @@ class Leader:
         self._wishes = wishes
         self._signals = signals
         self._hosts = [host for host in wishes.places.hosts if host in {*wishes.serving, *wishes.mounting}]
-        self._members = Members(Places(wishes.places.launcher, tuple(self._hosts)))
+        self._members = Members(Places(wishes.places.launcher, tuple(self._hosts)), tls=wishes.tls)
         self._gang = self._members.gang
         self.log = self._members.log
         self._names: dict[int, str] = {}  # by rank
@@ -111,6 +113,7 @@ class Leader:
             "listen": wishes.listen,
             "cores": wishes.cores,
             "options": wishes.options._asdict(),
+            "tls": wishes.tls,
             "keeps_logs": wishes.log is not None,
         }
         first = {host: place * wishes.daemons for place, host in enumerate(wishes.serving)}
@@ -141,7 +144,7 @@ class Leader:
     def _note_here(self) -> None:
         """This host is not a node of the job (salloc on a login node): `gkfs stop` and others look here, too."""
         self._own_folder = jobs.make_state_folder(self.job.name)
-        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines), self.job.key)
+        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines), self.job.key, tls=self._wishes.tls)
         with self.job.hostfile.open("a") as file:
             file.writelines(self.lines)
         jobs.write(self.job)

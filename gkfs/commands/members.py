@@ -19,10 +19,10 @@ from gkfs.limits import END_GRACE_S
 class Members:
     """*per_host* processes on each of *places*, and the gang they join."""
 
-    def __init__(self, places: Places, per_host: int = 1, log: Path | None = None) -> None:
+    def __init__(self, places: Places, per_host: int = 1, log: Path | None = None, *, tls: bool = False) -> None:
         """Nothing is started yet. Raises GkfsError (ADDRESS)."""
         self.size = len(places.hosts) * per_host
-        self.gang = Gang(self.size, only_this_host=places.launcher is Launcher.LOCAL)
+        self.gang = Gang(self.size, only_this_host=places.launcher is Launcher.LOCAL, tls=tls)
         self.started: list[Child] = []  # what starts them, or on this machine themselves
         self._places = places
         self._per_host = per_host

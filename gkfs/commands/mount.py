@@ -16,7 +16,7 @@ from gkfs.commands import children, hostfiles, mounts, records
 from gkfs.commands.children import Child
 from gkfs.commands.daemon import join, set_up_logging
 from gkfs.commands.daemon import settings as daemon_settings
-from gkfs.commands.launch import wait_for_daemons
+from gkfs.commands.launch import tls_arguments, wait_for_daemons
 from gkfs.commands.options import chosen_mountdir, mountdir_argument, verb
 from gkfs.commands.signals import Signals
 from gkfs.config import DEBUG_VARIABLE
@@ -33,7 +33,7 @@ With this node's daemon in the same process, which then needs no messages:
       --with-daemon -r /local/data -n $SLURM_NNODES &
 """
 _ANY_LISTEN: Final = "tcp://0.0.0.0:0"
-_OF_DAEMON: Final = ("rootdir", "daemons", "index", "listen", "advertise")
+_OF_DAEMON: Final = ("rootdir", "daemons", "index", "listen", "advertise", "tls")
 
 
 class Options(NamedTuple):
@@ -70,11 +70,13 @@ class Own(NamedTuple):
     daemon_index: int
     listen: str = _ANY_LISTEN
     advertise: str | None = None
+    tls: bool | None = None
 
     def arguments(self) -> list[str]:
         """The same as arguments of `gkfs mount`."""
         result = ["--with-daemon", "--rootdir", str(self.rootdir), "--index", str(self.daemon_index)]
-        return [*result, "--listen", self.listen, *(["--advertise", self.advertise] if self.advertise else [])]
+        result += ["--listen", self.listen, *(["--advertise", self.advertise] if self.advertise else [])]
+        return [*result, *tls_arguments(self.tls)]
 
 
 @verb(
@@ -86,6 +88,7 @@ class Own(NamedTuple):
     index={"envvar": ["GKFS_INDEX", "SLURM_PROCID"], "help": "With --with-daemon: which daemon it is, from 0."},
     listen={"help": f"With --with-daemon: address to listen on.  [default: {_ANY_LISTEN}]"},
     advertise={"help": "With --with-daemon: host name or address that others reach it at."},
+    tls={"default": None, "help": "With --with-daemon: as of `gkfs daemon`."},
 )
 @mountdir_argument
 @click.option("--ready-fd", type=int, hidden=True)
@@ -143,8 +146,8 @@ def _own_daemon(hostfile: Path, chosen: dict[str, Any]) -> Own | None:
     for key in ("rootdir", "index"):
         if chosen[key] is None:
             raise click.UsageError(f"Missing option '--{key}', which --with-daemon needs.", context)
-    join(hostfile, rootdir, index, chosen["daemons"])
-    return Own(rootdir, index, chosen["listen"] or _ANY_LISTEN, chosen["advertise"])
+    join(hostfile, rootdir, index, chosen["daemons"], chosen["tls"])
+    return Own(rootdir, index, chosen["listen"] or _ANY_LISTEN, chosen["advertise"], chosen["tls"])
 
 
 def mount_in_background(

@@ -24,7 +24,8 @@ import click
 from gkfs.commands import launchers
 from gkfs.commands.daemon import set_up_logging
 from gkfs.errors import GkfsError
-from gkfs.gang import GangEnded, Member, Message
+from gkfs.gang import Member
+from gkfs.gang_wire import GangEnded, Message
 from gkfs.limits import JOB_START_TIMEOUT_S
 
 

@@ -49,7 +49,8 @@ from gkfs.commands.children import Child
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.signals import ENDING, Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import GANG_VARIABLE, GangEnded, Member, Message
+from gkfs.gang import GANG_VARIABLE, Member
+from gkfs.gang_wire import GangEnded, Message
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import (
     DAEMON_RESTARTS_MAX,
@@ -77,6 +78,7 @@ class Plan(NamedTuple):
     listen: str
     cores: list[int]  # empty: all
     options: dict[str, Any]  # of mount.Options
+    tls: bool
     keeps_logs: bool  # they are sent to the leader at the end
 
 
@@ -134,7 +136,7 @@ class _Node:
         self._logs = {} if plan.keeps_logs else None
         state = undo.enter_context(self._state_folder(job.name))
         own_hosts = state / jobs.HOSTS_NAME
-        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key)
+        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key, tls=plan.tls)
         if plan.daemons:
             data = undo.enter_context(self._data_folder(plan, job.name, state))
             undo.callback(self._end_daemons)
@@ -205,6 +207,7 @@ class _Node:
         # At the end of a job Slurm signals all processes of a step at once; the mount needs the daemons longer.
         arguments = ["daemon", "--until-killed", "--rootdir", str(data), "--index", str(index)]
         arguments += ["--hostfile", str(state / jobs.HOSTS_NAME), "--listen", listen]
+        arguments += launch.tls_arguments(plan.tls)
         if plan.interface:
             arguments += ["--advertise", addresses.of_interface(plan.interface)]
         return children.spawn(f"daemon {index}", arguments, state / f"daemon-{index}.log", die_with_us=True)

@@ -25,7 +25,8 @@ from gkfs.client.scan import Attributes
 from gkfs.client.unpacking import Unpacker
 from gkfs.container import Damaged, Segment
 from gkfs.errors import GkfsError
-from gkfs.gang import Member, Message
+from gkfs.gang import Member
+from gkfs.gang_wire import Message
 from gkfs.limits import PACK_PIECE_BYTES
 
 _DIRECTORY_MODE = stat.S_IFDIR | 0o755

@@ -14,7 +14,7 @@ from gkfs.commands.packfolder import PackFolder
 from gkfs.commands.subtrees import Subtree
 from gkfs.container import ContainerWriter
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import Message
+from gkfs.gang_wire import Message
 from gkfs.hostfile import Hostfile
 from gkfs.limits import MANIFEST_SUBTREES_MAX, PACK_LINKED_BATCH
 from gkfs.manifest import Container, Manifest, private

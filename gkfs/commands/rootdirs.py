@@ -28,6 +28,7 @@ class Contents(NamedTuple):
     fsid: str
     daemon: int
     daemon_count: int
+    tls: bool = False
 
 
 def daemon_folder(rootdir: Path, daemon: int) -> Path:
@@ -74,7 +75,17 @@ def existing_file_system(rootdir: Path) -> Contents | None:
         raise _error(
             rootdir, f"holds only daemon {here} of the {count} of file system {fsids[0]}, see `gkfs daemon`"
         )
-    return Contents(fsids[0], 0, count)
+    return Contents(fsids[0], 0, count, known[0].tls)
+
+
+def chosen_tls(rootdir: Path, found: Contents | None, tls: bool | None) -> bool:
+    """Whether TLS is spoken: as *found* in *rootdir*, else as asked for. Raises GkfsError where both differ."""
+    if found is None:
+        return bool(tls)
+    if tls not in (None, found.tls):
+        with_tls = ("without", "with")
+        raise _error(rootdir, f"holds a file system {with_tls[found.tls]} TLS, not {with_tls[not found.tls]}")
+    return found.tls
 
 
 def read_contents(folder: Path) -> Contents | None:
@@ -82,7 +93,8 @@ def read_contents(folder: Path) -> Contents | None:
     path = folder / "superblock.json"
     try:
         fields = json.loads(path.read_bytes())
-        return Contents(str(fields["fsid"]), int(fields["daemon_index"]), int(fields["daemon_count"]))
+        whose = str(fields["fsid"]), int(fields["daemon_index"]), int(fields["daemon_count"])
+        return Contents(*whose, fields.get("tls") is True)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -82,7 +82,9 @@ def run(
             )
         else:
             embedded = daemons in (None, 1) and not separate_daemon
-            plan = _Plan(rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how, embedded)
+            plan = _Plan(
+                rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how, embedded, bool(spread.tls)
+            )
             mounted = _set_up(plan, signals, undo)
             signals.pause(0)
             status = mounted.run(command, grace, signals)
@@ -122,6 +124,7 @@ class _Plan(NamedTuple):
     log: Path | None
     how: Options
     embedded: bool  # the one daemon runs in the mount's process
+    tls: bool
 
 
 def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Mounted":
@@ -134,16 +137,16 @@ def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Moun
     if plan.log is not None:
         undo.callback(_keep_logs, folder, plan.log)
     rootdir, hostfile = plan.rootdir or folder, folder / "hosts"
-    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh())
+    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh(), tls=plan.tls)
     undo.callback(_remove_data, rootdir, plan.daemons)
     daemons: list[Child] = []
     own = None
     if plan.embedded:
-        own = Own(rootdir, 0, plan.listen)
+        own = Own(rootdir, 0, plan.listen, tls=plan.tls)
         rootdirs.daemon_folder(rootdir, 0).mkdir(mode=0o700, exist_ok=True)
     else:
         launched = launch(
-            Launch(rootdir, hostfile, plan.daemons, plan.listen, None, die_with_us=True, logs=folder), signals
+            Launch(rootdir, hostfile, plan.daemons, plan.listen, None, True, plan.tls, logs=folder), signals
         )
         daemons = launched.daemons
         undo.callback(children.end, daemons)

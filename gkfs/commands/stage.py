@@ -53,6 +53,7 @@ class _Site(NamedTuple):
     hostfile: Path
     mountdir: Path | None
     places: Places
+    tls: bool
 
 
 @verb("stage-in", _EPILOG_IN, hostfile={"help": "Hostfile of the file system.  [default: that of this job]"})
@@ -108,10 +109,10 @@ def _site(options: _Options, arguments: Sequence[str]) -> _Site:
         if job is None:
             raise GkfsError("no file system: no -H, and this is no job that has one", ExitStatus.HOSTFILE)
         hostfile = job.hostfile
-    hostfiles.read(hostfile)
+    tls = hostfiles.read(hostfile).tls
     if job is not None:
-        return _Site(hostfile, mountdir or Path(job.mountdir), job.places)
-    return _Site(hostfile, mountdir, find_places("local", None))
+        return _Site(hostfile, mountdir or Path(job.mountdir), job.places, tls)
+    return _Site(hostfile, mountdir, find_places("local", None), tls)
 
 
 def _is_contents(argument: str) -> bool:
@@ -140,7 +141,7 @@ def _errand(direction: str, arguments: Sequence[str], site: _Site, options: _Opt
     outer = [outside(source) for source in sources] if direction == "in" else [os.path.dirname(outside(dst))]
     plan = {"checksum": options.checksum, "verify": options.verify}
     timeout_s = options.request_timeout or REQUEST_TIMEOUT_S
-    return Errand(direction, unit, plan, site.hostfile, timeout_s, list(_identities(outer)))
+    return Errand(direction, unit, plan, site.hostfile, timeout_s, list(_identities(outer)), site.tls)
 
 
 def _identities(outer: Sequence[bytes]) -> Iterator[tuple[bytes, list[int]]]:

@@ -17,7 +17,8 @@ from gkfs.commands.launchers import Places
 from gkfs.commands.members import Members
 from gkfs.commands.signals import ENDING, Signals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import Event, Message
+from gkfs.gang import Event
+from gkfs.gang_wire import Message
 from gkfs.limits import END_GRACE_S, GANG_MEMBERS_MAX, JOB_START_TIMEOUT_S
 
 Unit = dict[str, Any]
@@ -42,6 +43,7 @@ class Errand(NamedTuple):
     hostfile: Path
     timeout_s: float
     look_at: list[tuple[bytes, list[int]]]  # what every mover must see
+    tls: bool = False
 
 
 class Result:
@@ -82,7 +84,7 @@ class Coordinator:
         self._signals = signals
         self._places = places
         per_host = max(1, min(per_host, GANG_MEMBERS_MAX // len(places.hosts)))
-        self._members = Members(places, per_host, log)
+        self._members = Members(places, per_host, log, tls=errand.tls)
         self._size = self._members.size
         self._gang = self._members.gang
         self._movers: dict[int, _Mover] = {}

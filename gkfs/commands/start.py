@@ -41,6 +41,7 @@ On one machine, daemons only, until `gkfs stop`:
     hostfile={"help": "File to write; names the daemons to all others."},
     daemons={"help": "Number of daemons, in a job of each node.  [default: 1, or as many as ROOTDIR holds]"},
     listen={"help": "Address of the first daemon; the others take the next ports.  [default: any port]"},
+    tls={"default": None},
 )
 def start(
     rootdir: Path | None,
@@ -68,7 +69,7 @@ def start(
         missing = "--rootdir" if rootdir is None else "--hostfile"
         raise click.UsageError(f"Missing option '{missing}' (there is no job here).", click.get_current_context())
     else:
-        _start_here(rootdir, hostfile, daemons, listen or LOCAL_LISTEN, advertise, json)
+        _start_here(rootdir, hostfile, daemons, listen or LOCAL_LISTEN, advertise, spread.tls, json)
 
 
 def _is_job(places: Places) -> bool:
@@ -99,14 +100,20 @@ def _tell(job: Job, count: int, env_file: Path | None, json: bool) -> None:
 
 
 def _start_here(
-    rootdir: Path, hostfile: Path, daemons: int | None, listen: str, advertise: str | None, json: bool
+    rootdir: Path,
+    hostfile: Path,
+    daemons: int | None,
+    listen: str,
+    advertise: str | None,
+    tls: bool | None,
+    json: bool,
 ) -> None:
     rootdirs.check_usable(rootdir)
     with Signals() as signals:
-        fsid, count = _choose(rootdir, daemons)
-        _claim(hostfile, rootdir, fsid, count)
+        fsid, count, tls = _choose(rootdir, daemons, tls)
+        _claim(hostfile, rootdir, fsid, count, tls)
         try:
-            launched = launch(Launch(rootdir, hostfile, count, listen, advertise, die_with_us=False), signals)
+            launched = launch(Launch(rootdir, hostfile, count, listen, advertise, False, tls), signals)
         except BaseException:
             hostfiles.remove(hostfile)
             raise
@@ -119,26 +126,27 @@ def _start_here(
         terminal.say(f"file system {fsid} runs, {count} daemon{plural}; hostfile {hostfile}")
 
 
-def _choose(rootdir: Path, daemons: int | None) -> tuple[str, int]:
-    """The fsid and number of daemons: those of the file system in *rootdir*, or new ones."""
+def _choose(rootdir: Path, daemons: int | None, tls: bool | None) -> tuple[str, int, bool]:
+    """The fsid, number of daemons and whether in TLS: those of the file system in *rootdir*, or new ones."""
     found = rootdirs.existing_file_system(rootdir)
+    tls = rootdirs.chosen_tls(rootdir, found, tls)
     if found is None:
-        return hostfiles.new_fsid(), daemons or 1
+        return hostfiles.new_fsid(), daemons or 1, tls
     if daemons not in (None, found.daemon_count):
         raise GkfsError(
             f"rootdir {rootdir} holds a file system of {found.daemon_count} daemons, not of {daemons}; "
             f"omit -n to restart it",
             ExitStatus.ROOTDIR,
         )
-    return found.fsid, found.daemon_count
+    return found.fsid, found.daemon_count, tls
 
 
-def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int) -> None:
+def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int, tls: bool) -> None:
     """Make the hostfile, or replace that of the same file system when none of its daemons runs."""
     old = hostfiles.read_if_there(hostfile)
     if old is None:
         hostfile.unlink(missing_ok=True)  # an empty one
-        if not hostfiles.create(hostfile, fsid, count, Key.fresh()):
+        if not hostfiles.create(hostfile, fsid, count, Key.fresh(), tls=tls):
             raise GkfsError(f"hostfile {hostfile} was made by another gkfs just now", ExitStatus.HOSTFILE)
         return
     from gkfs.commands import control  # imports trio
@@ -156,7 +164,7 @@ def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int) -> None:
             f"remove it if that one is not needed any more, or name another hostfile",
             ExitStatus.HOSTFILE,
         )
-    hostfiles.replace(hostfile, fsid, count)
+    hostfiles.replace(hostfile, fsid, count, tls=tls)
 
 
 def _document(hostfile: Path, launched: Launched) -> dict[str, object]:

@@ -59,7 +59,7 @@ def _ask(hostfile: Path, wait_s: float) -> tuple[Hostfile, Outcomes]:
 
 
 def _print(hosts: Hostfile, outcomes: Outcomes) -> None:
-    terminal.say(f"file system {hosts.fsid}")
+    terminal.say(f"file system {hosts.fsid}{', in TLS' if hosts.tls else ''}")
     terminal.print_table(_HEADINGS, [_row(hosts, index, outcome) for index, outcome in outcomes.items()], _RIGHT)
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, StatusReply)]
     free, _ = _space(answers)
@@ -106,6 +106,7 @@ def _document(hosts: Hostfile, outcomes: Outcomes) -> dict[str, Any]:
     return {
         "fsid": hosts.fsid,
         "daemon_count": hosts.daemon_count,
+        "tls": hosts.tls,
         "files": sum(answer.files for answer in answers),
         "used_bytes": sum(answer.used_bytes for answer in answers),
         "free_bytes": free,

@@ -8,7 +8,8 @@ from gkfs.commands.jobs import Job
 from gkfs.commands.options import verb
 from gkfs.commands.signals import pause_until
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import GangEnded, Member
+from gkfs.gang import Member
+from gkfs.gang_wire import GangEnded
 from gkfs.hostfile import Hostfile
 from gkfs.limits import END_GRACE_S, JOB_STOP_TIMEOUT_S, STOP_TIMEOUT_S
 

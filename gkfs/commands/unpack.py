@@ -15,7 +15,7 @@ from gkfs.commands.progress import Meter
 from gkfs.commands.signals import Signals
 from gkfs.commands.staging import movers_by_default
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.gang import Message
+from gkfs.gang_wire import Message
 from gkfs.manifest import Container, Manifest
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def unpack(
             work = _verify(sourcedir, found, Crew(places_for(None, launcher, hosts), per_host, signals))
         else:
             chosen = subtrees.locate(subtree or "/", hostfile)
-            hostfiles.read(chosen.hostfile)
-            crew = Crew(places_for(chosen.hostfile, launcher, hosts), per_host, signals)
+            tls = hostfiles.read(chosen.hostfile).tls
+            crew = Crew(places_for(chosen.hostfile, launcher, hosts), per_host, signals, tls=tls)
             order = {
                 "do": "unpack",
                 "hostfile": str(chosen.hostfile),

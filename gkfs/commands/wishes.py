@@ -23,6 +23,7 @@ class Spread(NamedTuple):
     mount_on: str | None
     interface: str | None
     cores: str | None
+    tls: bool | None
 
     def places(self) -> Places:
         """Where to start. Raises GkfsError (USAGE)."""
@@ -52,6 +53,7 @@ class Spread(NamedTuple):
             parse_cores(self.cores) if self.cores else [],
             options,
             log,
+            bool(self.tls),
         )
 
 

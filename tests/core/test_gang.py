@@ -1,20 +1,30 @@
 """Leader and members of a gang, in one process, over real sockets."""
 
 import os
+import resource
+import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gkfs.errors import GkfsError
-from gkfs.gang import GANG_VARIABLE, Event, Gang, GangEnded, Member, derived_key
+from gkfs.gang import GANG_VARIABLE, Event, Gang, Member, derived_key
+from gkfs.gang_wire import GangEnded
+from gkfs.hostfile import DaemonAddress
+from gkfs.tls import Certificate
+from gkfs.tls import call as call_in_tls
+from tests.relay import Relay
 
 
-@pytest.fixture
-def gang() -> Iterator[Gang]:
-    leader = Gang(3, only_this_host=True)
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def gang(request: pytest.FixtureRequest) -> Iterator[Gang]:
+    leader = Gang(3, only_this_host=True, tls=request.param)
     yield leader
     leader.close()
     for member in joined:
@@ -100,7 +110,7 @@ def test_member_sees_the_leader_end() -> None:
 
 
 def test_wrong_key_is_refused(gang: Gang) -> None:
-    key, places = gang.environment[GANG_VARIABLE].split()
+    key, places = gang.environment[GANG_VARIABLE].split(" ", 1)
     with pytest.raises(GkfsError, match="cannot be reached"):
         join(gang, 0, {GANG_VARIABLE: f"{'00' * 32} {places}"})
     assert gang.ranks == []
@@ -149,24 +159,163 @@ def test_visitor_is_no_member_but_is_heard_and_answered(gang: Gang) -> None:
 
 def test_garbage_after_the_handshake_ends_that_connection_only(gang: Gang) -> None:
     bad, good = join(gang, 0), join(gang, 1)
+    bad._connection.setblocking(True)
     bad._connection.sendall(b"\xff\xff\xff\xff")
     assert collect(gang, 1) == [Event(0, None)]
     good.send({"well": True})
     assert collect(gang, 1) == [Event(1, {"well": True})]
 
 
+def port_of(gang: Gang) -> int:
+    return int(gang.environment[GANG_VARIABLE].rpartition(":")[2])
+
+
 def test_silent_stranger_is_dropped(gang: Gang, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gkfs.gang.HANDSHAKE_TIMEOUT_S", 0.1)
-    place = gang.environment[GANG_VARIABLE].split()[1]
-    with socket.create_connection(("127.0.0.1", int(place.rpartition(":")[2]))) as stranger:
+    with socket.create_connection(("127.0.0.1", port_of(gang))) as stranger:
         deadline_s = time.monotonic() + 60
-        while time.monotonic() < deadline_s and gang.poll(0.02) == [] and not gang._strangers:
+        while time.monotonic() < deadline_s and gang.poll(0.02) == [] and not len(gang._strangers):
             pass
         time.sleep(0.15)
         gang.poll(0.01)
         stranger.settimeout(60)
-        assert len(stranger.recv(100)) == 32  # the challenge
+        if " tls " not in gang.environment[GANG_VARIABLE]:
+            assert len(stranger.recv(100)) == 32  # the challenge
         assert stranger.recv(100) == b""
+
+
+def test_a_silent_stranger_costs_no_processor_time(gang: Gang) -> None:
+    with socket.create_connection(("127.0.0.1", port_of(gang))):
+        gang.poll(0.1)
+        turns, deadline_s = 0, time.monotonic() + 0.5
+        while time.monotonic() < deadline_s:
+            gang.poll(0.1)
+            turns += 1
+        assert turns < 10
+
+
+def test_of_too_many_strangers_the_oldest_of_the_busiest_address_goes(
+    gang: Gang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gang._strangers, "_most", 20)
+    honest = socket.create_connection(("127.0.0.1", port_of(gang)), source_address=("127.0.0.2", 0))
+    gang.poll(0.1)
+    strangers = []
+    for _ in range(100):
+        strangers.append(socket.create_connection(("127.0.0.1", port_of(gang))))
+        gang.poll(0.01)
+    assert len(gang._strangers) == 20
+    addresses = {link.connection.getpeername()[0] for link in gang._strangers.all}
+    assert addresses == {"127.0.0.1", "127.0.0.2"}  # who called from elsewhere is still heard
+    assert join(gang, 1).rank == 1
+    for one in (honest, *strangers):
+        one.close()
+
+
+_KNOCKS = """
+import socket, sys
+sys.stdin.readline()
+them = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(100)]
+print("all", flush=True)
+sys.stdin.read()
+"""
+_JOINS = """
+import sys
+from gkfs.gang import Member
+sys.stdin.readline()
+member = Member.join(2)
+print("joined", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_strangers_who_take_all_descriptors_keep_no_member_out(gang: Gang) -> None:
+    def start(code: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", code, str(port_of(gang))]
+        environment = os.environ | gang.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    def go(process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        while not select.select([process.stdout], [], [], 0)[0]:
+            gang.poll(0.01)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with start(_KNOCKS) as strangers, start(_JOINS) as member:
+        free = sorted({*range(1000)} - {*map(int, os.listdir("/proc/self/fd"))})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[30], hard))
+        try:
+            go(strangers)
+            gang.poll(0.1)
+            assert 20 < len(gang._strangers) <= 30
+            go(member)
+            assert gang.ranks == [2]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            strangers.kill()
+            member.kill()
+
+
+def test_who_listens_to_a_gang_in_tls_hears_nothing_of_it() -> None:
+    heard = {}
+    for tls in (False, True):
+        gang = Gang(1, only_this_host=True, tls=tls)
+        here = DaemonAddress(0, "here", f"tcp://127.0.0.1:{port_of(gang)}", "-")
+        with Relay(here) as relay:
+            place = relay.address.tcp.removeprefix("tcp://")
+            environment = gang.environment[GANG_VARIABLE].rpartition(" ")[0] + f" {place}"
+            member = join(gang, 0, {GANG_VARIABLE: environment})
+            member.send({"path": "/secret"})
+            assert collect(gang, 1) == [Event(0, {"path": "/secret"})]
+            heard[tls] = bytes(relay.heard)
+            joined.remove(member)
+            member.close()
+        gang.close()
+    assert b"/secret" in heard[False]
+    assert b"/secret" not in heard[True]
+    assert len(heard[True]) > 500
+
+
+def test_who_stands_between_with_a_certificate_of_his_own_is_refused_by_both() -> None:
+    gang = Gang(1, only_this_host=True, tls=True)
+    listener = socket.create_server(("127.0.0.1", 0))
+    heard: list[bytes] = []
+
+    def carry() -> None:
+        accepted, _ = listener.accept()
+        caller = Certificate().answer(accepted)
+        called = call_in_tls(socket.create_connection(("127.0.0.1", port_of(gang))))
+        for end in (caller, called):
+            end.do_handshake()
+        caller.send(called.recv(32))
+        called.send(caller.recv(100))
+        heard.append(called.recv(100))
+        for end in (caller, called):
+            end.close()
+
+    thread = threading.Thread(target=carry)
+    thread.start()
+    place = f"127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(GkfsError, match="cannot be reached"):
+        join(gang, 0, {GANG_VARIABLE: gang.environment[GANG_VARIABLE].rpartition(" ")[0] + f" {place}"})
+    thread.join()
+    assert heard == [b""]
+    assert gang.ranks == []
+    listener.close()
+    gang.close()
+
+
+def test_who_does_not_speak_tls_is_refused_and_the_other_way_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gkfs.gang.HANDSHAKE_TIMEOUT_S", 0.3)
+    for tls in (False, True):
+        gang = Gang(1, only_this_host=True, tls=tls)
+        key, *_, place = gang.environment[GANG_VARIABLE].split()
+        with pytest.raises(GkfsError, match="cannot be reached"):
+            join(gang, 0, {GANG_VARIABLE: f"{key} {place}" if tls else f"{key} tls {place}"})
+        gang.close()
 
 
 def test_members_make_the_same_key_as_the_leader_and_other_gangs_another(gang: Gang) -> None:

@@ -30,6 +30,9 @@ _alive: set[FileSystem] = set()
 # The suite can be run with daemon 0 of every file system in the process of its first mount.
 ALL_EMBEDDED: Final = os.environ.get("GKFS_TEST_EMBEDDED") == "1"
 EMBEDDED: Final = "embedded"  # instead of a number of daemons: two, the first in the process of the first mount
+# And with TLS, over TCP, every one of them.
+ALL_TLS: Final = os.environ.get("GKFS_TEST_TLS") == "1"
+TLS: Final = "tls"  # instead of a number of daemons: two, in TLS
 
 
 class Place(NamedTuple):
@@ -86,10 +89,10 @@ def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def open_file_system(
-    folder: Path, daemons: int, mounts: int, *options: str, embedded: bool = ALL_EMBEDDED
+    folder: Path, daemons: int, mounts: int, *options: str, embedded: bool = ALL_EMBEDDED, tls: bool = ALL_TLS
 ) -> FileSystem:
     """Start and mount a file system in *folder*, with *options*; when that fails, nothing of it is left."""
-    file_system = FileSystem(folder, daemons, embedded=embedded)
+    file_system = FileSystem(folder, daemons, embedded=embedded, tls=tls)
     bring_up(file_system, mounts, *options)
     return file_system
 
@@ -128,19 +131,21 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 class Shared:
-    """File systems with two mounts, for all users, one per number of daemons, and one that is EMBEDDED."""
+    """File systems with two mounts, for all users, one per number of daemons, one EMBEDDED, and one in TLS."""
 
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         self._factory = factory
         self._running: dict[int | str, FileSystem] = {}
 
     def get(self, daemons: int | str) -> FileSystem:
-        """The running file system of that many daemons, or the one that is EMBEDDED."""
+        """The running file system of that many daemons, or the one that is EMBEDDED, or in TLS."""
         if daemons not in self._running:
             folder = self._factory.mktemp(f"gkfs-{daemons}")
             count = 2 if isinstance(daemons, str) else daemons
-            embedded = ALL_EMBEDDED or daemons == EMBEDDED
-            self._running[daemons] = open_file_system(folder, count, 2, "--allow-other", embedded=embedded)
+            embedded, tls = ALL_EMBEDDED or daemons == EMBEDDED, ALL_TLS or daemons == TLS
+            self._running[daemons] = open_file_system(
+                folder, count, 2, "--allow-other", embedded=embedded, tls=tls
+            )
         return self._running[daemons]
 
     def check(self, daemons: int | str) -> list[str]:

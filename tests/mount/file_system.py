@@ -36,13 +36,14 @@ class FileSystem:
     """Daemons of one file system on this machine, and mounts of it, each of which counts as a node.
 
     *embedded*: daemon 0 runs in the process of the mount that is made while there is none, so that it comes and
-    goes with it.
+    goes with it. *tls*: all is said over TCP, in TLS.
     """
 
-    def __init__(self, folder: Path, daemons: int, *, embedded: bool = False) -> None:
+    def __init__(self, folder: Path, daemons: int, *, embedded: bool = False, tls: bool = False) -> None:
         self.folder = folder
         self.daemons = daemons
         self.embedded = embedded
+        self.tls = tls
         self.rootdir = folder / "root"
         self.hostfile = folder / "hosts"
         self.mounts: list[Path] = []
@@ -91,8 +92,19 @@ class FileSystem:
             for index in range(1, self.daemons):
                 self._start_daemon(index)
             return
-        self.gkfs("start", "-r", self.rootdir, "-H", self.hostfile, "-n", str(self.daemons))
+        options = ["--tls"] if self.tls else []
+        self.gkfs("start", "-r", self.rootdir, "-H", self.hostfile, "-n", str(self.daemons), *options)
+        self._over_tcp()
         self._running = set(self.daemon_pids())
+
+    def _over_tcp(self) -> None:
+        """In TLS: take the Unix sockets away, which need none, so that everybody calls over TCP."""
+        if self.tls:
+            wait_until(lambda: all(self._takes_tcp_only(index) for index in range(self.daemons)), "TCP only")
+
+    def _takes_tcp_only(self, index: int) -> bool:
+        (self.rootdir / f"daemon-{index}" / "socket").unlink(missing_ok=True)
+        return index in hostfile.read_addresses(self.hostfile).daemons
 
     def mount(self, *options: str) -> Path:
         """Mount once more; the new mount point."""
@@ -104,10 +116,11 @@ class FileSystem:
         if embeds:
             count = str(self.daemons)
             options += ("--with-daemon", "-r", str(self.rootdir), "--index", "0", "-n", count, "--wait", "20")
-            options += ("--listen", "tcp://127.0.0.1:0")
+            options += ("--listen", "tcp://127.0.0.1:0", *(["--tls"] if self.tls else []))
         self.gkfs("mount", "-H", self.hostfile, "--log", self.log_of(mountdir), *options, mountdir)
         if embeds:
             self._embedding = mountdir
+            self._over_tcp()
             self._running = set(self.daemon_pids())
         assert os.path.ismount(mountdir), f"gkfs mount ended well, but {mountdir} is not mounted"
         return mountdir
@@ -187,12 +200,14 @@ class FileSystem:
         """Start a daemon that was killed, as a process of ours; it answers when this returns."""
         self._start_daemon(index)
         self.gkfs("status", "-H", self.hostfile, "--wait", "60")
+        self._over_tcp()
         self._running = set(self.daemon_pids())
 
     def _start_daemon(self, index: int) -> None:
         arguments = ("daemon", "-r", str(self.rootdir), "-H", str(self.hostfile), "-n", str(self.daemons))
         with open(self.folder / f"daemon-{len(self._own)}.log", "wb") as log:
             command = [*GKFS, *arguments, "--index", str(index), "--listen", "tcp://127.0.0.1:0"]
+            command += ["--tls"] if self.tls else []
             self._own.append(subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log))
 
     def kill_clients(self) -> None:

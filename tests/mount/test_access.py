@@ -1,6 +1,6 @@
 """Another user of this machine, with the hostfile but not the key: nothing read, nothing changed, no harm done.
 
-ACCESS_ATTEMPTS sets how many connections that user makes (10,000, and a tenth of it to an embedded daemon).
+ACCESS_ATTEMPTS sets how many connections that user makes (10,000; a tenth to an embedded daemon or in TLS).
 """
 
 import os
@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from errno import EACCES, EPERM
+from errno import EACCES, EPERM, EPROTONOSUPPORT
 from itertools import cycle
 from pathlib import Path
 from stat import S_IFREG
@@ -18,12 +18,13 @@ from typing import Final
 
 import pytest
 
-from gkfs import hostfile, keyfile, transport, wire
+from gkfs import hostfile, keyfile, tls, transport, wire
 from gkfs.commands import control
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.handshake import ANSWER_BYTES, Call
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import PROOF_BYTES, Access, Key
+from gkfs.limits import PROTOCOL_VERSION
 from gkfs.messages import CreateRequest, Empty, HelloRequest, UnlinkRequest
 from gkfs.operations import CREATE, HELLO, SHUTDOWN, UNLINK
 from tests.mount.conftest import Cluster, close_file_system, open_file_system
@@ -39,6 +40,8 @@ _LOG_LINES: Final = 50  # of all daemons; a line for each attempt would be many 
 _OPEN_FILES: Final = 20  # that a daemon opens for work of its own
 _SECRET: Final = b"secret" * 10_000
 
+_IN_TLS: Final = ("wrong", "guess", "garbage", "mirror")  # the others do not speak it
+
 _BEHIND: Final = b"".join(  # a proof that is none
     [
         *wire.encode_request(HELLO, 0, HelloRequest("x")),
@@ -49,10 +52,11 @@ _BEHIND: Final = b"".join(  # a proof that is none
 )
 
 
-@pytest.fixture(params=[False, True], ids=["daemons", "embedded"])
+@pytest.fixture(params=["daemons", "embedded", "tls"])
 def open_to_all(request: pytest.FixtureRequest, open_folder: Path) -> Iterator[FileSystem]:
     """A mounted file system in a folder that everybody may enter, with a hostfile that everybody may read."""
-    file_system = open_file_system(open_folder / "gkfs", 2, 1, embedded=request.param)
+    embedded, in_tls = request.param == "embedded", request.param == "tls"
+    file_system = open_file_system(open_folder / "gkfs", 2, 1, embedded=embedded, tls=in_tls)
     file_system.hostfile.chmod(0o644)
     (file_system.mounts[0] / "secret").write_bytes(_SECRET)
     yield file_system
@@ -106,9 +110,12 @@ def _use_the_verbs(hosts: Path) -> None:
             assert {getattr(outcome, "status", None) for outcome in outcomes.values()} == {ExitStatus.ACCESS}
 
 
-def _connect(address: DaemonAddress) -> socket.socket:
+def _connect(address: DaemonAddress, *, in_tls: bool) -> socket.socket:
     connection = socket.create_connection(transport.tcp_address(address.tcp))
     connection.settimeout(20)
+    if in_tls:
+        connection = tls.call(connection)
+        connection.do_handshake()
     return connection
 
 
@@ -125,12 +132,16 @@ def _take(connection: socket.socket, count: int) -> bytes:
 
 def _attempt(kind: str, address: DaemonAddress, access: Access) -> socket.socket | None:
     """One connection; the socket if it stays open. What comes is an answer, and nothing after it."""
-    connection = _connect(address)
+    connection = _connect(address, in_tls=access.tls and kind in _IN_TLS)
     call = Call(access, address.daemon, os.urandom(16), "control", "the daemon")
     if kind == "silent":
         return connection
     with connection:
-        if kind == "garbage":
+        if access.tls and kind not in _IN_TLS:
+            connection.sendall(_BEHIND if kind == "before" else call.greeting)
+            refusal = struct.pack("<4sHH", b"gkfs", PROTOCOL_VERSION, EPROTONOSUPPORT)
+            assert _take(connection, 1000) == refusal
+        elif kind == "garbage":
             connection.sendall(os.urandom(100))
             assert _take(connection, 1000) == b""
         elif kind == "before":
@@ -143,7 +154,9 @@ def _attempt(kind: str, address: DaemonAddress, access: Access) -> socket.socket
             answer = _take(connection, ANSWER_BYTES)
             proof = {"guess": os.urandom(PROOF_BYTES), "mirror": answer[-PROOF_BYTES:], "wrong": None}[kind]
             if proof is None:
-                proof = access.key.proof(b"gkfs: proof of the caller\0" + call.greeting + answer[:-PROOF_BYTES])
+                binding = connection.binding if isinstance(connection, tls.TlsSocket) else b""
+                text = call.greeting + answer[:-PROOF_BYTES] + binding
+                proof = access.key.proof(b"gkfs: proof of the caller\0" + text)
             connection.sendall(proof + _BEHIND)
             assert _take(connection, 1000) == b""
     return None
@@ -159,7 +172,7 @@ def _attack(hosts: Path, attempts: int) -> int:
     kinds = cycle(("wrong", "guess", "garbage", "half", "silent", "mirror", "before"))
     for number, kind in zip(range(attempts), kinds, strict=False):
         address = known.daemons[number % known.daemon_count]
-        stays = _attempt(kind, address, Access(known.fsid, Key.fresh()))
+        stays = _attempt(kind, address, Access(known.fsid, Key.fresh(), known.tls))
         if stays is not None:
             left_open.append(stays)
         if len(left_open) > _LEFT_OPEN:
@@ -205,7 +218,7 @@ def test_another_user_with_the_hostfile_gets_nothing_and_harms_nobody(open_to_al
     lines = _log_lines(open_to_all)
     counted = open_to_all.status()
     begun_s = time.perf_counter()
-    attempts = _ATTEMPTS // 10 if open_to_all.embedded else _ATTEMPTS
+    attempts = _ATTEMPTS // 10 if open_to_all.embedded or open_to_all.tls else _ATTEMPTS
     wait = begin_as_other_user(lambda: _attack(open_to_all.hostfile, attempts))
     ended = threading.Event()
     statuses: list[int] = []
@@ -226,7 +239,7 @@ def test_another_user_with_the_hostfile_gets_nothing_and_harms_nobody(open_to_al
     )
     after = [(_memory_bytes(pid), _open_files(pid)) for pid in pids]
     print(
-        f"{_ATTEMPTS} attempts, {duration_s:.1f} s; longest turn meanwhile {longest_s * 1e3:.0f} ms; {lines} lines"
+        f"{attempts} attempts, {duration_s:.1f} s; longest turn meanwhile {longest_s * 1e3:.0f} ms; {lines} lines"
     )
     print(f"memory and descriptors before: {before}, after: {after}")
     assert statuses == [0]

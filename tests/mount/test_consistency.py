@@ -15,13 +15,13 @@ from typing import Final
 import pytest
 
 from tests.mount.calls import MIB, noise, opened
-from tests.mount.conftest import EMBEDDED, Place
+from tests.mount.conftest import EMBEDDED, TLS, Place
 from tests.mount.file_system import FileSystem, wait_until
 from tests.mount.programs import at_once
 from tests.mount.trees import assert_same, facts
 
 pytestmark = pytest.mark.parametrize(
-    "file_system", [2, 4, EMBEDDED], ids=["2-daemons", "4-daemons", EMBEDDED], indirect=True
+    "file_system", [2, 4, EMBEDDED, TLS], ids=["2-daemons", "4-daemons", EMBEDDED, TLS], indirect=True
 )
 # Times of a directory reach other nodes a moment after the change of its entries (limits.DIRECTORY_TOUCH_DELAY_S);
 # on a busy machine the moment is longer.

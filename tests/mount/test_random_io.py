@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from tests.mount.calls import MIB
-from tests.mount.conftest import EMBEDDED, Place
+from tests.mount.conftest import EMBEDDED, TLS, Place
 from tests.mount.file_calls import exercise
 from tests.mount.programs import at_once
 from tests.mount.random_io import Wrong
@@ -44,8 +44,8 @@ def exercise_in_a_process(place: Place, seed: int, operations: int, *, moves: bo
 @pytest.mark.limit_s(36_000)
 @pytest.mark.parametrize(
     ("file_system", "operations"),
-    [(2, 30_000), (EMBEDDED, 5000)],
-    ids=["2-daemons", EMBEDDED],
+    [(2, 30_000), (EMBEDDED, 5000), (TLS, 5000)],
+    ids=["2-daemons", EMBEDDED, TLS],
     indirect=["file_system"],
 )
 def test_random_calls_on_one_mount_are_exact(operations: int, place: Place) -> None:

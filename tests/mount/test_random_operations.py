@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import multiple, rule
 
 from tests.mount import random_calls
-from tests.mount.conftest import EMBEDDED, Both
+from tests.mount.conftest import EMBEDDED, TLS, Both
 from tests.mount.random_calls import Choice, FileCalls, new_twins, run_examples
 from tests.mount.twin_calls import Descriptor, Filling, User
 from tests.mount.twins import Difference, Twins, reduced
@@ -121,8 +121,8 @@ class Calls(FileCalls):
 @pytest.mark.limit_s(3600)
 @pytest.mark.parametrize(
     ("file_system", "examples"),
-    [(2, 120), (EMBEDDED, 40)],
-    ids=["2-daemons", EMBEDDED],
+    [(2, 120), (EMBEDDED, 40), (TLS, 40)],
+    ids=["2-daemons", EMBEDDED, TLS],
     indirect=["file_system"],
 )
 def test_random_calls_have_the_same_results(examples: int, both: Both) -> None:
