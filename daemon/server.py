@@ -8,7 +8,6 @@ finish for `CLEAN_STOP_S`, close the stores. A daemon that is killed instead los
 import errno
 import logging
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,13 +16,13 @@ from typing import Any, NamedTuple
 
 import trio
 
-from gkfs import hostfile, tls, transport
+from gkfs import hostfile, transport
 from gkfs.copy_messages import LocateReply, LocateRequest
 from gkfs.daemon.audit import Audit
-from gkfs.daemon.connection import Connection
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.doors import Doors
 from gkfs.daemon.failover import Failover, Shard
-from gkfs.daemon.gate import Gate, Identity, NotAdmitted
+from gkfs.daemon.gate import Identity
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
 from gkfs.daemon.local import LocalClient
@@ -31,7 +30,6 @@ from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.session import Session, Sessions
-from gkfs.daemon.shares import Shares
 from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
@@ -41,13 +39,10 @@ from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.keyfile import Access
-from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
+from gkfs.limits import CLEAN_STOP_S
 from gkfs.operations import LOCATE, SHUTDOWN, STATUS, SYNC_METADATA
-from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
-
-_EVERY_INTERFACE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -162,13 +157,8 @@ class _Server:
             superblock.fsid, superblock.daemon_index, superblock.daemon_count, superblock.boot_epoch
         )
         self._access = access
-        self._gate = Gate(self._identity, access.key)
-        self._certificate = tls.Certificate() if access.tls else None
         self._sessions = Sessions(store)
         self._own_session = Session(os.urandom(16), "peer")
-        self._connections: set[Connection] = set()
-        self._shares = Shares()
-        self._spinner = Spinner(DAEMON_SPIN_S)
 
     async def run(
         self,
@@ -177,19 +167,16 @@ class _Server:
         mirror: Mirror | None,
         failover: Failover | None,
     ) -> None:
-        listeners: list[socket.socket] = []
         failure: GkfsError | None = None
         own_part: Failover | None = None
         async with trio.open_nursery() as nursery:
             try:
                 self._dispatcher = Dispatcher(self._store, nursery, mirror)
+                self._doors = Doors(self._identity, self._access, self._sessions, self._dispatcher, nursery)
                 if mirror is not None:
                     own_part = failover or self._take_part(known, nursery)
                 self._register(nursery, mirror, own_part)
-                self._listen(listeners)
-                for listener in listeners:
-                    nursery.start_soon(self._accept, listener, nursery)
-                nursery.start_soon(self._gate.report)
+                self._doors.open(self._settings.listen, self._rootdir, merge=self._settings.merge)
                 connect = partial(
                     LocalClient,
                     self._identity.daemon_index,
@@ -198,7 +185,7 @@ class _Server:
                     self._sessions,
                     nursery,
                 )
-                address = self._address(listeners)
+                address = self._doors.address(self._settings.advertise_host or "")
                 if mirror is None or self._identity.boot_epoch == 1:
                     self._announce(address)
                 task_status.started(Serving(address, connect))
@@ -210,10 +197,7 @@ class _Server:
             except GkfsError as error:
                 failure = error  # not out of the nursery, which would wrap it
             finally:
-                for listener in listeners:
-                    trio.lowlevel.notify_closing(listener.fileno())
-                    listener.close()
-                self._rootdir.socket.unlink(missing_ok=True)
+                self._doors.close()
             await self._finish()
             nursery.cancel_scope.cancel()
         if own_part is not None and failover is None:
@@ -226,10 +210,8 @@ class _Server:
         """What this process does for two copies of everything."""
 
         async def start(shard: int, folder: Path) -> None:
-            host = transport.tcp_address(self._settings.listen)[0]
-            settings = replace(
-                self._settings, rootdir=folder, daemon_index=shard, listen=f"tcp://{_bracketed(host)}:0"
-            )
+            listen = transport.at_any_port(self._settings.listen)
+            settings = replace(self._settings, rootdir=folder, daemon_index=shard, listen=listen)
             try:
                 await nursery.start(partial(serve, settings, failover=failover))
             except GkfsError as error:
@@ -279,33 +261,6 @@ class _Server:
         self._dispatcher.check_complete()
         handlers.resume()
 
-    # --- listening
-
-    def _listen(self, listeners: list[socket.socket]) -> None:
-        listeners.append(self._listen_tcp())
-        listeners.append(transport.listen_unix(self._rootdir.socket))
-
-    def _listen_tcp(self) -> socket.socket:
-        host, port = transport.tcp_address(self._settings.listen)
-        previous = self._rootdir.superblock.port
-        if port == 0 and previous:
-            try:
-                return transport.listen_tcp(f"tcp://{_bracketed(host)}:{previous}")
-            except GkfsError as error:
-                _log.warning("%s; taking another port", error)
-        return transport.listen_tcp(self._settings.listen)
-
-    def _address(self, listeners: list[socket.socket]) -> DaemonAddress:
-        host = self._settings.advertise_host or transport.tcp_address(self._settings.listen)[0]
-        if host in _EVERY_INTERFACE:
-            host = socket.gethostname()
-        return DaemonAddress(
-            self._identity.daemon_index,
-            socket.gethostname(),
-            transport.bound_tcp_uri(listeners[0], host),
-            transport.unix_uri(self._rootdir.socket),
-        )
-
     def _announce(self, address: DaemonAddress) -> None:
         """Append the own line to the hostfile, unless it says the same already. Raises GkfsError."""
         try:
@@ -337,65 +292,8 @@ class _Server:
         except GkfsError as error:
             raise os_error(errno.ENOENT, str(error)) from None
 
-    # --- connections
-
-    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
-        while True:
-            try:
-                accepted, peer = listener.accept()
-            except BlockingIOError:
-                try:
-                    await trio.lowlevel.wait_readable(listener.fileno())
-                except trio.ClosedResourceError:
-                    return
-                continue
-            except OSError as error:
-                if error.errno == errno.EBADF:
-                    return
-                _log.error("cannot accept connections: %s", error.strerror)  # out of descriptors, most likely
-                await trio.sleep(RECONNECT_MAX_S)
-                continue
-            try:
-                self._welcome(accepted, peer, nursery)
-            except NotAdmitted:
-                accepted.close()
-            await trio.lowlevel.checkpoint()
-
-    def _welcome(self, accepted: socket.socket, peer: tuple[str, int], nursery: trio.Nursery) -> None:
-        """Have a connection served. Raises NotAdmitted."""
-        caller = self._gate.caller(accepted, peer)
-        if len(self._connections) - self._gate.waiting >= CONNECTIONS_MAX:
-            self._gate.refuse(caller, f"{CONNECTIONS_MAX} connections are open")
-            raise NotAdmitted
-        accepted.setblocking(False)
-        if accepted.family != socket.AF_UNIX:
-            transport.tune(accepted)
-            if self._certificate is not None:
-                try:
-                    accepted = self._certificate.answer(accepted)
-                except OSError as error:  # gone already
-                    self._gate.refuse(caller, error.strerror or "broke")
-                    raise NotAdmitted from None
-        parts = (self._gate, self._identity, self._sessions, self._dispatcher, nursery, self._shares)
-        connection = Connection(accepted, caller, *parts, spinner=self._spinner, merge=self._settings.merge)
-        nursery.start_soon(self._serve_connection, connection)
-
-    async def _serve_connection(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        self._shares.connections = len(self._connections)
-        try:
-            await connection.run()
-        finally:
-            self._connections.discard(connection)
-            self._shares.connections = len(self._connections)
-
     async def _finish(self) -> None:
         """Let what is being executed be answered, for a short time."""
         with trio.move_on_after(CLEAN_STOP_S):
             await self._dispatcher.idle()
-            for connection in list(self._connections):
-                await connection.drained()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+            await self._doors.drained()

@@ -81,6 +81,17 @@ def listen_tcp(uri: str) -> socket.socket:
     return listener
 
 
+def at_port(uri: str, port: int) -> str:
+    """The address *uri* with another port. Raises GkfsError."""
+    host, _ = tcp_address(uri)
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def at_any_port(uri: str) -> str:
+    """The address *uri* with a port that is free. Raises GkfsError."""
+    return at_port(uri, 0)
+
+
 def bound_tcp_uri(listener: socket.socket, host: str) -> str:
     """The URI others reach *listener* at, under the name or address *host*."""
     port = listener.getsockname()[1]
