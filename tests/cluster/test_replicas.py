@@ -43,6 +43,7 @@ async def lose(cluster: Cluster, daemon: int) -> None:
 
 @in_cluster(3, replicas=2)
 async def test_what_was_acknowledged_survives_the_loss_of_a_daemon(cluster: Cluster) -> None:
+    await mirrored(cluster)
     client = cluster.client
     contents: dict[bytes, tuple[int, bytes]] = {}
     await client.mkdir(b"/dir")
@@ -64,6 +65,7 @@ async def test_what_was_acknowledged_survives_the_loss_of_a_daemon(cluster: Clus
 
 @in_cluster(3, replicas=2)
 async def test_nobody_notices_but_for_a_pause(cluster: Cluster) -> None:
+    await mirrored(cluster)
     created: set[bytes] = set()
     lost = trio.Event()
 
@@ -92,21 +94,22 @@ async def test_nobody_notices_but_for_a_pause(cluster: Cluster) -> None:
 
 @in_cluster(3, replicas=2)
 async def test_copies_are_made_again_and_another_loss_is_survived(cluster: Cluster) -> None:
+    await mirrored(cluster)
     client = cluster.client
     entry = await client.create(b"/file")
     data = [os.urandom(CHUNK_SIZE_BYTES) for _ in range(8)]
     for chunk, piece in enumerate(data):
         await client.write(b"/file", entry, chunk, piece)
     await lose(cluster, 0)
-    await mirrored(cluster, 0, 1, 2)
+    await mirrored(cluster)
     for chunk, piece in enumerate(data):
         assert await client.read(entry.fid, chunk) == piece
 
 
-async def mirrored(cluster: Cluster, *daemons: int) -> None:
-    """Wait until every shard has a mirror again."""
+async def mirrored(cluster: Cluster) -> None:
+    """Wait until every shard has a mirror."""
 
     async def is_so() -> bool:
-        return all([(await cluster.client.status(daemon)).copies == 2 for daemon in daemons])
+        return all([(await cluster.client.status(daemon)).copies == 2 for daemon in range(cluster.count)])
 
     await eventually(is_so)
