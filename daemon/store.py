@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,20 @@ _log = logging.getLogger(__name__)
 class MetadataStore:
     """All tables of `keys`; *files* and *directories* count the records of paths."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the store. Raises GkfsError when it cannot be opened, damage included."""
+    def __init__(
+        self, folder: Path, memtable_bytes: int = METADATA_MEMTABLE_BYTES, files_max: int = METADATA_FILES_MAX
+    ) -> None:
+        """Open or create the store, with *files_max* descriptors at most.
+
+        Raises GkfsError when it cannot be opened, damage included.
+        """
         self._folder = str(folder)
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
+        self._merging = False  # a thread has its files merged
+        self._options = partial(_options, memtable_bytes, files_max)
+        self.make_room: Callable[[], bool] = lambda: False  # frees some space; False: it cannot
         try:
-            self._db = Rdict(self._folder, _options())
+            self._db = Rdict(self._folder, self._options())
         except Exception as error:  # rocksdict raises plain Exception for everything
             reason = str(error).splitlines()[0]
             raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
@@ -157,6 +166,37 @@ class MetadataStore:
         except Exception as error:
             raise _mapped(error) from error
 
+    # --- space
+
+    def disk_bytes(self) -> int:
+        """What the records take on the disk: the tables, and the log. Some of it may be of removed ones."""
+        return self._property("total-sst-files-size") + self._property("cur-size-all-mem-tables")
+
+    def writes(self) -> int:
+        """How many keys were ever written or removed."""
+        return self._db.latest_sequence_number()
+
+    async def merge_files(self) -> None:
+        """Give back the space of removed records. Raises OSError. Goes on in its thread when cancelled."""
+        self._merging = True
+        try:
+            await trio.to_thread.run_sync(self._merge_files)
+        finally:
+            self._merging = False
+
+    def _merge_files(self) -> None:
+        try:
+            self._db.flush(True)
+            self._db.compact_range(None, None)
+        except Exception as error:
+            raise _mapped(error) from error
+
+    def _property(self, name: str) -> int:
+        try:
+            return self._db.property_int_value(f"rocksdb.{name}") or 0
+        except Exception:  # it is closed, after a failure
+            return 0
+
     def close(self) -> None:
         """Write everything out and release the files; nothing may be called afterwards."""
         try:
@@ -171,16 +211,30 @@ class MetadataStore:
             write()
         except Exception as error:
             self._failed = True
+            failure = _mapped(error)
+            if failure.errno != errno.ENOSPC or not self.make_room():
+                raise failure from error
+        else:
+            return
+        self._reopen()
+        try:
+            write()  # what there is of it already is written again
+        except Exception as error:
+            self._failed = True
             raise _mapped(error) from error
 
     def _reopen(self) -> None:
         """Open RocksDB anew, which needs some space: without, what is open can at least be read."""
-        found = os.statvfs(self._folder)
-        if found.f_bavail * found.f_frsize < METADATA_REOPEN_BYTES:
+        if self._merging:
+            raise os_error(errno.ENOSPC, f"metadata store {self._folder}: its files are being merged")
+        needed_bytes = METADATA_REOPEN_BYTES + self._property("cur-size-all-mem-tables")
+        if _free_bytes(self._folder) < needed_bytes and not (
+            self.make_room() and _free_bytes(self._folder) >= needed_bytes
+        ):
             raise os_error(errno.ENOSPC, f"metadata store {self._folder}")
         self.close()
         try:
-            self._db = Rdict(self._folder, _options())
+            self._db = Rdict(self._folder, self._options())
         except Exception as error:
             raise _mapped(error) from error
         self._failed = False
@@ -217,13 +271,23 @@ class MetadataStore:
         self._files_delta = self._directories_delta = 0
 
 
-def _options() -> Options:
+def _free_bytes(folder: str) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def _options(memtable_bytes: int, files_max: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(METADATA_MEMTABLE_BYTES)
+    options.set_write_buffer_size(memtable_bytes)
+    # What is merged at once needs its size once more: a part of what `room` keeps free.
+    options.set_target_file_size_base(2 * memtable_bytes)
+    options.set_max_bytes_for_level_base(8 * memtable_bytes)
+    options.set_max_compaction_bytes(8 * memtable_bytes)
+    options.set_level_compaction_dynamic_level_bytes(False)
     options.set_max_write_buffer_number(3)
     options.set_max_background_jobs(2)  # the node's cores belong to the application
-    options.set_max_open_files(METADATA_FILES_MAX)
+    options.set_max_open_files(files_max)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(METADATA_LOG_BYTES)
@@ -243,5 +307,7 @@ def _mapped(error: Any) -> OSError:
         return error
     text = str(error)
     number = errno.ENOSPC if "No space left" in text or "quota" in text.lower() else errno.EIO
+    if "Too many open files" in text:
+        number = errno.EMFILE
     _log.error("metadata store: %s", text)
     return os_error(number, f"metadata store: {text}")
