@@ -182,8 +182,10 @@ class Room:
                 continue
             started_s = time.monotonic()
             try:
-                await self._store.merge_files()
+                # Merging needs space itself. Where there is none, tables of removals alone may have some merged.
+                needed_bytes = min(self._store.disk_bytes(), SPACE_RESERVE_MEMTABLES * self._memtable_bytes) // 2
+                await self._store.merge_files(all_of_them=self.disk().free_bytes >= needed_bytes)
                 merged = writes
-            except OSError as error:
+            except OSError as error:  # RocksDB, short of space
                 _log.info("space of removed records: %s", error.strerror)
             await trio.sleep(max(MERGE_PAUSE_S, MERGE_PAUSE_SHARE * (time.monotonic() - started_s)))

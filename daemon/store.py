@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.limits import (
+    MERGE_END_S,
     METADATA_CACHE_BYTES,
     METADATA_FILES_MAX,
     METADATA_LOG_BYTES,
@@ -55,7 +57,8 @@ class MetadataStore:
         """
         self._folder = str(folder)
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
-        self._merging = False  # a thread has its files merged
+        self._merged = threading.Event()  # clear while a thread has RocksDB's files merged
+        self._merged.set()
         self._options = partial(_options, memtable_bytes, files_max)
         self.make_room: Callable[[], bool] = lambda: False  # frees some space; False: it cannot
         try:
@@ -176,20 +179,26 @@ class MetadataStore:
         """How many keys were ever written or removed."""
         return self._db.latest_sequence_number()
 
-    async def merge_files(self) -> None:
-        """Give back the space of removed records. Raises OSError. Goes on in its thread when cancelled."""
-        self._merging = True
-        try:
-            await trio.to_thread.run_sync(self._merge_files)
-        finally:
-            self._merging = False
+    async def merge_files(self, *, all_of_them: bool) -> None:
+        """Give back the space of removed records. Raises OSError. A close, or a failed write, ends it early."""
+        self._merged.clear()
+        await trio.to_thread.run_sync(self._merge_files, all_of_them, abandon_on_cancel=True)
 
-    def _merge_files(self) -> None:
+    def _merge_files(self, all_of_them: bool) -> None:
         try:
             self._db.flush(True)
-            self._db.compact_range(None, None)
+            if all_of_them:
+                self._db.compact_range(None, None)
         except Exception as error:
             raise _mapped(error) from error
+        finally:
+            self._merged.set()
+
+    def _end_merge(self) -> None:
+        """End the merge that a thread is busy with: what it uses cannot be closed."""
+        if not self._merged.is_set():
+            self._db.cancel_all_background(True)
+            self._merged.wait(MERGE_END_S)
 
     def _property(self, name: str) -> int:
         try:
@@ -199,10 +208,16 @@ class MetadataStore:
 
     def close(self) -> None:
         """Write everything out and release the files; nothing may be called afterwards."""
+        self._end_merge()
         try:
             self._db.close()
         except Exception as error:
-            _log.error("metadata store: %s", error)  # after a failed write: all that was committed is there
+            # After a failed write, or while files were merged: all that was committed is there.
+            _log.log(
+                logging.INFO if self._failed or "Shutdown" in str(error) else logging.ERROR,
+                "metadata store: %s",
+                error,
+            )
 
     def _write(self, write: Callable[[], None]) -> None:
         if self._failed:
@@ -216,7 +231,7 @@ class MetadataStore:
                 raise failure from error
         else:
             return
-        self._reopen()
+        self._reopen()  # ends a merge, too, which may have taken what space there was
         try:
             write()  # what there is of it already is written again
         except Exception as error:
@@ -225,8 +240,7 @@ class MetadataStore:
 
     def _reopen(self) -> None:
         """Open RocksDB anew, which needs some space: without, what is open can at least be read."""
-        if self._merging:
-            raise os_error(errno.ENOSPC, f"metadata store {self._folder}: its files are being merged")
+        self._end_merge()
         needed_bytes = METADATA_REOPEN_BYTES + self._property("cur-size-all-mem-tables")
         if _free_bytes(self._folder) < needed_bytes and not (
             self.make_room() and _free_bytes(self._folder) >= needed_bytes

@@ -138,6 +138,7 @@ SPACE_CHECK_SHARE: Final = 64  # and not more than so small a part of the capaci
 RECORD_LEAST_BYTES: Final = 256  # of a new record, its place in the log and in an index
 CAPACITY_LEAST_BYTES: Final = 16 << 20  # `--capacity`: below it the daemon's own files would be most of it
 BALLAST_EXTRA_BYTES: Final = 2 << 20  # given up on a full disk, beside two memtables
+MERGE_END_S: Final = 5.0  # a merge that is told to end takes milliseconds
 MERGE_PAUSE_S: Final = 1.0  # between two merges of RocksDB's files for want of space
 MERGE_PAUSE_SHARE: Final = 5  # and so often as long as the last one took
 STAT_CHUNKS: Final = 256  # chunk files looked at before others may run: half a millisecond
