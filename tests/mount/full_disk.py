@@ -85,7 +85,7 @@ def _write(
     refusals: int,
     sizes: tuple[int, ...],
     pipe: "multiprocessing.connection.Connection",
-) -> None:  # type: ignore[name-defined]
+) -> None:
     folder = mountdir / f"writer-{number}"
     dice = random.Random(number)
     report = Report({}, {}, 0)
