@@ -1,9 +1,10 @@
-"""statfs: the sum over all daemons, those that share one local file system counted once."""
+"""statfs: the sum over all daemons, those that share one local file system counted once, up to their limits."""
 
 import time
 
 from pyfuse3 import StatvfsData
 
+from gkfs import capacity
 from gkfs.client.context import Context
 from gkfs.limits import NAME_MAX_BYTES
 from gkfs.messages import Empty
@@ -32,12 +33,12 @@ class Space:
         pool = self._context.pool
         calls = [pool.call(index, STATUS, Empty()) for index in range(self._context.distributor.daemon_count)]
         replies = [await call for call in calls]
-        disks = {(reply.host, reply.device): reply for reply in replies}.values()
+        free_bytes, total_bytes = capacity.together(replies)
         entries = sum(reply.files + reply.directories for reply in replies)
         answer = StatvfsData()
         answer.f_bsize = answer.f_frsize = _BLOCK_BYTES
-        answer.f_blocks = sum(disk.total_bytes for disk in disks) // _BLOCK_BYTES
-        answer.f_bfree = answer.f_bavail = sum(disk.free_bytes for disk in disks) // _BLOCK_BYTES
+        answer.f_blocks = total_bytes // _BLOCK_BYTES
+        answer.f_bfree = answer.f_bavail = free_bytes // _BLOCK_BYTES
         # Records need space, not inodes; a free block can hold several. Never fewer than the blocks, as btrfs.
         answer.f_ffree = answer.f_favail = answer.f_bfree
         answer.f_files = entries + answer.f_ffree

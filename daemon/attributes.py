@@ -10,6 +10,7 @@ from gkfs.changes import with_attributes, with_written, with_xattr, without_xatt
 from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.records import Records
+from gkfs.daemon.room import Room
 from gkfs.daemon.session import Session
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
@@ -30,7 +31,8 @@ from gkfs.metadentry import FLAG_SPARSE
 class Attributes:
     """The handlers."""
 
-    def __init__(self, records: Records, leases: Leases, inline_data: InlineData) -> None:
+    def __init__(self, records: Records, leases: Leases, inline_data: InlineData, room: Room) -> None:
+        self._room = room
         self._records = records
         self._leases = leases
         self._inline_data = inline_data
@@ -83,6 +85,7 @@ class Attributes:
     def setxattr(self, session: Session, request: SetxattrRequest) -> RecordReply:
         found, entry = self._records.for_change(request.path, request.fid)
         self._leases.check_file(request.path, session.client_id)
+        self._room.take_record(len(request.value))
         return RecordReply(self._records.replace(found, with_xattr(entry, request)))
 
     def removexattr(self, session: Session, request: RemovexattrRequest) -> RecordReply:

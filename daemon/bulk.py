@@ -79,7 +79,7 @@ class Bulk:
     def _begin(self, entry: Metadentry, request: PutRequest) -> Coroutine[Any, Any, None] | None:
         """Write the first chunk, if there is one."""
         if not _has_chunk(entry, request):
-            self._storage.check_space(len(request.data))
+            self._storage.room.take_record(len(request.data))
             return None
         try:
             return self._storage.write_new(entry.fid, request.data)

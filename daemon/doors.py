@@ -10,6 +10,7 @@ import socket
 import trio
 
 from gkfs import tls, transport
+from gkfs.daemon import descriptors
 from gkfs.daemon.connection import Connection
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.gate import Gate, Identity, NotAdmitted
@@ -19,7 +20,7 @@ from gkfs.daemon.superblock import Rootdir
 from gkfs.errors import GkfsError
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import Access
-from gkfs.limits import CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
+from gkfs.limits import DAEMON_SPIN_S, RECONNECT_MAX_S
 from gkfs.spin import Spinner
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Doors:
         self._shares = Shares()
         self._spinner = Spinner(DAEMON_SPIN_S)
         self._listeners: list[socket.socket] = []
+        self._connections_max = descriptors.shares().connections
 
     def open(self, listen: str, rootdir: Rootdir, *, merge: bool) -> None:
         """Accept connections from now on. Raises GkfsError (ADDRESS)."""
@@ -110,8 +112,9 @@ class Doors:
     def _welcome(self, accepted: socket.socket, peer: tuple[str, int]) -> None:
         """Have a connection served. Raises NotAdmitted."""
         caller = self._gate.caller(accepted, peer)
-        if len(self._connections) - self._gate.waiting >= CONNECTIONS_MAX:
-            self._gate.refuse(caller, f"{CONNECTIONS_MAX} connections are open")
+        most = self._connections_max
+        if len(self._connections) - self._gate.waiting >= most:
+            self._gate.refuse(caller, f"{most} connections are open")
             raise NotAdmitted
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:

@@ -88,17 +88,21 @@ class Handlers:
         restarted = identity.boot_epoch > 1
         self._nursery = nursery
         self._owns_root = distributor.path_owner(ROOT) == own_index
-        moves = Moves()
+        moves, room = Moves(), storage.room
         records = Records(store, guards)
         leases = Leases(nursery, restarted=restarted)
         parents = Parents(store, guards, moves, distributor, peers)
         fids = Fids(own_index, identity.boot_epoch)
         self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, nursery)
         self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)
-        self._links = Links(store, records, guards, distributor, peers, self._opens, sessions, leases, nursery)
-        self._namespace = Namespace(store, records, guards, moves, parents, self._opens, self._links, fids, leases)
+        self._links = Links(
+            store, records, guards, distributor, peers, self._opens, sessions, leases, nursery, room
+        )
+        self._namespace = Namespace(
+            store, records, guards, moves, parents, self._opens, self._links, fids, leases, room
+        )
         self._inline_data = InlineData(own_index, identity.daemon_count, records, leases, storage)
-        self._attributes = Attributes(records, leases, self._inline_data)
+        self._attributes = Attributes(records, leases, self._inline_data, room)
         self._truncation = Truncation(
             store, records, guards, distributor, peers, self._reclaimer, self._inline_data, leases
         )

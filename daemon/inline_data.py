@@ -40,7 +40,8 @@ class InlineData:
         if not entry.is_inline or end > INLINE_DATA_MAX_BYTES:
             return WriteInlineReply(found.record, False)
         self._leases.check_file(request.path, session.client_id)
-        self._storage.check_space(len(data))
+        if end > len(entry.data):
+            self._storage.room.take(len(data))
         old = entry.data.ljust(offset, b"\0")
         data = b"".join((old[:offset], data, old[end:]))
         entry = with_written(entry, end, request.mtime_ns, unprivileged=request.unprivileged, data=data)

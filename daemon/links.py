@@ -32,6 +32,7 @@ from gkfs.daemon.leases import Leases
 from gkfs.daemon.opens import Opens
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.records import Records
+from gkfs.daemon.room import Room
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
@@ -74,10 +75,12 @@ class Links:
         sessions: Sessions,
         leases: Leases,
         nursery: trio.Nursery,
+        room: Room,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
+        self._room = room
         self._guards = guards
         self._distributor = distributor
         self._peers = peers
@@ -189,6 +192,7 @@ class Links:
         if record is None:
             raise os_error(errno.ENOENT, f"file {request.fid:x} has lost its last name")
         entry = metadentry.decode(record)
+        self._room.take_record(len(request.path))
         if entry.nlink >= LINKS_MAX:
             raise os_error(errno.EMLINK, f"file {request.fid:x} has {entry.nlink} names")
         link = metadentry.encode(entry.link())

@@ -10,19 +10,29 @@ from gkfs.daemon import keys
 from gkfs.daemon.chunk_files import read_file
 from gkfs.daemon.guards import Guard
 from gkfs.daemon.mirror import Mirror
+from gkfs.daemon.room import Room
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import INLINE_IO_MAX_BYTES, SCAN_PAGE_RECORDS
+from gkfs.limits import INLINE_IO_MAX_BYTES, OPEN_CHUNKS_MAX, SCAN_PAGE_RECORDS
 from gkfs.messages import Buffer
 
 
 class MirroredStorage(ChunkStorage):
     """The same, and every change is shipped when it begins."""
 
-    def __init__(self, folder: Path, store: MetadataStore, mirror: Mirror, *, uses_direct_io: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: MetadataStore,
+        mirror: Mirror,
+        room: Room,
+        *,
+        uses_direct_io: bool = True,
+        files_max: int = OPEN_CHUNKS_MAX,
+    ) -> None:
         """Open the storage in *folder*, created when missing. Raises OSError."""
         self._mirror = mirror
-        super().__init__(folder, store, uses_direct_io=uses_direct_io)
+        super().__init__(folder, store, room, uses_direct_io=uses_direct_io, files_max=files_max)
 
     def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
         work = super().write(fid, chunk, offset, data)

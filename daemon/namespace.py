@@ -20,6 +20,7 @@ from gkfs.daemon.moves import Moves
 from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.records import Records
+from gkfs.daemon.room import Room
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
@@ -77,8 +78,10 @@ class Namespace:
         links: Links,
         fids: Fids,
         leases: Leases,
+        room: Room,
     ) -> None:
         self._store = store
+        self._room = room
         self._records = records
         self._guards = guards
         self._moves = moves
@@ -162,6 +165,7 @@ class Namespace:
             return self._existing(request, existing)
         self._parents.check(request.path, request.parent_fid)
         check_kind(request.path, request.mode, request.target)
+        self._room.take_record(len(key) + len(request.target))
         entry = Metadentry.new(
             mode=request.mode,
             uid=request.uid,

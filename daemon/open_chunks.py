@@ -1,11 +1,10 @@
-"""The chunk files that are open: the ones used last, up to `OPEN_CHUNKS_MAX`, and those that threads work on."""
+"""The chunk files that are open: the ones used last, up to so many, and those that threads work on."""
 
 import os
 
 from gkfs.daemon import keys
 from gkfs.daemon.chunk_files import file_name
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import OPEN_CHUNKS_MAX
 
 
 class ChunkFile:
@@ -28,8 +27,9 @@ class ChunkFile:
 class OpenChunks:
     """The open files of the chunks below one folder."""
 
-    def __init__(self, folder: str, store: MetadataStore) -> None:
+    def __init__(self, folder: str, store: MetadataStore, files_max: int) -> None:
         self._folder = folder
+        self._files_max = files_max
         self._store = store
         self._open: dict[tuple[int, int], ChunkFile] = {}  # least recently used first
 
@@ -54,7 +54,7 @@ class OpenChunks:
                     return None
                 self._store.put_now(keys.chunk(fid, chunk), b"")
                 file = ChunkFile(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600), 0)
-            if len(self._open) >= OPEN_CHUNKS_MAX:
+            if len(self._open) >= self._files_max:
                 self.drop(*next(iter(self._open)))
         self._open[name] = file
         return file

@@ -1,12 +1,12 @@
 """The process that is nothing but a daemon: its signals and its limits."""
 
 import logging
-import resource
 import signal
 
 import trio
 
 from gkfs.buffers import keep_large_buffers
+from gkfs.daemon import descriptors
 from gkfs.daemon.server import DaemonSettings, serve
 from gkfs.errors import GkfsError
 
@@ -20,7 +20,7 @@ def run_daemon(settings: DaemonSettings) -> None:
     if settings.until_killed:
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-    take_all_descriptors()
+    descriptors.take_all()
     keep_large_buffers()
     if settings.until_killed:
         trio.run(serve, settings)
@@ -30,13 +30,6 @@ def run_daemon(settings: DaemonSettings) -> None:
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda received, _: early.append(received))
     trio.run(_serve_until_signal, settings, early)
-
-
-def take_all_descriptors() -> None:
-    """Have this process open as many files as the system lets it: chunks, tables and connections are many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve_until_signal(settings: DaemonSettings, early: list[int]) -> None:

@@ -18,6 +18,7 @@ import trio
 
 from gkfs import hostfile, transport
 from gkfs.copy_messages import LocateReply, LocateRequest
+from gkfs.daemon import descriptors
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.doors import Doors
@@ -29,6 +30,7 @@ from gkfs.daemon.local import LocalClient
 from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.peers import Peers
+from gkfs.daemon.room import Ballast, Room, disk_of, memtable_bytes
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
@@ -39,7 +41,7 @@ from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.keyfile import Access
-from gkfs.limits import CLEAN_STOP_S
+from gkfs.limits import BALLAST_EXTRA_BYTES, CLEAN_STOP_S, METADATA_REOPEN_BYTES
 from gkfs.operations import LOCATE, SHUTDOWN, STATUS, SYNC_METADATA
 
 _log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class DaemonSettings:
     merge: bool = True  # requests that came together are executed and answered together
     direct_io: bool = True  # large pieces of chunks go past the page cache, where the file system can
     replicas: int = 1  # 2: every record and chunk is on two daemons
+    capacity_bytes: int = 0  # for chunks and records together; 0: as much as the disk has
 
 
 class Serving(NamedTuple):
@@ -92,12 +95,12 @@ async def serve(
         if settings.replicas > 1:
             _check_not_lost(settings, known, rootdir)
         # In a thread: others must not take a process for dead that opens a large shard which it has taken over.
-        store = await trio.to_thread.run_sync(MetadataStore, rootdir.metadata)
+        gathered_bytes, ballast = _make_way(rootdir, settings)
+        tables_max = descriptors.shares().tables
+        store = await trio.to_thread.run_sync(MetadataStore, rootdir.metadata, gathered_bytes, tables_max)
         try:
             mirror = Mirror(settings.daemon_index) if settings.replicas > 1 else None
-            storage = await trio.to_thread.run_sync(
-                partial(_open_storage, rootdir, store, mirror, direct_io=settings.direct_io)
-            )
+            storage = await trio.to_thread.run_sync(_open_storage, rootdir, store, mirror, ballast, settings)
             try:
                 stop = trio.Event() if stop is None else stop
                 server = _Server(settings, known.access, rootdir, store, storage, stop, on_shutdown or stop.set)
@@ -121,16 +124,36 @@ def _check_not_lost(settings: DaemonSettings, known: Hostfile, rootdir: Rootdir)
         )
 
 
-def _open_storage(
-    rootdir: Rootdir, store: MetadataStore, mirror: Mirror | None, *, direct_io: bool
-) -> ChunkStorage:
+def _make_way(rootdir: Rootdir, settings: DaemonSettings) -> tuple[int, Ballast]:
+    """How much the store may gather, and the ballast, which is given up if the store could not be opened else."""
     try:
+        gathered_bytes = memtable_bytes(rootdir.path, settings.capacity_bytes)
+        ballast = Ballast(rootdir.ballast, 2 * gathered_bytes + BALLAST_EXTRA_BYTES)
+        if disk_of(rootdir.path).free_bytes < gathered_bytes + METADATA_REOPEN_BYTES and ballast.give_up():
+            _log.error("no space left under %s: what was kept for removals is used now", rootdir.path)
+    except OSError as error:
+        raise _unusable(rootdir, error) from None
+    return gathered_bytes, ballast
+
+
+def _open_storage(
+    rootdir: Rootdir, store: MetadataStore, mirror: Mirror | None, ballast: Ballast, settings: DaemonSettings
+) -> ChunkStorage:
+    files_max, direct_io = descriptors.shares().chunks, settings.direct_io
+    try:
+        room = Room(rootdir.path, store, settings.capacity_bytes, ballast)
         if mirror is not None:
             store.on_commit = mirror.commit
-            return MirroredStorage(rootdir.chunks, store, mirror, uses_direct_io=direct_io)
-        return ChunkStorage(rootdir.chunks, store, uses_direct_io=direct_io)
+            return MirroredStorage(
+                rootdir.chunks, store, mirror, room, uses_direct_io=direct_io, files_max=files_max
+            )
+        return ChunkStorage(rootdir.chunks, store, room, uses_direct_io=direct_io, files_max=files_max)
     except OSError as error:
-        raise GkfsError(f"rootdir {rootdir.path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR) from None
+        raise _unusable(rootdir, error) from None
+
+
+def _unusable(rootdir: Rootdir, error: OSError) -> GkfsError:
+    return GkfsError(f"rootdir {rootdir.path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR)
 
 
 class _Server:
@@ -176,6 +199,7 @@ class _Server:
                 if mirror is not None:
                     own_part = failover or self._take_part(known, nursery)
                 self._register(nursery, mirror, own_part)
+                nursery.start_soon(self._storage.room.tend)
                 self._doors.open(self._settings.listen, self._rootdir, merge=self._settings.merge)
                 connect = partial(
                     LocalClient,

@@ -36,7 +36,7 @@ class Control:
         self._started_ns = time.time_ns()
 
     def status(self, session: Session, request: Empty) -> StatusReply:
-        free_bytes, total_bytes, device = self._storage.space()
+        free_bytes, total_bytes, device = self._storage.room.disk()
         return StatusReply(
             daemon_index=self._identity.daemon_index,
             host=socket.gethostname(),
@@ -45,7 +45,7 @@ class Control:
             started_ns=self._started_ns,
             files=self._store.files,
             directories=self._store.directories,
-            used_bytes=self._storage.used_bytes,
+            used_bytes=self._storage.room.chunks_bytes,
             free_bytes=free_bytes,
             total_bytes=total_bytes,
             device=device,
@@ -53,6 +53,8 @@ class Control:
             batches=self._dispatcher.batches,
             connections=self._sessions.connected(),
             copies=2 if self._dispatcher.mirror is not None and self._dispatcher.mirror.counts else 1,
+            records_bytes=self._store.disk_bytes(),
+            capacity_bytes=self._storage.room.capacity_bytes,
         )
 
     def shutdown(self, session: Session, request: Empty) -> Empty:

@@ -32,6 +32,7 @@ from gkfs.daemon.chunk_files import (
 )
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.open_chunks import ChunkFile, OpenChunks
+from gkfs.daemon.room import Room
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
 from gkfs.limits import (
@@ -41,12 +42,10 @@ from gkfs.limits import (
     INLINE_CUT_CHUNKS,
     INLINE_IO_MAX_BYTES,
     IO_THREADS,
+    OPEN_CHUNKS_MAX,
     SCAN_PAGE_RECORDS,
     SLOW_DISK_READ_S,
     SLOW_DISK_SPELL_S,
-    SPACE_CHECK_BYTES,
-    SPACE_RESERVE_BYTES,
-    SPACE_RESERVE_SHARE,
     STAT_CHUNKS,
     UNSYNCED_FILES_MAX,
 )
@@ -56,18 +55,26 @@ _FID_MAX: Final = (1 << 64) - 1
 
 
 class ChunkStorage:
-    """The chunks of one daemon; *used_bytes* is the sum of their files' sizes."""
+    """The chunks of one daemon. How much there is of them, and may be, *room* knows."""
 
     def __init__(
-        self, folder: Path, store: MetadataStore, *, uses_direct_io: bool = True, keeps_unclaimed: bool = False
+        self,
+        folder: Path,
+        store: MetadataStore,
+        room: Room | None = None,
+        *,
+        uses_direct_io: bool = True,
+        keeps_unclaimed: bool = False,
+        files_max: int = OPEN_CHUNKS_MAX,
     ) -> None:
-        """Open the storage in *folder*, created when missing. Raises OSError.
+        """Open the storage in *folder*, created when missing; *files_max* stay open. Raises OSError.
 
         *keeps_unclaimed*: what `write_new` wrote in an earlier run may still be claimed.
         """
-        self._folder = str(folder)
         self._store = store
-        self._files = OpenChunks(self._folder, store)
+        make_folders(folder)
+        self.room = room or Room(folder, store)
+        self._files = OpenChunks(str(folder), store, files_max)
         self._threads = trio.CapacityLimiter(IO_THREADS)
         self._writes: dict[int, int] = {}  # fid -> writes in threads
         self._writes_done = trio.Event()  # replaced each time it is set
@@ -75,15 +82,10 @@ class ChunkStorage:
         # Chunks written since the last sync, by file; None when there are too many to tell them apart.
         self._unsynced: dict[int, set[int] | None] = {}
         self._unsynced_forgotten = False  # files not in it may have unsynced chunks, too
-        self._unchecked_bytes = SPACE_CHECK_BYTES  # written since the free space was looked at
-        self._reserve_bytes = 0  # kept from data
         self._disk_slow_until_s = 0.0  # on perf_counter's clock; small reads that may wait for it use threads
-        self.used_bytes = 0
-        make_folders(folder)
         direct = uses_direct_io and direct_io.works_in(folder)
         self._write_large = direct_io.write_large if direct else write_all
         self._read_large = direct_io.read_large if direct else os.pread
-        self._reserve_bytes = min(SPACE_RESERVE_BYTES, self.space()[1] // SPACE_RESERVE_SHARE)
         self._count_bytes(keeps_unclaimed)
 
     # --- reading and writing
@@ -91,13 +93,13 @@ class ChunkStorage:
     def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
         """Write *data* at *offset* within a chunk; returns its length. *data* must stay unchanged until done.
 
-        Raises OSError: EINVAL beyond the chunk, ENOSPC, EIO; Blocked while the file is being cut.
+        Raises OSError: EINVAL beyond the chunk, ENOSPC, EDQUOT, EIO; Blocked while the file is being cut.
         """
         if not _exists(fid, chunk, offset) or not 0 < len(data) <= CHUNK_SIZE_BYTES - offset:
             raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot write {len(data)} bytes at {offset}")
         if fid in self._cuts:
             raise Blocked(self._cuts[fid])
-        self.check_space(len(data))
+        self._check_room(fid, chunk, offset, len(data))
         file = self._files.get(fid, chunk, create=True)
         assert file is not None
         self._note_unsynced(fid, chunk)
@@ -110,6 +112,7 @@ class ChunkStorage:
             return len(data)
         file.users += 1
         self._writes[fid] = self._writes.get(fid, 0) + 1
+        self.room.writing_bytes += len(data)
         return self._write_in_thread(file, fid, offset, data)
 
     def read(self, fid: int, chunk: int, offset: int, length: int) -> Buffer | Coroutine[Any, Any, Buffer]:
@@ -138,11 +141,11 @@ class ChunkStorage:
     def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
         """Write the begin of a file that nobody knows yet, up to a chunk; `claim` must follow, or `cut`.
 
-        *data* must stay unchanged until done. Raises OSError: EINVAL, ENOSPC, EIO.
+        *data* must stay unchanged until done. Raises OSError: EINVAL, ENOSPC, EDQUOT, EIO.
         """
         if not _exists(fid, 0, 0) or not 0 < len(data) <= CHUNK_SIZE_BYTES:
             raise os_error(errno.EINVAL, f"file {fid:x}: cannot begin with {len(data)} bytes")
-        self.check_space(len(data))
+        self.room.take(len(data))
         self._store.put_now(keys.chunk(fid, 0), keys.UNCLAIMED)
         self._note_unsynced(fid, 0)
         if len(data) > INLINE_IO_MAX_BYTES:
@@ -203,18 +206,17 @@ class ChunkStorage:
             await trio.lowlevel.checkpoint()
         return total
 
-    def check_space(self, length: int) -> None:
-        """Raise OSError (ENOSPC) unless *length* bytes of data may be stored, wherever."""
-        self._unchecked_bytes += length
-        if self._unchecked_bytes < min(SPACE_CHECK_BYTES, self._reserve_bytes // 4):
-            return
-        free_bytes = self.space()[0]
-        if free_bytes < self._reserve_bytes + length:
-            raise os_error(
-                errno.ENOSPC,
-                f"{free_bytes} bytes free under {self._folder}, {self._reserve_bytes} are kept for records",
-            )
-        self._unchecked_bytes = 0
+    def _check_room(self, fid: int, chunk: int, offset: int, length: int) -> None:
+        """Raise OSError (ENOSPC, EDQUOT) unless this may be written: always where a chunk is, and has no holes."""
+        try:
+            self.room.take(length)
+        except OSError:
+            try:
+                found = os.stat(self._files.path(fid, chunk))
+            except FileNotFoundError:
+                found = None
+            if found is None or offset + length > found.st_size or found.st_blocks * 512 < found.st_size:
+                raise
 
     # --- cutting
 
@@ -232,7 +234,7 @@ class ChunkStorage:
                 # no await between here and the last removal: no write can come in between
                 for key, _ in found:
                     self._files.drop(fid, keys.chunk_of_key(key)[1])
-                    self.used_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), _kept(key, size))
+                    self.room.chunks_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), _kept(key, size))
                     self._forget(key, size)
                 return None
         self._cuts[fid] = Guard(f"chunks of file {fid:x} are being cut")
@@ -257,7 +259,7 @@ class ChunkStorage:
         for key in page:
             self._files.drop(*keys.chunk_of_key(key))
         freed = await trio.to_thread.run_sync(cut_files, work, limiter=self._threads)
-        self.used_bytes -= freed
+        self.room.chunks_bytes -= freed
         for key in page:
             self._files.drop(*keys.chunk_of_key(key))  # a reader may have opened it again, with its old size
             self._forget(key, size)
@@ -273,17 +275,12 @@ class ChunkStorage:
                 if not unsynced:
                     del self._unsynced[fid]
 
-    # --- for status and stop
-
-    def space(self) -> tuple[int, int, int]:
-        """(free bytes, total bytes, device number) of the local file system. Raises OSError."""
-        found = os.statvfs(self._folder)
-        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, os.stat(self._folder).st_dev
+    # --- for others
 
     def add_found(self, fid: int, chunk: int) -> None:
         """Count a file that was not made by `write`, whatever there is of it."""
         with contextlib.suppress(FileNotFoundError):
-            self.used_bytes += os.stat(self._files.path(fid, chunk)).st_size
+            self.room.chunks_bytes += os.stat(self._files.path(fid, chunk)).st_size
 
     def close(self) -> None:
         """Close all files; no thread may be working."""
@@ -297,6 +294,7 @@ class ChunkStorage:
             await trio.to_thread.run_sync(self._write_large, file.fd, data, offset, limiter=self._threads)
             file.cached = False
         finally:
+            self.room.writing_bytes -= len(data)
             self._note_size(file, offset, len(data))
             self._files.release(file)
             self._writes[fid] -= 1
@@ -329,7 +327,7 @@ class ChunkStorage:
         # Also after a failed write, which may have written a part.
         if offset + length > file.size:
             size = os.fstat(file.fd).st_size
-            self.used_bytes += size - file.size
+            self.room.chunks_bytes += size - file.size
             file.size = size
 
     def _note_unsynced(self, fid: int, chunk: int) -> None:
@@ -358,11 +356,11 @@ class ChunkStorage:
             self._unsynced_forgotten = True  # an earlier run may have left them so
             for key, value in page:
                 with contextlib.suppress(FileNotFoundError):
-                    self.used_bytes += os.stat(self._files.path(*keys.chunk_of_key(key))).st_size
+                    self.room.chunks_bytes += os.stat(self._files.path(*keys.chunk_of_key(key))).st_size
                 if value == keys.UNCLAIMED and not keeps_unclaimed:
                     unclaimed.append(key)
         for key in unclaimed:
-            self.used_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), 0)
+            self.room.chunks_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), 0)
             self._store.delete(key)
         self._store.commit()
 

@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.limits import (
+    MERGE_END_S,
     METADATA_CACHE_BYTES,
     METADATA_FILES_MAX,
     METADATA_LOG_BYTES,
@@ -45,12 +48,21 @@ _log = logging.getLogger(__name__)
 class MetadataStore:
     """All tables of `keys`; *files* and *directories* count the records of paths."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the store. Raises GkfsError when it cannot be opened, damage included."""
+    def __init__(
+        self, folder: Path, memtable_bytes: int = METADATA_MEMTABLE_BYTES, files_max: int = METADATA_FILES_MAX
+    ) -> None:
+        """Open or create the store, with *files_max* descriptors at most.
+
+        Raises GkfsError when it cannot be opened, damage included.
+        """
         self._folder = str(folder)
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
+        self._merged = threading.Event()  # clear while a thread has RocksDB's files merged
+        self._merged.set()
+        self._options = partial(_options, memtable_bytes, files_max)
+        self.make_room: Callable[[], bool] = lambda: False  # frees some space; False: it cannot
         try:
-            self._db = Rdict(self._folder, _options())
+            self._db = Rdict(self._folder, self._options())
         except Exception as error:  # rocksdict raises plain Exception for everything
             reason = str(error).splitlines()[0]
             raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
@@ -157,12 +169,55 @@ class MetadataStore:
         except Exception as error:
             raise _mapped(error) from error
 
+    # --- space
+
+    def disk_bytes(self) -> int:
+        """What the records take on the disk: the tables, and the log. Some of it may be of removed ones."""
+        return self._property("total-sst-files-size") + self._property("cur-size-all-mem-tables")
+
+    def writes(self) -> int:
+        """How many keys were ever written or removed."""
+        return self._db.latest_sequence_number()
+
+    async def merge_files(self, *, all_of_them: bool) -> None:
+        """Give back the space of removed records. Raises OSError. A close, or a failed write, ends it early."""
+        self._merged.clear()
+        await trio.to_thread.run_sync(self._merge_files, all_of_them, abandon_on_cancel=True)
+
+    def _merge_files(self, all_of_them: bool) -> None:
+        try:
+            self._db.flush(True)
+            if all_of_them:
+                self._db.compact_range(None, None)
+        except Exception as error:
+            raise _mapped(error) from error
+        finally:
+            self._merged.set()
+
+    def _end_merge(self) -> None:
+        """End the merge that a thread is busy with: what it uses cannot be closed."""
+        if not self._merged.is_set():
+            self._db.cancel_all_background(True)
+            self._merged.wait(MERGE_END_S)
+
+    def _property(self, name: str) -> int:
+        try:
+            return self._db.property_int_value(f"rocksdb.{name}") or 0
+        except Exception:  # it is closed, after a failure
+            return 0
+
     def close(self) -> None:
         """Write everything out and release the files; nothing may be called afterwards."""
+        self._end_merge()
         try:
             self._db.close()
         except Exception as error:
-            _log.error("metadata store: %s", error)  # after a failed write: all that was committed is there
+            # After a failed write, or while files were merged: all that was committed is there.
+            _log.log(
+                logging.INFO if self._failed or "Shutdown" in str(error) else logging.ERROR,
+                "metadata store: %s",
+                error,
+            )
 
     def _write(self, write: Callable[[], None]) -> None:
         if self._failed:
@@ -171,16 +226,29 @@ class MetadataStore:
             write()
         except Exception as error:
             self._failed = True
+            failure = _mapped(error)
+            if failure.errno != errno.ENOSPC or not self.make_room():
+                raise failure from error
+        else:
+            return
+        self._reopen()  # ends a merge, too, which may have taken what space there was
+        try:
+            write()  # what there is of it already is written again
+        except Exception as error:
+            self._failed = True
             raise _mapped(error) from error
 
     def _reopen(self) -> None:
         """Open RocksDB anew, which needs some space: without, what is open can at least be read."""
-        found = os.statvfs(self._folder)
-        if found.f_bavail * found.f_frsize < METADATA_REOPEN_BYTES:
+        self._end_merge()
+        needed_bytes = METADATA_REOPEN_BYTES + self._property("cur-size-all-mem-tables")
+        if _free_bytes(self._folder) < needed_bytes and not (
+            self.make_room() and _free_bytes(self._folder) >= needed_bytes
+        ):
             raise os_error(errno.ENOSPC, f"metadata store {self._folder}")
         self.close()
         try:
-            self._db = Rdict(self._folder, _options())
+            self._db = Rdict(self._folder, self._options())
         except Exception as error:
             raise _mapped(error) from error
         self._failed = False
@@ -217,13 +285,23 @@ class MetadataStore:
         self._files_delta = self._directories_delta = 0
 
 
-def _options() -> Options:
+def _free_bytes(folder: str) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def _options(memtable_bytes: int, files_max: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(METADATA_MEMTABLE_BYTES)
+    options.set_write_buffer_size(memtable_bytes)
+    # What is merged at once needs its size once more: a part of what `room` keeps free.
+    options.set_target_file_size_base(2 * memtable_bytes)
+    options.set_max_bytes_for_level_base(8 * memtable_bytes)
+    options.set_max_compaction_bytes(8 * memtable_bytes)
+    options.set_level_compaction_dynamic_level_bytes(False)
     options.set_max_write_buffer_number(3)
     options.set_max_background_jobs(2)  # the node's cores belong to the application
-    options.set_max_open_files(METADATA_FILES_MAX)
+    options.set_max_open_files(files_max)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(METADATA_LOG_BYTES)
@@ -243,5 +321,7 @@ def _mapped(error: Any) -> OSError:
         return error
     text = str(error)
     number = errno.ENOSPC if "No space left" in text or "quota" in text.lower() else errno.EIO
+    if "Too many open files" in text:
+        number = errno.EMFILE
     _log.error("metadata store: %s", text)
     return os_error(number, f"metadata store: {text}")

@@ -2,6 +2,7 @@
 
     rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port, whether in TLS
     rootdir/lock              flock of the daemon that uses it, with its process id and host
+    rootdir/ballast           space to give up when the disk is full, see `room`
     rootdir/metadata/         RocksDB
     rootdir/chunks/           chunk files
     rootdir/socket            Unix socket
@@ -26,6 +27,7 @@ from gkfs.limits import BOOT_EPOCH_MAX
 FORMAT: Final = 2
 _SUPERBLOCK: Final = "superblock.json"
 _LOCK: Final = "lock"
+_BALLAST: Final = "ballast"
 _MODE: Final = 0o700
 
 
@@ -65,6 +67,10 @@ class Rootdir:
     @property
     def metadata(self) -> Path:
         return self.path / "metadata"
+
+    @property
+    def ballast(self) -> Path:
+        return self.path / _BALLAST
 
     @property
     def chunks(self) -> Path:
@@ -109,7 +115,13 @@ class Rootdir:
                 ExitStatus.ROOTDIR,
             )
         self.superblock = replace(known, boot_epoch=known.boot_epoch + 1)
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self.ballast.exists():
+                raise
+            self.ballast.unlink()
+            self._write()
         return self.superblock
 
     def _read(self) -> Superblock | None:

@@ -15,6 +15,7 @@ is not silently without effect.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from enum import Enum
@@ -32,6 +33,7 @@ class Kind(Enum):
     TEXT = "a text in quotes"
     INTEGER = "a whole number"
     SECONDS = "a number of seconds"
+    SIZE = "a size as 200G in quotes, or a number of bytes"
     FLAG = "true or false"
 
 
@@ -40,6 +42,7 @@ _TYPES: Final[dict[Kind, tuple[type, ...]]] = {
     Kind.TEXT: (str,),
     Kind.INTEGER: (int,),
     Kind.SECONDS: (int, float),
+    Kind.SIZE: (str, int),
     Kind.FLAG: (bool,),
 }
 
@@ -69,6 +72,7 @@ DIRECT_IO_VARIABLE: Final = "GKFS_DIRECT_IO"  # 0: daemons do all I/O through th
 MERGE_VARIABLE: Final = "GKFS_MERGE"  # 0: each request is sent, executed and answered by itself, to be measured
 
 _NUMBER_END: Final = 1 << 63
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)([KMGTPkmgtp]?)i?[Bb]?")
 _SERVING: Final = ("run", "start", "mount", "daemon")
 _STAGING: Final = ("stage-in", "stage-out")
 _PACKING: Final = ("pack", "unpack")
@@ -100,6 +104,7 @@ SETTINGS: Final = (
     Setting(
         "separate_daemon", Kind.FLAG, "", ("run",), "Run the one daemon in a process of its own, not the mount's."
     ),
+    Setting("capacity", Kind.SIZE, "", _SERVING, "Most that one daemon stores: chunks and records, as 200G."),
     Setting("index", Kind.INTEGER, "i", ("mount", "daemon"), "Which of the daemons this is, from 0."),
     Setting("listen", Kind.TEXT, "l", _SERVING, "Address to listen on, tcp://HOST:PORT."),
     Setting("advertise", Kind.TEXT, "", _SERVING[1:], "Host name or address that others reach it at."),
@@ -199,6 +204,18 @@ SETTINGS: Final = (
     ),
 )
 VERBS: Final = tuple(sorted({verb for setting in SETTINGS for verb in setting.verbs}))
+
+
+def parse_size(text: str) -> int:
+    """Bytes that *text* names. Raises ValueError when it is no size.
+
+    >>> parse_size("200G"), parse_size("1.5MiB"), parse_size("4096")
+    (214748364800, 1572864, 4096)
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as 200G")
+    return int(float(found[1]) * 1024 ** "_kmgtp".index(found[2].lower() or "_"))
 
 
 def merges(environ: Mapping[str, str]) -> bool:
@@ -301,6 +318,8 @@ def _checked(path: Path, verb: str, key: str, value: Any) -> Any:
         raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value}, and not so many")
     if isinstance(value, str) and (not value or "\0" in value):
         raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value} that is not empty")
+    if kind is Kind.SIZE and isinstance(value, str) and _SIZE.fullmatch(value) is None:
+        raise _error(path, f"{key}{where} is {_shown(value)}, expected {kind.value}")
     return value
 
 

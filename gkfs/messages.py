@@ -56,6 +56,8 @@ class StatusReply(NamedTuple):
     batches: int  # groups of requests that were executed and answered as one
     connections: int
     copies: int  # of what is stored here, complete ones, this one included
+    records_bytes: int  # of the disk, by the metadata store
+    capacity_bytes: int  # for both together, 0: as much as the disk has
 
 
 class AuditStoreRequest(NamedTuple):

@@ -46,6 +46,7 @@ def daemon(
     listen: str,
     advertise: str | None,
     tls: bool | None,
+    capacity: int | None,
     die_with: int | None,
     until_killed: bool,
 ) -> None:
@@ -59,7 +60,7 @@ def daemon(
     from gkfs.daemon.process import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
-    run_daemon(settings(rootdir, hostfile, index, listen, advertise, until_killed=until_killed))
+    run_daemon(settings(rootdir, hostfile, index, listen, advertise, capacity, until_killed=until_killed))
 
 
 def settings(
@@ -68,6 +69,7 @@ def settings(
     index: int,
     listen: str,
     advertise: str | None,
+    capacity: int | None,
     *,
     until_killed: bool = False,
 ) -> "DaemonSettings":
@@ -79,7 +81,9 @@ def settings(
         advertise = socket.gethostname()  # "all my addresses" is none that others could call
     folder = rootdirs.daemon_folder(rootdir, index)
     merge, direct_io = config.merges(os.environ), config.does_direct_io(os.environ)
-    return DaemonSettings(folder, hostfile, index, listen, advertise, until_killed, merge, direct_io)
+    return DaemonSettings(
+        folder, hostfile, index, listen, advertise, until_killed, merge, direct_io, capacity or 0
+    )
 
 
 def set_up_logging(file: Path | None = None) -> None:

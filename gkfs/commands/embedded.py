@@ -15,7 +15,7 @@ import trio
 
 from gkfs import hostfile
 from gkfs.client.mount import Mount, MountSettings, prepare
-from gkfs.daemon.process import take_all_descriptors
+from gkfs.daemon import descriptors
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.errors import GkfsError, first_of
 from gkfs.limits import POLL_INTERVAL_S
@@ -30,7 +30,7 @@ def run_mount_with_daemon(settings: MountSettings, daemon: DaemonSettings, on_re
     GkfsError when the daemon cannot start or it cannot be mounted.
     """
     prepare()
-    take_all_descriptors()
+    descriptors.take_all()
     trio.run(_Both(settings, daemon, on_ready).run, strict_exception_groups=True)
 
 

@@ -25,6 +25,7 @@ class Launch(NamedTuple):
     advertise: str | None
     die_with_us: bool
     tls: bool
+    capacity: int | None = None  # bytes, of each
     logs: Path | None = None  # folder for their messages; None: each daemon's own folder
 
 
@@ -103,6 +104,8 @@ def _spawn(plan: Launch, index: int, folder: Path) -> Child:
     arguments += tls_arguments(plan.tls)
     if plan.advertise:
         arguments += ["--advertise", plan.advertise]
+    if plan.capacity:
+        arguments += ["--capacity", str(plan.capacity)]
     log = plan.logs / f"daemon-{index}.log" if plan.logs else folder / rootdirs.LOG_NAME
     return children.spawn(f"daemon {index}", arguments, log, die_with_us=plan.die_with_us)
 

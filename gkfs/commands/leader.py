@@ -43,6 +43,7 @@ class Wishes(NamedTuple):
     cores: list[int]
     options: Options
     log: Path | None  # for what all nodes' daemons and mounts had to say
+    capacity: int | None = None  # bytes, of each daemon
     tls: bool = False  # on all connections, those between leader and nodes included
 
 
@@ -114,6 +115,7 @@ class Leader:
             "cores": wishes.cores,
             "options": wishes.options._asdict(),
             "tls": wishes.tls,
+            "capacity": wishes.capacity,
             "keeps_logs": wishes.log is not None,
         }
         first = {host: place * wishes.daemons for place, host in enumerate(wishes.serving)}

@@ -33,7 +33,7 @@ With this node's daemon in the same process, which then needs no messages:
       --with-daemon -r /local/data -n $SLURM_NNODES &
 """
 _ANY_LISTEN: Final = "tcp://0.0.0.0:0"
-_OF_DAEMON: Final = ("rootdir", "daemons", "index", "listen", "advertise", "tls")
+_OF_DAEMON: Final = ("rootdir", "daemons", "capacity", "index", "listen", "advertise", "tls")
 
 
 class Options(NamedTuple):
@@ -71,11 +71,13 @@ class Own(NamedTuple):
     listen: str = _ANY_LISTEN
     advertise: str | None = None
     tls: bool | None = None
+    capacity: int | None = None  # bytes
 
     def arguments(self) -> list[str]:
         """The same as arguments of `gkfs mount`."""
         result = ["--with-daemon", "--rootdir", str(self.rootdir), "--index", str(self.daemon_index)]
         result += ["--listen", self.listen, *(["--advertise", self.advertise] if self.advertise else [])]
+        result += ["--capacity", str(self.capacity)] if self.capacity else []
         return [*result, *tls_arguments(self.tls)]
 
 
@@ -147,7 +149,8 @@ def _own_daemon(hostfile: Path, chosen: dict[str, Any]) -> Own | None:
         if chosen[key] is None:
             raise click.UsageError(f"Missing option '--{key}', which --with-daemon needs.", context)
     join(hostfile, rootdir, index, chosen["daemons"], chosen["tls"])
-    return Own(rootdir, index, chosen["listen"] or _ANY_LISTEN, chosen["advertise"], chosen["tls"])
+    listen, advertise, tls, capacity = (chosen[key] for key in ("listen", "advertise", "tls", "capacity"))
+    return Own(rootdir, index, listen or _ANY_LISTEN, advertise, tls, capacity)
 
 
 def mount_in_background(
@@ -265,7 +268,9 @@ def _serve(
         else:
             from gkfs.commands.embedded import run_mount_with_daemon  # imports rocksdict, too
 
-            daemon = daemon_settings(own.rootdir, hostfile, own.daemon_index, own.listen, own.advertise)
+            daemon = daemon_settings(
+                own.rootdir, hostfile, own.daemon_index, own.listen, own.advertise, own.capacity
+            )
             run_mount_with_daemon(settings, daemon, on_ready)
     except GkfsError as error:
         _report(ready_fd, {"status": int(error.status), "message": str(error)})

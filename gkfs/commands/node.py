@@ -79,6 +79,7 @@ class Plan(NamedTuple):
     cores: list[int]  # empty: all
     options: dict[str, Any]  # of mount.Options
     tls: bool
+    capacity: int | None  # bytes, of each daemon
     keeps_logs: bool  # they are sent to the leader at the end
 
 
@@ -210,6 +211,8 @@ class _Node:
         arguments += launch.tls_arguments(plan.tls)
         if plan.interface:
             arguments += ["--advertise", addresses.of_interface(plan.interface)]
+        if plan.capacity:
+            arguments += ["--capacity", str(plan.capacity)]
         return children.spawn(f"daemon {index}", arguments, state / f"daemon-{index}.log", die_with_us=True)
 
     def _wait_for_daemons(self, own_hosts: Path) -> dict[int, DaemonAddress]:

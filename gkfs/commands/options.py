@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from gkfs import config
 from gkfs.commands.launchers import Launcher
 from gkfs.config import CONFIG_VARIABLE, Kind, Setting
-from gkfs.limits import DAEMONS_LOCAL_MAX, DAEMONS_MAX, INODES_LEAST, INODES_MAX, MOVERS_MAX
+from gkfs.limits import CAPACITY_LEAST_BYTES, DAEMONS_LOCAL_MAX, DAEMONS_MAX, INODES_LEAST, INODES_MAX, MOVERS_MAX
 
 _METAVARS = {
     "listen": "tcp://HOST:PORT",
@@ -48,6 +48,24 @@ class Seconds(click.FloatRange):
         if number != number:
             self.fail(f"{value} is not a number of seconds.", param, ctx)
         return number
+
+
+class Size(click.ParamType[int]):
+    """Bytes, as 4096 or 200G; 0, or at least *least_bytes*."""
+
+    name = "size"
+
+    def __init__(self, least_bytes: int) -> None:
+        self._least_bytes = least_bytes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size_bytes = config.parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        if 0 < size_bytes < self._least_bytes:
+            self.fail(f"{value} is less than {self._least_bytes >> 20}M.", param, ctx)
+        return size_bytes
 
 
 def verb(name: str, epilog: str = "", **attributes: dict[str, Any]) -> Callable[[F], click.Command]:
@@ -103,6 +121,8 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
         case Kind.SECONDS:
             least_open = setting.key == "request_timeout"
             return {"type": Seconds(0, 86400, min_open=least_open), "metavar": "SECONDS"}
+        case Kind.SIZE:
+            return {"type": Size(CAPACITY_LEAST_BYTES), "metavar": "SIZE"}
         case Kind.FLAG:
             return {"default": setting.default}
 

@@ -19,7 +19,7 @@ LOG_NAME: Final = "daemon.log"
 _PREFIX: Final = "daemon-"
 _FOLDERS: Final = ("metadata", "chunks")
 # The lock goes last: whoever holds it keeps daemons out meanwhile.
-_FILES: Final = ("superblock.json", "superblock.json.new", "socket", LOG_NAME, "lock")
+_FILES: Final = ("superblock.json", "superblock.json.new", "socket", LOG_NAME, "ballast", "lock")
 
 
 class Contents(NamedTuple):

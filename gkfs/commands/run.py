@@ -56,6 +56,7 @@ def run(
     mountdir: Path | None,
     daemons: int | None,
     listen: str | None,
+    capacity: int | None,
     log: Path | None,
     grace: float,
     separate_daemon: bool,
@@ -74,7 +75,7 @@ def run(
     how = Options(**options)
     with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
         if places.launcher is not Launcher.LOCAL:
-            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log)
+            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log, capacity)
             status = _run_in_job(wishes, command, grace, signals)
         elif mountdir is None:
             raise click.UsageError(
@@ -82,9 +83,8 @@ def run(
             )
         else:
             embedded = daemons in (None, 1) and not separate_daemon
-            plan = _Plan(
-                rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how, embedded, bool(spread.tls)
-            )
+            listen, tls = listen or LOCAL_LISTEN, bool(spread.tls)
+            plan = _Plan(rootdir, mountdir, daemons or 1, listen, log, how, embedded, tls, capacity)
             mounted = _set_up(plan, signals, undo)
             signals.pause(0)
             status = mounted.run(command, grace, signals)
@@ -125,6 +125,7 @@ class _Plan(NamedTuple):
     how: Options
     embedded: bool  # the one daemon runs in the mount's process
     tls: bool
+    capacity: int | None  # bytes, of each daemon
 
 
 def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Mounted":
@@ -142,12 +143,11 @@ def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Moun
     daemons: list[Child] = []
     own = None
     if plan.embedded:
-        own = Own(rootdir, 0, plan.listen, tls=plan.tls)
+        own = Own(rootdir, 0, plan.listen, tls=plan.tls, capacity=plan.capacity)
         rootdirs.daemon_folder(rootdir, 0).mkdir(mode=0o700, exist_ok=True)
     else:
-        launched = launch(
-            Launch(rootdir, hostfile, plan.daemons, plan.listen, None, True, plan.tls, logs=folder), signals
-        )
+        count, listen, tls, capacity = plan.daemons, plan.listen, plan.tls, plan.capacity
+        launched = launch(Launch(rootdir, hostfile, count, listen, None, True, tls, capacity, folder), signals)
         daemons = launched.daemons
         undo.callback(children.end, daemons)
     log = folder / "mount.log"

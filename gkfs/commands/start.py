@@ -50,6 +50,7 @@ def start(
     daemons: int | None,
     listen: str | None,
     advertise: str | None,
+    capacity: int | None,
     log: Path | None,
     env_file: Path | None,
     json: bool,
@@ -62,14 +63,15 @@ def start(
     spread = take_spread(options)
     places = spread.places()
     if _is_job(places):
-        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, Options(**options), log)
+        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, Options(**options), log, capacity)
         job, count = start_keeper(wishes)
         _tell(job, count, env_file, json)
     elif rootdir is None or hostfile is None:
         missing = "--rootdir" if rootdir is None else "--hostfile"
         raise click.UsageError(f"Missing option '{missing}' (there is no job here).", click.get_current_context())
     else:
-        _start_here(rootdir, hostfile, daemons, listen or LOCAL_LISTEN, advertise, spread.tls, json)
+        listen = listen or LOCAL_LISTEN
+        _start_here(rootdir, hostfile, daemons, listen, advertise, spread.tls, capacity, json)
 
 
 def _is_job(places: Places) -> bool:
@@ -106,6 +108,7 @@ def _start_here(
     listen: str,
     advertise: str | None,
     tls: bool | None,
+    capacity: int | None,
     json: bool,
 ) -> None:
     rootdirs.check_usable(rootdir)
@@ -113,7 +116,8 @@ def _start_here(
         fsid, count, tls = _choose(rootdir, daemons, tls)
         _claim(hostfile, rootdir, fsid, count, tls)
         try:
-            launched = launch(Launch(rootdir, hostfile, count, listen, advertise, False, tls), signals)
+            plan = Launch(rootdir, hostfile, count, listen, advertise, False, tls, capacity)
+            launched = launch(plan, signals)
         except BaseException:
             hostfiles.remove(hostfile)
             raise

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gkfs import capacity
 from gkfs.commands import hostfiles, terminal
 from gkfs.commands.launch import wait_for_daemons
 from gkfs.commands.options import verb
@@ -62,7 +63,7 @@ def _print(hosts: Hostfile, outcomes: Outcomes) -> None:
     terminal.say(f"file system {hosts.fsid}{', in TLS' if hosts.tls else ''}")
     terminal.print_table(_HEADINGS, [_row(hosts, index, outcome) for index, outcome in outcomes.items()], _RIGHT)
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, StatusReply)]
-    free, _ = _space(answers)
+    free, _ = capacity.together(answers)
     used = sum(answer.used_bytes for answer in answers)
     files = sum(answer.files for answer in answers)
     terminal.say(f"together: {files} files, {bytes_text(used)} used, {bytes_text(free)} free")
@@ -75,14 +76,8 @@ def _row(hosts: Hostfile, index: int, outcome: StatusReply | GkfsError) -> list[
     if isinstance(outcome, GkfsError):
         return [*head, "-", "not started" if address is None else "no answer", *["-"] * 4]
     uptime = duration_text(time.time() - outcome.started_ns / 1e9)
-    numbers = [str(outcome.files), bytes_text(outcome.used_bytes), bytes_text(outcome.free_bytes)]
+    numbers = [str(outcome.files), bytes_text(outcome.used_bytes), bytes_text(capacity.free_bytes(outcome))]
     return [*head, str(outcome.pid), uptime, *numbers, str(outcome.requests)]
-
-
-def _space(answers: list[StatusReply]) -> tuple[int, int]:
-    """Free and total bytes; daemons on one local file system share them and are counted once."""
-    disks = {(answer.host, answer.device): (answer.free_bytes, answer.total_bytes) for answer in answers}
-    return sum(free for free, _ in disks.values()), sum(total for _, total in disks.values())
 
 
 def _document(hosts: Hostfile, outcomes: Outcomes) -> dict[str, Any]:
@@ -102,7 +97,7 @@ def _document(hosts: Hostfile, outcomes: Outcomes) -> dict[str, Any]:
             del entry["daemon_index"]
         daemons.append(entry)
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, StatusReply)]
-    free, total = _space(answers)
+    free, total = capacity.together(answers)
     return {
         "fsid": hosts.fsid,
         "daemon_count": hosts.daemon_count,

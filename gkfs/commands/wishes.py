@@ -38,6 +38,7 @@ class Spread(NamedTuple):
         listen: str | None,
         options: Options,
         log: Path | None,
+        capacity: int | None,
     ) -> Wishes:
         """What the leader is to do. Raises GkfsError (USAGE) on what cannot be."""
         return Wishes(
@@ -53,6 +54,7 @@ class Spread(NamedTuple):
             parse_cores(self.cores) if self.cores else [],
             options,
             log,
+            capacity,
             bool(self.tls),
         )
 

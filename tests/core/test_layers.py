@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "gkfs.copy_messages": 2,
     "gkfs.usage_messages": 2,
     "gkfs.changes": 2,
+    "gkfs.capacity": 3,
     "gkfs.operations": 2,
     "gkfs.handshake": 3,
     "gkfs.wire": 3,

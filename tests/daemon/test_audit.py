@@ -117,7 +117,7 @@ def test_changes_are_counted(daemon: Daemon) -> None:
     assert (daemon.store.files, daemon.store.directories) == (0, 1)
     (daemon.chunks / file_name(5, 0)).write_bytes(b"x" * 10)
     daemon.mend((keys.chunk(5, 0), None, b""))
-    assert daemon.storage.used_bytes == 10
+    assert daemon.storage.room.chunks_bytes == 10
 
 
 def test_when_anything_differs_nothing_is_changed(daemon: Daemon) -> None:

@@ -120,4 +120,10 @@ def test_no_request_reaches_a_file_outside_of_the_daemons_folder(tmp_path: Path)
     files = trio.run(main)
     assert files  # some numbers are those of chunks
     assert [name for name in files if not _CHUNK_FILE.fullmatch(name)] == []
-    assert {path.name for path in (tmp_path / "d").iterdir()} == {"chunks", "metadata", "lock", "superblock.json"}
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        "ballast",
+        "chunks",
+        "lock",
+        "metadata",
+        "superblock.json",
+    }

@@ -81,7 +81,7 @@ def test_what_is_written_is_read(setting: Setting, size: int) -> None:
         data = os.urandom(size)
         await setting.write(3, CHUNK_SIZE_BYTES - size, data)
         assert await setting.read(3, CHUNK_SIZE_BYTES - size, size) == data
-        assert setting.chunks.used_bytes == CHUNK_SIZE_BYTES
+        assert setting.chunks.room.chunks_bytes == CHUNK_SIZE_BYTES
 
     run(test)
 
@@ -123,7 +123,7 @@ def test_cut_removes_chunks_and_shortens_the_border(setting: Setting) -> None:
         assert await setting.read(1) == b"x" * 10 + bytes(490) + b"y"
         await setting.cut(0)
         assert setting.files() == {f"{FID + 1:016x}.00000000": 5}
-        assert setting.chunks.used_bytes == 5
+        assert setting.chunks.room.chunks_bytes == 5
         assert setting.store.scan(*keys.chunk_range(FID, 0), 10) == []
 
     run(test)
@@ -135,7 +135,7 @@ def test_cut_of_many_chunks_in_a_thread(setting: Setting) -> None:
             await setting.write(chunk, 0, b"x" * 100)
         await setting.cut(2 * CHUNK_SIZE_BYTES + 50)
         assert sorted(setting.files().values()) == [50, 100, 100]
-        assert setting.chunks.used_bytes == 250
+        assert setting.chunks.room.chunks_bytes == 250
         assert len(setting.store.scan(*keys.chunk_range(FID, 0), 100)) == 3
 
     run(test)
@@ -164,7 +164,7 @@ def test_cut_waits_for_writes_in_flight_and_writes_for_the_cut(setting: Setting)
         assert done == ["write", "cut"]
         assert caught.value.guard.lifted.is_set()
         assert setting.files() == {}
-        assert setting.chunks.used_bytes == 0
+        assert setting.chunks.room.chunks_bytes == 0
 
     run(test)
 
@@ -230,16 +230,16 @@ def test_used_bytes_survive_a_restart(setting: Setting) -> None:
         await setting.write(0, 0, b"x" * 100)
         await setting.write(7, 50, b"x" * 100)
         setting.reopen()
-        assert setting.chunks.used_bytes == 250
+        assert setting.chunks.room.chunks_bytes == 250
         await setting.write(7, 100, b"x" * 100)
-        assert setting.chunks.used_bytes == 300
+        assert setting.chunks.room.chunks_bytes == 300
 
     run(test)
 
 
 def test_full_disk_is_enospc_before_records_lack_room(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        monkeypatch.setattr(setting.chunks, "_reserve_bytes", 1 << 60)
+        monkeypatch.setattr(setting.chunks.room, "_base_bytes", 1 << 60)
         for _ in range(2):
             with pytest.raises(OSError, match="No space") as caught:
                 await setting.write(0, 0, b"x")

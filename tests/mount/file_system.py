@@ -266,7 +266,7 @@ class FileSystem:
                     re.search(allowed, line) for allowed in self.expected_trouble
                 ):
                     excerpt = "\n    ".join(lines[number : number + 30])
-                    found.append(f"{log.relative_to(self.folder)}, line {number + 1}:\n    {excerpt}")
+                    found.append(f"{os.path.relpath(log, self.folder)}, line {number + 1}:\n    {excerpt}")
                     break
         return found
 
