@@ -34,11 +34,12 @@ from gkfs.daemon.shares import Shares
 from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.summed_storage import SummedStorage
 from gkfs.daemon.superblock import Rootdir
 from gkfs.daemon.usage import Usage
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import DaemonAddress, Hostfile
+from gkfs.hostfile import DaemonAddress, Features, Hostfile
 from gkfs.keyfile import Access
 from gkfs.limits import CLEAN_STOP_S, CONNECTIONS_MAX, DAEMON_SPIN_S, RECONNECT_MAX_S
 from gkfs.operations import SHUTDOWN, STATUS, SYNC_METADATA
@@ -62,6 +63,9 @@ class DaemonSettings:
     until_killed: bool = False  # signals that ask for an end are somebody else's to act upon
     merge: bool = True  # requests that came together are executed and answered together
     direct_io: bool = True  # large pieces of chunks go past the page cache, where the file system can
+    keeps_log: bool = (
+        True  # without RocksDB's write-ahead log the death of the daemon loses records; to be measured
+    )
 
 
 class Serving(NamedTuple):
@@ -139,24 +143,30 @@ async def serve(
         )
     rootdir = Rootdir(settings.rootdir, known, settings.daemon_index)
     try:
-        store = MetadataStore(rootdir.metadata)
+        sync, keeps_log = known.features.sync, settings.keeps_log
+        store = MetadataStore(rootdir.metadata, ending=rootdir.ending, sync=sync, keeps_log=keeps_log)
         try:
-            storage = _open_storage(rootdir, store, direct_io=settings.direct_io)
+            storage = _open_storage(rootdir, store, known.features, direct_io=settings.direct_io)
             try:
+                rootdir.opened()
                 stop = trio.Event() if stop is None else stop
                 server = _Server(settings, known.access, rootdir, store, storage, stop, on_shutdown or stop.set)
                 await server.run(known, task_status)
             finally:
                 storage.close()
         finally:
-            store.close()
+            if store.close():
+                rootdir.end()
     finally:
         rootdir.close()
 
 
-def _open_storage(rootdir: Rootdir, store: MetadataStore, *, direct_io: bool) -> ChunkStorage:
+def _open_storage(rootdir: Rootdir, store: MetadataStore, features: Features, *, direct_io: bool) -> ChunkStorage:
     try:
-        return ChunkStorage(rootdir.chunks, store, uses_direct_io=direct_io)
+        if not features.checksums:
+            return ChunkStorage(rootdir.chunks, store, uses_direct_io=direct_io, sync=features.sync)
+        epochs = rootdir.superblock.boot_epoch, rootdir.superblock.power_epoch
+        return SummedStorage(rootdir.chunks, store, epochs, uses_direct_io=direct_io, sync=features.sync)
     except OSError as error:
         raise GkfsError(f"rootdir {rootdir.path} cannot be used: {error.strerror}", ExitStatus.ROOTDIR) from None
 
@@ -203,6 +213,7 @@ class _Server:
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
                 nursery.start_soon(self._gate.report)
+                nursery.start_soon(self._storage.background)
                 connect = partial(
                     LocalClient,
                     self._identity.daemon_index,

@@ -52,6 +52,7 @@ class Control:
             requests=self._dispatcher.requests,
             batches=self._dispatcher.batches,
             connections=self._sessions.connected(),
+            damaged_blocks=self._storage.damaged_blocks,
         )
 
     def shutdown(self, session: Session, request: Empty) -> Empty:

@@ -2,7 +2,10 @@
 
 Writes go to an overlay that `get` and `scan` see at once, and `commit` makes one RocksDB write of it: a batch of
 requests costs one write. Everything committed is in RocksDB's write-ahead log and thus with the kernel: it
-survives the death of the daemon, and after `sync` that of the node.
+survives the death of the daemon, and after `sync` that of the node. With `Sync.COMMIT` everything is on the disk
+when it is committed; what `commit_unsynced` wrote is after the next `synced`: one fdatasync serves all who wait.
+
+A log that is not whole is damage, and the store is not opened, unless the run before can have left it so.
 
 RocksDB's errors become OSError here and nowhere else. Not thread-safe, except for what `sync` does.
 """
@@ -13,7 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from rocksdict import (
@@ -25,11 +28,14 @@ from rocksdict import (
     Rdict,
     ReadOptions,
     WriteBatch,
+    WriteOptions,
 )
 
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
+from gkfs.daemon.superblock import Ending
 from gkfs.errors import ExitStatus, GkfsError, os_error
+from gkfs.hostfile import Sync
 from gkfs.limits import (
     METADATA_CACHE_BYTES,
     METADATA_FILES_MAX,
@@ -40,20 +46,49 @@ from gkfs.limits import (
 )
 
 _log = logging.getLogger(__name__)
+_How = dict[str, WriteOptions]  # arguments for a write of RocksDB's that is not as usual
+
+# What may be wrong with the log. A node that went down wrote its pages in no order: what follows the first gap is
+# lost. A killed daemon leaves at most a last record that is torn. Everything else is damage, and cutting the log
+# there would silently lose what was acknowledged.
+_RECOVERY: Final = {
+    Ending.POWER: DBRecoveryMode.point_in_time,
+    Ending.KILLED: DBRecoveryMode.tolerate_corrupted_tail_records,
+    Ending.CLEAN: DBRecoveryMode.absolute_consistency,
+}
 
 
 class MetadataStore:
     """All tables of `keys`; *files* and *directories* count the records of paths."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the store. Raises GkfsError when it cannot be opened, damage included."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ending: Ending = Ending.KILLED,
+        sync: Sync = Sync.FSYNC,
+        keeps_log: bool = True,
+    ) -> None:
+        """Open or create the store, whose last run ended by *ending*.
+
+        Without *keeps_log* the death of the daemon loses what it had committed. Raises GkfsError when it cannot be
+        opened, damage included.
+        """
         self._folder = str(folder)
+        self._recovery = _RECOVERY[ending]()
+        self._ignores_sync = sync is Sync.NONE or not keeps_log
+        self.syncs_commits = sync is Sync.COMMIT and keeps_log
+        self._how = _how_to_write(sync=self.syncs_commits, log=keeps_log)
+        self._unsynced = {"write_opt": _how_to_write(sync=False, log=keeps_log)}
+        self._commits = self._commits_synced = 0  # of `commit_unsynced`
+        self._syncing: trio.Event | None = None
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
         try:
-            self._db = Rdict(self._folder, _options())
+            self._db = self._open()
         except Exception as error:  # rocksdict raises plain Exception for everything
             reason = str(error).splitlines()[0]
             raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
+        self._recovery = _RECOVERY[Ending.KILLED]()  # a failed write of ours may leave a torn record, too
         self._overlay: dict[bytes, bytes | None] = {}  # None: deleted
         self._files_delta = self._directories_delta = 0
         self.files = self.directories = 0
@@ -125,10 +160,20 @@ class MetadataStore:
 
     def commit(self) -> None:
         """Make the overlay permanent, all of it or nothing. Raises OSError (ENOSPC, EIO): then nothing was."""
+        self._commit({})
+
+    def commit_unsynced(self) -> None:
+        """As `commit`; where commits are synced this one is after `synced`, which the answer has to wait for."""
+        if self._overlay:
+            self._commits += 1
+        self._commit(self._unsynced)
+
+    def _commit(self, how: _How) -> None:
         if not self._overlay:
             return
+        write = self._write_one if len(self._overlay) == 1 else self._write_batch
         try:
-            self._write(self._write_one if len(self._overlay) == 1 else self._write_batch)
+            self._write(lambda: write(how))
         except OSError:
             self.rollback()
             raise
@@ -147,19 +192,47 @@ class MetadataStore:
         """Whether there is something to commit; never so while a task waits."""
         return bool(self._overlay)
 
+    async def synced(self) -> None:
+        """Wait until what `commit_unsynced` has written so far is on the disk; of all who wait one syncs it.
+
+        Raises OSError.
+        """
+        wanted = self._commits
+        while self._commits_synced < wanted:
+            if self._syncing is not None:
+                await self._syncing.wait()  # it may have begun too early for us
+                continue
+            covered, done = self._commits, trio.Event()
+            self._syncing = done
+            try:
+                await self.sync()
+                self._commits_synced = covered
+            finally:
+                self._syncing = None
+                done.set()
+
     async def sync(self) -> None:
         """Bring everything committed to the disk. Raises OSError. Goes on in its thread when cancelled."""
+        if self._ignores_sync:
+            return
         try:
             await trio.to_thread.run_sync(self._db.flush_wal, True)
         except Exception as error:
             raise _mapped(error) from error
 
-    def close(self) -> None:
-        """Write everything out and release the files; nothing may be called afterwards."""
+    def close(self) -> bool:
+        """Release the files, whether that went well; nothing may be called afterwards."""
         try:
             self._db.close()
         except Exception as error:
             _log.error("metadata store: %s", error)  # after a failed write: all that was committed is there
+            return False
+        return not self._failed
+
+    def _open(self) -> Rdict:
+        opened = Rdict(self._folder, _options(self._recovery))
+        opened.set_write_options(self._how)
+        return opened
 
     def _write(self, write: Callable[[], None]) -> None:
         if self._failed:
@@ -177,27 +250,27 @@ class MetadataStore:
             raise os_error(errno.ENOSPC, f"metadata store {self._folder}")
         self.close()
         try:
-            self._db = Rdict(self._folder, _options())
+            self._db = self._open()
         except Exception as error:
             raise _mapped(error) from error
         self._failed = False
         _log.warning("metadata store %s takes writes again", self._folder)
 
-    def _write_one(self) -> None:
+    def _write_one(self, how: _How) -> None:
         ((key, value),) = self._overlay.items()
         if value is None:
-            self._db.delete(key)
+            self._db.delete(key, **how)
         else:
-            self._db.put(key, value)
+            self._db.put(key, value, **how)
 
-    def _write_batch(self) -> None:
+    def _write_batch(self, how: _How) -> None:
         batch = WriteBatch(raw_mode=True)
         for key, value in self._overlay.items():
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        self._db.write(batch)
+        self._db.write(batch, **how)
 
     def _count_records(self) -> None:
         for page in self.pages(*keys.PATHS):
@@ -214,7 +287,14 @@ class MetadataStore:
         self._files_delta = self._directories_delta = 0
 
 
-def _options() -> Options:
+def _how_to_write(*, sync: bool, log: bool) -> WriteOptions:
+    how = WriteOptions()
+    how.sync = sync
+    how.disable_wal = not log  # type: ignore[method-assign, assignment]  # its stub lacks a decorator
+    return how
+
+
+def _options(recovery: DBRecoveryMode) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_write_buffer_size(METADATA_MEMTABLE_BYTES)
@@ -226,8 +306,7 @@ def _options() -> Options:
     options.set_max_log_file_size(METADATA_LOG_BYTES)
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
-    # A torn last write is what a killed node leaves behind; anything else is damage.
-    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
+    options.set_wal_recovery_mode(recovery)
     table = BlockBasedOptions()
     table.set_block_cache(Cache(METADATA_CACHE_BYTES))
     table.set_bloom_filter(10, False)  # most creations ask for what is not there

@@ -1,13 +1,14 @@
 """The rootdir of one daemon: whose it is, who uses it, how often it was started.
 
-    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port
+    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port, features, last boot
     rootdir/lock              flock of the daemon that uses it, with its process id and host
     rootdir/metadata/         RocksDB
     rootdir/chunks/           chunk files
     rootdir/socket            Unix socket
 
 The boot epoch is part of every fid given by this run of the daemon; it is raised durably before the first one is
-given, so fids are never given twice.
+given, so fids are never given twice. What a daemon left behind that was killed, or whose node went down, is told
+apart by the kernel's boot id and by a mark of a clean end: `Ending`.
 """
 
 import errno
@@ -16,22 +17,36 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Features, Hostfile, Sync
 from gkfs.limits import BOOT_EPOCH_MAX
 
 FORMAT: Final = 2
 _SUPERBLOCK: Final = "superblock.json"
 _LOCK: Final = "lock"
 _MODE: Final = 0o700
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Ending(Enum):
+    """How the last run of a daemon ended."""
+
+    CLEAN = "clean"  # in order: its stores were closed
+    KILLED = "killed"  # what it wrote is with the kernel, all of it
+    POWER = "power"  # the node went down: of what was not synced some is on the disk, in no order
 
 
 @dataclass(frozen=True)
 class Superblock:
-    """What superblock.json says. *port* is 0 before the daemon has listened."""
+    """What superblock.json says. *port* is 0 before the daemon has listened.
+
+    *node_boot*: the kernel's boot id during the last run; *clean*: that run has ended in order. *power_epoch*: the
+    last run at whose end the node went down, 0 for none.
+    """
 
     format: int
     fsid: str
@@ -39,10 +54,21 @@ class Superblock:
     daemon_count: int
     boot_epoch: int
     port: int = 0
+    checksums: bool = False
+    sync: str = Sync.FSYNC
+    node_boot: str = ""
+    clean: bool = False
+    power_epoch: int = 0
+
+    @property
+    def features(self) -> Features:
+        return Features(self.checksums, Sync(self.sync))
 
 
 class Rootdir:
-    """An exclusively held rootdir; `close` gives it back."""
+    """An exclusively held rootdir; `close` gives it back. *ending*: of the run before."""
+
+    ending: Ending
 
     def __init__(self, path: Path, hostfile: Hostfile, daemon_index: int) -> None:
         """Create or check *path*, lock it, and begin a new boot epoch in it. Raises GkfsError (ROOTDIR)."""
@@ -79,6 +105,16 @@ class Rootdir:
             self.superblock = replace(self.superblock, port=port)
             self._write()
 
+    def opened(self) -> None:
+        """Note that all stores could be opened: how the run before ended matters no more. Raises OSError."""
+        self.superblock = replace(self.superblock, node_boot=_boot_id())
+        self._write()
+
+    def end(self) -> None:
+        """Note that all stores have been closed in order. Raises OSError."""
+        self.superblock = replace(self.superblock, clean=True)
+        self._write()
+
     def close(self) -> None:
         """Release the lock; harmless to repeat."""
         if self._lock_fd >= 0:
@@ -86,9 +122,11 @@ class Rootdir:
             self._lock_fd = -1
 
     def _begin_epoch(self, hostfile: Hostfile, daemon_index: int) -> Superblock:
-        fresh = Superblock(FORMAT, hostfile.fsid, daemon_index, hostfile.daemon_count, 0)
-        known = self._read() or fresh
-        for field in ("format", "fsid", "daemon_index", "daemon_count"):
+        boot = _boot_id()
+        checksums, sync = hostfile.features
+        fresh = Superblock(FORMAT, hostfile.fsid, daemon_index, hostfile.daemon_count, 0, checksums=checksums)
+        known = self._read() or replace(fresh, clean=True)
+        for field in ("format", "fsid", "daemon_index", "daemon_count", "checksums"):
             found, wanted = getattr(known, field), getattr(fresh, field)
             if found != wanted:
                 what = field.replace("_", " ")
@@ -101,7 +139,14 @@ class Rootdir:
                 f"rootdir {self.path}: the daemon was started {known.boot_epoch} times, file ids are used up",
                 ExitStatus.ROOTDIR,
             )
-        self.superblock = replace(known, boot_epoch=known.boot_epoch + 1)
+        self.ending = Ending.CLEAN if known.clean else Ending.KILLED if known.node_boot == boot else Ending.POWER
+        self.superblock = replace(
+            known,
+            boot_epoch=known.boot_epoch + 1,
+            sync=str(sync),
+            clean=False,
+            power_epoch=known.boot_epoch if self.ending is Ending.POWER else known.power_epoch,
+        )
         self._write()
         return self.superblock
 
@@ -129,6 +174,10 @@ class Rootdir:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
 
 
 def _lock(path: Path) -> int:

@@ -4,6 +4,9 @@
     0 node1 tcp://10.0.0.1:40021 unix:///local/gkfs/daemon-0/socket
     1 node2 tcp://10.0.0.2:39985 unix:///local/gkfs/daemon-1/socket
 
+The header may also name `Features`: `checksums=xxh3`, `sync=none`, `sync=commit`. Who does not know one of them
+refuses the file.
+
 One header, then a line per daemon: index, host name, TCP address, Unix socket. Daemons append their own
 line, so lines come in any order, and the last one for an index holds: a restarted daemon appends anew.
 `-` stands for an address a daemon does not have. Blank lines and lines that start with `#` are ignored.
@@ -12,18 +15,38 @@ The hostfile is no secret. What lets in is the key beside it (`gkfs.keyfile`), w
 """
 
 import re
+from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gkfs import keyfile
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.keyfile import Access, Key
 from gkfs.limits import DAEMONS_MAX, HOSTFILE_MAX_BYTES
 
-_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})")
+_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})((?: [a-z0-9]+=[a-z0-9]+)*)")
 _TCP = re.compile(r"tcp://(?:\[[0-9a-fA-F:.%a-z]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _INDEX = re.compile(r"[0-9]{1,9}")
 NO_ADDRESS = "-"
+CHECKSUMS: Final = "xxh3"  # how blocks are summed, see `gkfs.daemon.block_sums`
+
+
+class Sync(StrEnum):
+    """What is brought to the disk when; docs/durability.md."""
+
+    NONE = "none"  # nothing, not even by fsync
+    FSYNC = "fsync"  # what fsync was called for
+    COMMIT = "commit"  # everything, before it is answered
+
+
+class Features(NamedTuple):
+    """What was chosen for a file system when it was made; *sync* may be another one after each start."""
+
+    checksums: bool = False
+    sync: Sync = Sync.FSYNC
+
+
+_PLAIN: Final = Features()
 
 
 class DaemonAddress(NamedTuple):
@@ -48,6 +71,7 @@ class Hostfile(NamedTuple):
     daemon_count: int
     daemons: dict[int, DaemonAddress]
     key: Key | None = None
+    features: Features = _PLAIN
 
     @property
     def access(self) -> Access:
@@ -66,9 +90,12 @@ class Hostfile(NamedTuple):
         return [index for index in range(self.daemon_count) if index not in self.daemons]
 
 
-def format_header(fsid: str, daemon_count: int) -> str:
+def format_header(fsid: str, daemon_count: int, features: Features = _PLAIN) -> str:
     """The first line of a hostfile, newline included."""
-    return f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}\n"
+    words = [f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}"]
+    words += [f"checksums={CHECKSUMS}"] if features.checksums else []
+    words += [f"sync={features.sync}"] if features.sync is not Sync.FSYNC else []
+    return " ".join(words) + "\n"
 
 
 def format_daemon(address: DaemonAddress) -> str:
@@ -121,7 +148,19 @@ def parse(text: str, name: str) -> Hostfile:
     for number, line in lines[1:]:
         address = _parse_daemon(line, name, number, daemon_count)
         daemons[address.daemon] = address
-    return Hostfile(fsid, daemon_count, daemons)
+    return Hostfile(fsid, daemon_count, daemons, features=_parse_features(header[3], name, lines[0][0]))
+
+
+def _parse_features(text: str, name: str, number: int) -> Features:
+    features = _PLAIN
+    for word in text.split():
+        if word == f"checksums={CHECKSUMS}":
+            features = features._replace(checksums=True)
+        elif word in (f"sync={Sync.NONE}", f"sync={Sync.COMMIT}"):
+            features = features._replace(sync=Sync(word.partition("=")[2]))
+        else:
+            raise _garbled(name, number, f"{word!r} is nothing that this gkfs knows")
+    return features
 
 
 def _parse_daemon(line: str, name: str, number: int, daemon_count: int) -> DaemonAddress:

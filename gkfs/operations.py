@@ -6,6 +6,15 @@ from functools import cached_property
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 
+from gkfs.audit_messages import (
+    AuditChunksReply,
+    AuditChunksRequest,
+    AuditFilesReply,
+    AuditFilesRequest,
+    AuditStoreReply,
+    AuditStoreRequest,
+    MendRequest,
+)
 from gkfs.bulk_messages import (
     ChecksumReply,
     ChecksumRequest,
@@ -17,10 +26,6 @@ from gkfs.bulk_messages import (
 from gkfs.messages import (
     AllocatedReply,
     AllocatedRequest,
-    AuditFilesReply,
-    AuditFilesRequest,
-    AuditStoreReply,
-    AuditStoreRequest,
     CreateReply,
     CreateRequest,
     CutChunksRequest,
@@ -34,7 +39,6 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
-    MendRequest,
     OutgrowRequest,
     ReadChunkReply,
     ReadChunkRequest,
@@ -151,6 +155,7 @@ SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
 AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, idempotent=True, role="control")
 AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True, role="control")
 MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}), role="control")
+AUDIT_CHUNKS = Operation(8, "audit_chunks", AuditChunksRequest, AuditChunksReply, idempotent=True, role="control")
 USAGE = Operation(7, "usage", UsageRequest, UsageReply, idempotent=True)
 
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)

@@ -11,6 +11,7 @@ import click
 
 from gkfs import config
 from gkfs.commands import children, hostfiles, rootdirs
+from gkfs.commands.features import Wanted
 from gkfs.commands.options import verb
 from gkfs.config import DEBUG_VARIABLE
 from gkfs.errors import ExitStatus, GkfsError
@@ -44,6 +45,8 @@ def daemon(
     index: int,
     listen: str,
     advertise: str | None,
+    checksums: bool,
+    sync: str | None,
     die_with: int | None,
     until_killed: bool,
 ) -> None:
@@ -53,7 +56,7 @@ def daemon(
     """
     if die_with is not None:
         children.die_with_parent(die_with, signal.SIGKILL if until_killed else signal.SIGTERM)
-    join(hostfile, rootdir, index, daemons)
+    join(hostfile, rootdir, index, daemons, Wanted(checksums, sync))
     from gkfs.daemon.server import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
@@ -76,8 +79,9 @@ def settings(
     if advertise is None and tcp_address(listen)[0] in _WILDCARDS:
         advertise = socket.gethostname()  # "all my addresses" is none that others could call
     folder = rootdirs.daemon_folder(rootdir, index)
-    merge, direct_io = config.merges(os.environ), config.does_direct_io(os.environ)
-    return DaemonSettings(folder, hostfile, index, listen, advertise, until_killed, merge, direct_io)
+    environ = os.environ
+    merge, direct_io, log = config.merges(environ), config.does_direct_io(environ), config.keeps_log(environ)
+    return DaemonSettings(folder, hostfile, index, listen, advertise, until_killed, merge, direct_io, log)
 
 
 def set_up_logging(file: Path | None = None) -> None:
@@ -86,7 +90,7 @@ def set_up_logging(file: Path | None = None) -> None:
     logging.basicConfig(filename=file, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> None:
+def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None, wanted: Wanted) -> None:
     """Make sure that daemon *index* can start; the hostfile is made when it is missing and *daemons* are known.
 
     Raises GkfsError (ROOTDIR, HOSTFILE).
@@ -96,8 +100,11 @@ def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None) -> None
     if hosts is None and daemons is not None:
         hostfile.unlink(missing_ok=True)  # an empty one
         known = rootdirs.read_contents(rootdirs.daemon_folder(rootdir, index))
-        hostfiles.create(hostfile, known.fsid if known else hostfiles.new_fsid(), daemons)
+        features = wanted.of_rootdir(known.features, f"rootdir {rootdir}") if known else wanted.fresh()
+        fsid = known.fsid if known else hostfiles.new_fsid()
+        hostfiles.create(hostfile, fsid, daemons, features=features)
     hosts = hosts or hostfiles.read(hostfile)
+    wanted.check(hosts.features, f"hostfile {hostfile}")
     if daemons not in (None, hosts.daemon_count):
         raise GkfsError(
             f"hostfile {hostfile} is of a file system of {hosts.daemon_count} daemons, not of {daemons}",

@@ -3,15 +3,18 @@
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 from gkfs import hostfile, keyfile
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Features, Hostfile
 from gkfs.keyfile import Key
 
 # So that a verb whose parameter is called hostfile has all of it here.
 read = hostfile.read
 read_addresses = hostfile.read_addresses
+
+_PLAIN: Final = Features()
 
 
 def read_if_there(path: Path) -> Hostfile | None:
@@ -24,7 +27,7 @@ def read_if_there(path: Path) -> Hostfile | None:
     return hostfile.read(path) if os.path.lexists(path) else None
 
 
-def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> bool:
+def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None, features: Features = _PLAIN) -> bool:
     """Make the key and the hostfile with its header; False when another process was first. Raises GkfsError.
 
     Without *key*, others who make a hostfile of the same *fsid* at this moment, and we, agree on one. Readers see
@@ -32,7 +35,7 @@ def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> 
     """
     made_key = keyfile.make(path, fsid, key)
     try:
-        if _create(path, fsid, daemon_count):
+        if _create(path, fsid, daemon_count, features):
             return True
     except BaseException:
         if made_key:
@@ -43,8 +46,8 @@ def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None) -> 
     return False
 
 
-def _create(path: Path, fsid: str, daemon_count: int) -> bool:
-    temporary = _write_beside(path, fsid, daemon_count)
+def _create(path: Path, fsid: str, daemon_count: int, features: Features) -> bool:
+    temporary = _write_beside(path, fsid, daemon_count, features)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -56,10 +59,10 @@ def _create(path: Path, fsid: str, daemon_count: int) -> bool:
     return True
 
 
-def replace(path: Path, fsid: str, daemon_count: int) -> None:
+def replace(path: Path, fsid: str, daemon_count: int, features: Features = _PLAIN) -> None:
     """Put a fresh header, and a fresh key, in the place of those of a file system that is not running."""
     keyfile.make(path, fsid, Key.fresh())
-    temporary = _write_beside(path, fsid, daemon_count)
+    temporary = _write_beside(path, fsid, daemon_count, features)
     try:
         os.replace(temporary, path)
     except OSError as error:
@@ -86,12 +89,12 @@ def new_fsid() -> str:
     return secrets.token_hex(16)
 
 
-def _write_beside(path: Path, fsid: str, daemon_count: int) -> Path:
+def _write_beside(path: Path, fsid: str, daemon_count: int, features: Features) -> Path:
     temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
-            file.write(hostfile.format_header(fsid, daemon_count))
+            file.write(hostfile.format_header(fsid, daemon_count, features))
     except OSError as error:
         raise _error(path, f"cannot be made: {error.strerror}") from None
     return temporary

@@ -22,6 +22,7 @@ from gkfs.commands.node import Plan
 from gkfs.commands.signals import Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import VISITOR_RANK, Event, Message
+from gkfs.hostfile import Features
 from gkfs.limits import DAEMONS_MAX, END_GRACE_S, JOB_START_TIMEOUT_S, JOB_STOP_TIMEOUT_S, POLL_INTERVAL_S
 
 _OTHERS_TOO_S = 0.2  # what one node cannot do others often cannot, either: they are counted
@@ -42,6 +43,7 @@ class Wishes(NamedTuple):
     cores: list[int]
     options: Options
     log: Path | None  # for what all nodes' daemons and mounts had to say
+    features: Features
 
 
 class Leader:
@@ -112,6 +114,7 @@ class Leader:
             "cores": wishes.cores,
             "options": wishes.options._asdict(),
             "keeps_logs": wishes.log is not None,
+            "features": wishes.features,
         }
         first = {host: place * wishes.daemons for place, host in enumerate(wishes.serving)}
         return {
@@ -141,7 +144,8 @@ class Leader:
     def _note_here(self) -> None:
         """This host is not a node of the job (salloc on a login node): `gkfs stop` and others look here, too."""
         self._own_folder = jobs.make_state_folder(self.job.name)
-        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines), self.job.key)
+        count, features = len(self.lines), self._wishes.features
+        hostfiles.create(self.job.hostfile, self.job.fsid, count, self.job.key, features)
         with self.job.hostfile.open("a") as file:
             file.writelines(self.lines)
         jobs.write(self.job)

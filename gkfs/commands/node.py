@@ -50,7 +50,7 @@ from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.signals import ENDING, Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import GANG_VARIABLE, GangEnded, Member, Message
-from gkfs.hostfile import DaemonAddress
+from gkfs.hostfile import DaemonAddress, Features, Sync
 from gkfs.limits import (
     DAEMON_RESTARTS_MAX,
     JOB_CONNECT_TIMEOUT_S,
@@ -78,6 +78,7 @@ class Plan(NamedTuple):
     cores: list[int]  # empty: all
     options: dict[str, Any]  # of mount.Options
     keeps_logs: bool  # they are sent to the leader at the end
+    features: list[Any]  # hostfile.Features
 
 
 class _ToldToEnd(Exception):
@@ -134,7 +135,9 @@ class _Node:
         self._logs = {} if plan.keeps_logs else None
         state = undo.enter_context(self._state_folder(job.name))
         own_hosts = state / jobs.HOSTS_NAME
-        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key)
+        checksums, sync = plan.features
+        features = Features(checksums, Sync(sync))
+        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key, features)
         if plan.daemons:
             data = undo.enter_context(self._data_folder(plan, job.name, state))
             undo.callback(self._end_daemons)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features, Sync
 
 LOG_NAME: Final = "daemon.log"
 _PREFIX: Final = "daemon-"
@@ -28,6 +29,7 @@ class Contents(NamedTuple):
     fsid: str
     daemon: int
     daemon_count: int
+    features: Features
 
 
 def daemon_folder(rootdir: Path, daemon: int) -> Path:
@@ -74,7 +76,9 @@ def existing_file_system(rootdir: Path) -> Contents | None:
         raise _error(
             rootdir, f"holds only daemon {here} of the {count} of file system {fsids[0]}, see `gkfs daemon`"
         )
-    return Contents(fsids[0], 0, count)
+    if len({entry.features.checksums for entry in known}) > 1:
+        raise _error(rootdir, f"its daemons disagree on the checksums of file system {fsids[0]}")
+    return Contents(fsids[0], 0, count, known[0].features)
 
 
 def read_contents(folder: Path) -> Contents | None:
@@ -82,7 +86,8 @@ def read_contents(folder: Path) -> Contents | None:
     path = folder / "superblock.json"
     try:
         fields = json.loads(path.read_bytes())
-        return Contents(str(fields["fsid"]), int(fields["daemon_index"]), int(fields["daemon_count"]))
+        features = Features(bool(fields.get("checksums")), Sync(fields.get("sync", Sync.FSYNC)))
+        return Contents(str(fields["fsid"]), int(fields["daemon_index"]), int(fields["daemon_count"]), features)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -14,6 +14,7 @@ import click
 
 from gkfs.commands import children, hostfiles, mounts, rootdirs, terminal
 from gkfs.commands.children import Child
+from gkfs.commands.features import take_wanted
 from gkfs.commands.foreground import PASSED_ON, Command
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, launch
 from gkfs.commands.launchers import Launcher
@@ -23,6 +24,7 @@ from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
 from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features
 from gkfs.keyfile import Key
 from gkfs.limits import RUN_GRACE_S
 
@@ -71,10 +73,11 @@ def run(
         raise click.UsageError("COMMAND is an empty word", click.get_current_context())
     spread = take_spread(options)
     places = spread.places()
+    features = take_wanted(options).fresh()
     how = Options(**options)
     with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
         if places.launcher is not Launcher.LOCAL:
-            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log)
+            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log, features)
             status = _run_in_job(wishes, command, grace, signals)
         elif mountdir is None:
             raise click.UsageError(
@@ -82,7 +85,8 @@ def run(
             )
         else:
             embedded = daemons in (None, 1) and not separate_daemon
-            plan = _Plan(rootdir, mountdir, daemons or 1, listen or LOCAL_LISTEN, log, how, embedded)
+            address = listen or LOCAL_LISTEN
+            plan = _Plan(rootdir, mountdir, daemons or 1, address, log, how, embedded, features)
             mounted = _set_up(plan, signals, undo)
             signals.pause(0)
             status = mounted.run(command, grace, signals)
@@ -122,6 +126,7 @@ class _Plan(NamedTuple):
     log: Path | None
     how: Options
     embedded: bool  # the one daemon runs in the mount's process
+    features: Features
 
 
 def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Mounted":
@@ -134,7 +139,7 @@ def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Moun
     if plan.log is not None:
         undo.callback(_keep_logs, folder, plan.log)
     rootdir, hostfile = plan.rootdir or folder, folder / "hosts"
-    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh())
+    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh(), plan.features)
     undo.callback(_remove_data, rootdir, plan.daemons)
     daemons: list[Child] = []
     own = None

@@ -14,6 +14,11 @@ from typing import NamedTuple, TypeVar
 import trio
 
 from gkfs import paths
+from gkfs.audit_messages import (
+    AuditFilesRequest,
+    AuditStoreRequest,
+    MendRequest,
+)
 from gkfs.commands.control import Conversation
 from gkfs.daemon.faults import Change, CutFile, Fault, Kind, MakeDirectory, Repair, Summary
 from gkfs.daemon.inspection import CHUNK_RANGE, STORE_RANGES, Inspection
@@ -22,12 +27,9 @@ from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
 from gkfs.limits import FSCK_ROUNDS_MAX, FSCK_SETTLE_S, FSCK_TIMEOUT_S, FSCK_UNFINISHED_S, POLL_INTERVAL_S
 from gkfs.messages import (
-    AuditFilesRequest,
-    AuditStoreRequest,
     CreateRequest,
     CutChunksRequest,
     Empty,
-    MendRequest,
 )
 from gkfs.metadentry import is_directory_record
 from gkfs.operations import AUDIT_FILES, AUDIT_STORE, CREATE, CUT_CHUNKS, MEND, STATUS, Operation, Q, R

@@ -8,6 +8,7 @@ from gkfs.commands.launchers import Launcher, Places
 from gkfs.commands.leader import Wishes
 from gkfs.commands.mount import Options
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features
 
 _ALL_ADDRESSES = "tcp://0.0.0.0:0"
 _THIS_HOST = "tcp://127.0.0.1:0"
@@ -37,6 +38,7 @@ class Spread(NamedTuple):
         listen: str | None,
         options: Options,
         log: Path | None,
+        features: Features,
     ) -> Wishes:
         """What the leader is to do. Raises GkfsError (USAGE) on what cannot be."""
         return Wishes(
@@ -52,6 +54,7 @@ class Spread(NamedTuple):
             parse_cores(self.cores) if self.cores else [],
             options,
             log,
+            features,
         )
 
 

@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "gkfs.bulk_messages": 2,
     "gkfs.peer_messages": 2,
     "gkfs.usage_messages": 2,
+    "gkfs.audit_messages": 2,
     "gkfs.changes": 2,
     "gkfs.operations": 2,
     "gkfs.handshake": 3,

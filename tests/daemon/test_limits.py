@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gkfs import metadentry, transport, wire
+from gkfs.audit_messages import AuditFilesRequest
 from gkfs.bulk_messages import PutRequest
 from gkfs.daemon import connection as connection_module
 from gkfs.daemon import session as session_module
@@ -38,7 +39,6 @@ from gkfs.limits import (
     SHARES_BYTES,
 )
 from gkfs.messages import (
-    AuditFilesRequest,
     CreateRequest,
     CutChunksRequest,
     DetachRequest,
