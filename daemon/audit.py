@@ -1,4 +1,4 @@
-"""AUDIT_STORE, AUDIT_FILES and MEND: the stores as they are, for `gkfs fsck`, and changes to them.
+"""AUDIT_STORE, AUDIT_FILES, AUDIT_CHUNKS and MEND: the stores as they are, for `gkfs fsck`, and changes to them.
 
 Nothing is judged here; that is what `inspection` is for. A page takes a moment; between two of them others run.
 """
@@ -13,6 +13,15 @@ from typing import Any, Final
 import trio
 
 from gkfs import metadentry, paths
+from gkfs.audit_messages import (
+    AuditChunksReply,
+    AuditChunksRequest,
+    AuditFilesReply,
+    AuditFilesRequest,
+    AuditStoreReply,
+    AuditStoreRequest,
+    MendRequest,
+)
 from gkfs.daemon import keys
 from gkfs.daemon.chunk_files import file_name
 from gkfs.daemon.dispatch import Dispatcher
@@ -22,15 +31,8 @@ from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
 from gkfs.limits import AUDIT_PAGE_BYTES, AUDIT_PAGE_FILES, SCAN_PAGE_RECORDS
-from gkfs.messages import (
-    AuditFilesReply,
-    AuditFilesRequest,
-    AuditStoreReply,
-    AuditStoreRequest,
-    Empty,
-    MendRequest,
-)
-from gkfs.operations import AUDIT_FILES, AUDIT_STORE, MEND
+from gkfs.messages import Empty
+from gkfs.operations import AUDIT_CHUNKS, AUDIT_FILES, AUDIT_STORE, MEND
 
 _ENTRY_OVERHEAD_BYTES: Final = 16  # msgpack's, of a key, its value and size
 
@@ -45,9 +47,10 @@ class Audit:
         self._folder = folder
 
     def register(self, dispatcher: Dispatcher) -> None:
-        """Have *dispatcher* serve the three operations."""
+        """Have *dispatcher* serve the four operations."""
         dispatcher.serve(AUDIT_STORE, self.store)
         dispatcher.serve(AUDIT_FILES, self.files)
+        dispatcher.serve(AUDIT_CHUNKS, self.chunks)
         dispatcher.serve(MEND, self.mend)
 
     # --- reading
@@ -88,6 +91,9 @@ class Audit:
         found = await trio.to_thread.run_sync(sizes, self._folder, unknown)
         there = [(os.fsencode(name), size) for name, size in zip(unknown, found, strict=True) if size >= 0]
         return AuditFilesReply([name for name, _ in there], [size for _, size in there], os.fsencode(last))
+
+    def chunks(self, session: Session, request: AuditChunksRequest) -> Coroutine[Any, Any, AuditChunksReply]:
+        return self._storage.damage(request.after)
 
     # --- repairs
 

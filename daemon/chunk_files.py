@@ -12,6 +12,8 @@ import mmh3
 
 from gkfs.messages import Buffer
 
+Write = Callable[[int, Buffer, int], None]  # to a descriptor data at an offset; raises OSError
+
 _FOLDERS: Final = 256
 # ext4 (FS_IOC_GETFLAGS and SETFLAGS of linux/fs.h): folders below are unrelated and get block groups of their own.
 _GET_FLAGS: Final = 0x80086601
@@ -29,6 +31,26 @@ def cut_files(work: list[tuple[str, int]]) -> int:
     return sum(cut_file(path, kept) for path, kept in work)
 
 
+def cut_files_durably(work: list[tuple[str, int]]) -> int:
+    """As `cut_files`, and it is on the disk, too."""
+    freed = cut_files(work)
+    for path, kept in work:
+        if kept:
+            with contextlib.suppress(FileNotFoundError):
+                _sync(path)
+    for folder in {os.path.dirname(path) for path, kept in work if not kept}:
+        _sync(folder)
+    return freed
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def cut_file(path: str, kept: int) -> int:
     """Remove the chunk file, or what is beyond its first *kept* bytes; returns how many bytes that freed."""
     try:
@@ -44,7 +66,7 @@ def cut_file(path: str, kept: int) -> int:
     return 0
 
 
-def write_file(path: str, data: Buffer, write: Callable[[int, Buffer, int], None]) -> None:
+def write_file(path: str, data: Buffer, write: Write) -> None:
     """Make the chunk file *path*, which must not exist. Raises OSError; then a part of it may be there."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -90,6 +112,16 @@ def write_all(fd: int, data: Buffer, offset: int) -> None:
         view = memoryview(data)
         while written < len(view):
             written += os.pwrite(fd, view[written:], offset + written)
+
+
+def durably(write: Write) -> Write:
+    """*write*, and when it returns the data are on the disk."""
+
+    def write_durably(fd: int, data: Buffer, offset: int) -> None:
+        write(fd, data, offset)
+        os.fdatasync(fd)
+
+    return write_durably
 
 
 def make_folders(folder: Path) -> None:

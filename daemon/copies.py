@@ -57,7 +57,7 @@ class Copy:
         """Open the copy in *folder*, which has a superblock. Raises GkfsError, OSError."""
         self.folder = folder
         self.store = MetadataStore(folder / "metadata")
-        self.storage = ChunkStorage(folder / "chunks", self.store, uses_direct_io=direct_io, keeps_unclaimed=True)
+        self.storage = ChunkStorage(folder / "chunks", self.store, uses_direct_io=direct_io)
         state = self.store.get(keys.COPIED)
         self.seq: int
         self.complete: bool
@@ -214,13 +214,11 @@ class Copies:
 
     def chunk(self, session: Session, request: CopyChunkRequest) -> Empty | Coroutine[Any, Any, Empty]:
         copy = self._heard(request.shard)
-        if request.is_new:
-            if copy.store.get(keys.chunk(request.fid, 0)) is not None:  # sent again
-                copy.storage.cut(request.fid, 0)
-                copy.store.commit()
-            made = copy.storage.write_new(request.fid, request.data)
-            return Empty() if made is None else _finish(copy, made)
+        key = keys.chunk(request.fid, request.chunk)
+        entry = copy.store.get(key)
         written = copy.storage.write(request.fid, request.chunk, request.offset, request.data)
+        if entry and copy.store.get(key) != entry:
+            copy.store.put_now(key, entry)  # the original's, with its checksums: a new file has emptied it
         return Empty() if isinstance(written, int) else _finish(copy, written)
 
     def cut(self, session: Session, request: CopyCutRequest) -> Empty | Coroutine[Any, Any, Empty]:

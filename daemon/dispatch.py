@@ -135,19 +135,47 @@ class Dispatcher:
     def _finish_batch(
         self, connection: "Connection", messages: list[wire.Message], replies: list[Buffer], answered: list[int]
     ) -> None:
+        waits_for_disk = False
         if self._store.dirty:
+            waits_for_disk = self._store.syncs_commits
             if answered:
                 connection.session.store_replies(self._store, answered, task=False)
             try:
-                self._store.commit()
+                if waits_for_disk:
+                    self._store.commit_unsynced()
+                else:
+                    self._store.commit()
             except OSError as error:
+                waits_for_disk = False
                 # Nothing of the batch has happened; what tasks work on is theirs to answer.
                 session = connection.session
                 for seq in answered:
                     session.forget(seq)
                 failed = [m for m in messages if m.code in self.rows and m.seq not in session.executing]
                 replies = [piece for m in failed for piece in _encode_error(self.rows[m.code], m.seq, error)]
-        self._send(connection, connection.session, replies)
+        if not waits_for_disk:
+            self._send(connection, connection.session, replies)
+            return
+        self.task_begins()
+        self._nursery.start_soon(self._send_synced, connection, messages, replies, answered)
+
+    async def _send_synced(
+        self, connection: "Connection", messages: list[wire.Message], replies: list[Buffer], answered: list[int]
+    ) -> None:
+        """Answer a batch once what it changed is on the disk; others are executed meanwhile."""
+        session = connection.session
+        try:
+            await self._store.synced()
+        except OSError as error:
+            replies = []
+            for message in [m for m in messages if m.code in self.rows and m.seq not in session.executing]:
+                pieces = _encode_error(self.rows[message.code], message.seq, error)
+                replies += pieces
+                if message.seq in answered:
+                    session.remember(message.seq, pieces)
+        finally:
+            self.task_ends()
+        self._send(connection, session, replies)
 
     def _send(self, target: Target, session: Session, pieces: list[Buffer]) -> None:
         if self.mirror is None or session.role in _NEVER_HELD:

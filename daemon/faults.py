@@ -30,6 +30,7 @@ class Kind(StrEnum):
     MISPLACED = "misplaced"  # a chunk on a daemon that nobody asks for it
     OVERLONG = "overlong"
     UNINDEXED = "unindexed"  # a chunk file that the index does not know
+    CHECKSUM = "checksum"  # a chunk that is not what was written
     FOREIGN = "foreign"  # a file among the chunks that is none
     HOLDER = "holder"
     SEALED = "sealed"  # a directory that was removed and is there
@@ -93,6 +94,7 @@ class Summary(NamedTuple):
     orphans: int = 0
     chunks: int = 0
     chunk_bytes: int = 0
+    verified: int = 0  # chunks whose checksums were held against the disk
 
 
 def key_name(key: bytes) -> str:

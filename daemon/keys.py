@@ -8,7 +8,8 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
                      so this stays for ever), b"?" while that is being decided
     03 intent        an operation over several daemons begun here (msgpack, see `rmdir` and `rename`)
     04 fid chunk     the chunk exists here; written before its file, so this index is a superset of the files;
-                     b"", or b"?" until the record that came with the data is there: else a restart removes it
+                     b"" or its checksums (see `block_sums`), or b"?" until the record that came with the data is
+                     there: else a restart removes it
     05 intent        what ADOPT answered to this intent (msgpack), until the source says FORGET_INTENT
     06 fid           chunks of this file are still to be cut (msgpack, see `reclaim` and `truncate`)
     07 client slot   the latest replies to this client (msgpack, see `session`), for repeats after a restart
@@ -22,6 +23,7 @@ start with one byte from 0x01 to 0x1f; numbers are big-endian, so that ranges fo
 import struct
 
 from gkfs import paths
+from gkfs.limits import CHUNK_SIZE_BYTES
 
 ORPHANS = b"\x01"
 SEALS = b"\x02"
@@ -76,6 +78,11 @@ def chunk_of_key(key: bytes) -> tuple[int, int]:
     """(fid, index) of a key of the chunk table."""
     _, fid, index = _CHUNK.unpack(key)
     return fid, index
+
+
+def kept_bytes(key: bytes, size: int) -> int:
+    """How many bytes of the chunk of *key* remain in a file cut to *size*."""
+    return max(0, min(CHUNK_SIZE_BYTES, size - chunk_of_key(key)[1] * CHUNK_SIZE_BYTES))
 
 
 def adopted(name: bytes) -> bytes:

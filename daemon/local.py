@@ -67,6 +67,9 @@ class LocalClient:
             reply = row.handler(session, request)
             if type(reply) is row.reply:
                 if self._store.dirty:
+                    if self._store.syncs_commits:
+                        self._store.commit_unsynced()
+                        return self._wait_for(call, timeout_s, row, request, self._synced(reply))
                     self._store.commit()
                 mirror = self._dispatcher.mirror
                 if mirror is None or mirror.may_leave:
@@ -81,11 +84,20 @@ class LocalClient:
             self._store.rollback()
             call.finish(None, _outcome(row, error))
             return call
+        return self._wait_for(call, timeout_s, row, request, task)
+
+    def _wait_for(
+        self, call: Call[R], timeout_s: float, row: Row, request: Any, task: Coroutine[Any, Any, Any]
+    ) -> Call[R]:
         call.deadline_s = time.monotonic() + timeout_s
-        self._waiting[seq] = call
+        self._waiting[call.seq] = call
         self._dispatcher.task_begins()
         self._nursery.start_soon(self._run, call, row, request, task)
         return call
+
+    async def _synced(self, reply: Any) -> Any:
+        await self._store.synced()
+        return reply
 
     async def _run(self, call: Call[Any], row: Row, request: Any, task: Coroutine[Any, Any, Any]) -> None:
         reply = error = None

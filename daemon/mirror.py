@@ -231,9 +231,9 @@ class Mirror:
             request = CopyRecordsRequest(self.shard, self._seq, number == len(parts), part)
             self.ship(COPY_RECORDS, request, len(part))
 
-    def wrote(self, fid: int, chunk: int, offset: int, data: Buffer, *, is_new: bool = False) -> None:
+    def wrote(self, fid: int, chunk: int, offset: int, data: Buffer) -> None:
         """*data*, which must stay unchanged, is being written to a chunk."""
-        self.ship(COPY_CHUNK, CopyChunkRequest(self.shard, fid, chunk, offset, is_new, data), len(data))
+        self.ship(COPY_CHUNK, CopyChunkRequest(self.shard, fid, chunk, offset, data), len(data))
 
     def cut(self, fid: int, size: int) -> None:
         """A file is being cut to *size*."""

@@ -1,7 +1,6 @@
 """Chunk storage that tells a mirror what it does."""
 
 from collections.abc import Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -10,43 +9,30 @@ from gkfs.daemon import keys
 from gkfs.daemon.chunk_files import read_file
 from gkfs.daemon.guards import Guard
 from gkfs.daemon.mirror import Mirror
-from gkfs.daemon.room import Room
 from gkfs.daemon.storage import ChunkStorage
-from gkfs.daemon.store import MetadataStore
-from gkfs.limits import INLINE_IO_MAX_BYTES, OPEN_CHUNKS_MAX, SCAN_PAGE_RECORDS
+from gkfs.daemon.summed_storage import SummedStorage
+from gkfs.limits import INLINE_IO_MAX_BYTES, SCAN_PAGE_RECORDS
 from gkfs.messages import Buffer
 
 
 class MirroredStorage(ChunkStorage):
-    """The same, and every change is shipped when it begins."""
+    """The same, and every change is shipped to its *mirror* when it begins."""
 
-    def __init__(
-        self,
-        folder: Path,
-        store: MetadataStore,
-        mirror: Mirror,
-        room: Room,
-        *,
-        uses_direct_io: bool = True,
-        files_max: int = OPEN_CHUNKS_MAX,
-    ) -> None:
-        """Open the storage in *folder*, created when missing. Raises OSError."""
-        self._mirror = mirror
-        super().__init__(folder, store, room, uses_direct_io=uses_direct_io, files_max=files_max)
+    mirror: Mirror
 
     def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
         work = super().write(fid, chunk, offset, data)
-        self._mirror.wrote(fid, chunk, offset, _kept(data))
+        self.mirror.wrote(fid, chunk, offset, _kept(data))
         return work
 
     def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
         work = super().write_new(fid, data)
-        self._mirror.wrote(fid, 0, 0, _kept(data), is_new=True)
+        self.mirror.wrote(fid, 0, 0, _kept(data))
         return work
 
     def cut(self, fid: int, size: int) -> Coroutine[Any, Any, None] | None:
         work = super().cut(fid, size)
-        self._mirror.cut(fid, size)
+        self.mirror.cut(fid, size)
         return work
 
     async def copy_all(self) -> None:
@@ -54,7 +40,7 @@ class MirroredStorage(ChunkStorage):
         for page in self._pages_of_chunks():
             for key, _ in page:
                 await self._copy(*keys.chunk_of_key(key))
-                await self._mirror.flushed()
+                await self.mirror.flushed()
 
     def _pages_of_chunks(self) -> Iterator[list[tuple[bytes, bytes]]]:
         return self._store.pages(*keys.table(keys.CHUNKS), SCAN_PAGE_RECORDS)
@@ -69,9 +55,13 @@ class MirroredStorage(ChunkStorage):
                 await self._writes_done.wait()
             data = await trio.to_thread.run_sync(read_file, self._files.path(fid, chunk), limiter=self._threads)
             if data:
-                self._mirror.wrote(fid, chunk, 0, data)
+                self.mirror.wrote(fid, chunk, 0, data)
         finally:
             self._cuts.pop(fid).lifted.set()
+
+
+class MirroredSummedStorage(MirroredStorage, SummedStorage):
+    """The same with checksums, which reach the mirror as part of the index."""
 
 
 def _kept(data: Buffer) -> Buffer:

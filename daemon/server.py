@@ -28,18 +28,19 @@ from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
 from gkfs.daemon.local import LocalClient
 from gkfs.daemon.mirror import Mirror
-from gkfs.daemon.mirrored_storage import MirroredStorage
+from gkfs.daemon.mirrored_storage import MirroredStorage, MirroredSummedStorage
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.room import Ballast, Room, disk_of, memtable_bytes
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.summed_storage import SummedStorage
 from gkfs.daemon.superblock import Rootdir
 from gkfs.daemon.usage import Usage
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, os_error
-from gkfs.hostfile import DaemonAddress, Hostfile
+from gkfs.hostfile import DaemonAddress, Features, Hostfile
 from gkfs.keyfile import Access
 from gkfs.limits import BALLAST_EXTRA_BYTES, CLEAN_STOP_S, METADATA_REOPEN_BYTES
 from gkfs.operations import LOCATE, SHUTDOWN, STATUS, SYNC_METADATA
@@ -59,8 +60,8 @@ class DaemonSettings:
     until_killed: bool = False  # signals that ask for an end are somebody else's to act upon
     merge: bool = True  # requests that came together are executed and answered together
     direct_io: bool = True  # large pieces of chunks go past the page cache, where the file system can
-    replicas: int = 1  # 2: every record and chunk is on two daemons
     capacity_bytes: int = 0  # for chunks and records together; 0: as much as the disk has
+    keeps_log: bool = True  # without RocksDB's log the death of the daemon loses records; to be measured
 
 
 class Serving(NamedTuple):
@@ -92,23 +93,26 @@ async def serve(
         )
     rootdir = Rootdir(settings.rootdir, known, settings.daemon_index)
     try:
-        if settings.replicas > 1:
+        has_mirror = known.features.replicas > 1
+        if has_mirror:
             _check_not_lost(settings, known, rootdir)
-        # In a thread: others must not take a process for dead that opens a large shard which it has taken over.
+        # In threads: others must not take a process for dead that opens a large shard which it has taken over.
         gathered_bytes, ballast = _make_way(rootdir, settings)
-        tables_max = descriptors.shares().tables
-        store = await trio.to_thread.run_sync(MetadataStore, rootdir.metadata, gathered_bytes, tables_max)
+        store = await trio.to_thread.run_sync(_open_store, rootdir, known.features, settings, gathered_bytes)
         try:
-            mirror = Mirror(settings.daemon_index) if settings.replicas > 1 else None
-            storage = await trio.to_thread.run_sync(_open_storage, rootdir, store, mirror, ballast, settings)
+            mirror = Mirror(settings.daemon_index) if has_mirror else None
+            opening = partial(_open_storage, rootdir, store, mirror, ballast, known.features, settings)
+            storage = await trio.to_thread.run_sync(opening)
             try:
+                rootdir.opened()
                 stop = trio.Event() if stop is None else stop
                 server = _Server(settings, known.access, rootdir, store, storage, stop, on_shutdown or stop.set)
                 await server.run(known, task_status, mirror, failover)
             finally:
                 storage.close()
         finally:
-            store.close()
+            if store.close():
+                rootdir.end()
     finally:
         rootdir.close()
 
@@ -136,20 +140,49 @@ def _make_way(rootdir: Rootdir, settings: DaemonSettings) -> tuple[int, Ballast]
     return gathered_bytes, ballast
 
 
+def _open_store(
+    rootdir: Rootdir, features: Features, settings: DaemonSettings, gathered_bytes: int
+) -> MetadataStore:
+    return MetadataStore(
+        rootdir.metadata,
+        gathered_bytes,
+        descriptors.shares().tables,
+        ending=rootdir.ending,
+        sync=features.sync,
+        keeps_log=settings.keeps_log,
+    )
+
+
 def _open_storage(
-    rootdir: Rootdir, store: MetadataStore, mirror: Mirror | None, ballast: Ballast, settings: DaemonSettings
+    rootdir: Rootdir,
+    store: MetadataStore,
+    mirror: Mirror | None,
+    ballast: Ballast,
+    features: Features,
+    settings: DaemonSettings,
 ) -> ChunkStorage:
-    files_max, direct_io = descriptors.shares().chunks, settings.direct_io
     try:
         room = Room(rootdir.path, store, settings.capacity_bytes, ballast)
-        if mirror is not None:
-            store.on_commit = mirror.commit
-            return MirroredStorage(
-                rootdir.chunks, store, mirror, room, uses_direct_io=direct_io, files_max=files_max
-            )
-        return ChunkStorage(rootdir.chunks, store, room, uses_direct_io=direct_io, files_max=files_max)
+        options: dict[str, Any] = {
+            "uses_direct_io": settings.direct_io,
+            "sync": features.sync,
+            "files_max": descriptors.shares().chunks,
+        }
+        storage: ChunkStorage
+        if features.checksums:
+            epochs = rootdir.superblock.boot_epoch, rootdir.superblock.power_epoch
+            summed = SummedStorage if mirror is None else MirroredSummedStorage
+            storage = summed(rootdir.chunks, store, epochs, room, **options)
+        else:
+            plain = ChunkStorage if mirror is None else MirroredStorage
+            storage = plain(rootdir.chunks, store, room, **options)
     except OSError as error:
         raise _unusable(rootdir, error) from None
+    if mirror is not None:
+        assert isinstance(storage, MirroredStorage)
+        storage.mirror = mirror
+        store.on_commit = mirror.commit
+    return storage
 
 
 def _unusable(rootdir: Rootdir, error: OSError) -> GkfsError:
@@ -200,6 +233,7 @@ class _Server:
                     own_part = failover or self._take_part(known, nursery)
                 self._register(nursery, mirror, own_part)
                 nursery.start_soon(self._storage.room.tend)
+                nursery.start_soon(self._storage.background)
                 self._doors.open(self._settings.listen, self._rootdir, merge=self._settings.merge)
                 connect = partial(
                     LocalClient,

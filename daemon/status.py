@@ -55,6 +55,7 @@ class Control:
             copies=2 if self._dispatcher.mirror is not None and self._dispatcher.mirror.counts else 1,
             records_bytes=self._store.disk_bytes(),
             capacity_bytes=self._storage.room.capacity_bytes,
+            damaged_blocks=self._storage.damaged_blocks,
         )
 
     def shutdown(self, session: Session, request: Empty) -> Empty:

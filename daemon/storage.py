@@ -21,11 +21,15 @@ from typing import Any, Final
 
 import trio
 
+from gkfs.audit_messages import AuditChunksReply
 from gkfs.daemon import direct_io, keys
 from gkfs.daemon.chunk_files import (
+    Write,
     cut_file,
     cut_files,
+    cut_files_durably,
     digest_files,
+    durably,
     make_folders,
     write_all,
     write_file,
@@ -34,7 +38,9 @@ from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.open_chunks import ChunkFile, OpenChunks
 from gkfs.daemon.room import Room
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.unsynced import Unsynced
 from gkfs.errors import os_error
+from gkfs.hostfile import Sync
 from gkfs.limits import (
     CHUNK_INDEX_MAX,
     CHUNK_SIZE_BYTES,
@@ -47,7 +53,6 @@ from gkfs.limits import (
     SLOW_DISK_READ_S,
     SLOW_DISK_SPELL_S,
     STAT_CHUNKS,
-    UNSYNCED_FILES_MAX,
 )
 from gkfs.messages import Buffer
 
@@ -55,7 +60,12 @@ _FID_MAX: Final = (1 << 64) - 1
 
 
 class ChunkStorage:
-    """The chunks of one daemon. How much there is of them, and may be, *room* knows."""
+    """The chunks of one daemon. How much there is of them, and may be, *room* knows.
+
+    *damaged_blocks*: found since the start. Without checksums, see `summed_storage`, nobody knows.
+    """
+
+    damaged_blocks = 0
 
     def __init__(
         self,
@@ -64,13 +74,10 @@ class ChunkStorage:
         room: Room | None = None,
         *,
         uses_direct_io: bool = True,
-        keeps_unclaimed: bool = False,
+        sync: Sync = Sync.FSYNC,
         files_max: int = OPEN_CHUNKS_MAX,
     ) -> None:
-        """Open the storage in *folder*, created when missing; *files_max* stay open. Raises OSError.
-
-        *keeps_unclaimed*: what `write_new` wrote in an earlier run may still be claimed.
-        """
+        """Open the storage in *folder*, created when missing; *files_max* stay open. Raises OSError."""
         self._store = store
         make_folders(folder)
         self.room = room or Room(folder, store)
@@ -79,14 +86,20 @@ class ChunkStorage:
         self._writes: dict[int, int] = {}  # fid -> writes in threads
         self._writes_done = trio.Event()  # replaced each time it is set
         self._cuts: dict[int, Guard] = {}
-        # Chunks written since the last sync, by file; None when there are too many to tell them apart.
-        self._unsynced: dict[int, set[int] | None] = {}
-        self._unsynced_forgotten = False  # files not in it may have unsynced chunks, too
+        self._unsynced = Unsynced()
         self._disk_slow_until_s = 0.0  # on perf_counter's clock; small reads that may wait for it use threads
         direct = uses_direct_io and direct_io.works_in(folder)
-        self._write_large = direct_io.write_large if direct else write_all
+        self._write_large: Write = direct_io.write_large if direct else write_all
+        self._write_small: Write = write_all
+        self._cut_files = cut_files
+        self._inline_write_max_bytes = INLINE_IO_MAX_BYTES
+        self._ignores_sync = sync is Sync.NONE
+        if sync is Sync.COMMIT:
+            self._write_large, self._write_small = durably(self._write_large), durably(write_all)
+            self._cut_files = cut_files_durably
+            self._inline_write_max_bytes = 0  # who waits for the disk does so in a thread
         self._read_large = direct_io.read_large if direct else os.pread
-        self._count_bytes(keeps_unclaimed)
+        self._count_bytes()
 
     # --- reading and writing
 
@@ -95,48 +108,61 @@ class ChunkStorage:
 
         Raises OSError: EINVAL beyond the chunk, ENOSPC, EDQUOT, EIO; Blocked while the file is being cut.
         """
-        if not _exists(fid, chunk, offset) or not 0 < len(data) <= CHUNK_SIZE_BYTES - offset:
-            raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot write {len(data)} bytes at {offset}")
-        if fid in self._cuts:
-            raise Blocked(self._cuts[fid])
-        self._check_room(fid, chunk, offset, len(data))
-        file = self._files.get(fid, chunk, create=True)
-        assert file is not None
-        self._note_unsynced(fid, chunk)
-        if len(data) <= INLINE_IO_MAX_BYTES:
+        self._check_write(fid, chunk, offset, data)
+        file = self._file_to_write(fid, chunk)
+        if len(data) <= self._inline_write_max_bytes:
             file.cached = True
             try:
                 write_all(file.fd, data, offset)
             finally:
                 self._note_size(file, offset, len(data))
             return len(data)
-        file.users += 1
-        self._writes[fid] = self._writes.get(fid, 0) + 1
-        self.room.writing_bytes += len(data)
+        self._write_begins(file, fid, len(data))
         return self._write_in_thread(file, fid, offset, data)
+
+    def _check_write(self, fid: int, chunk: int, offset: int, data: Buffer) -> None:
+        if not _exists(fid, chunk, offset) or not 0 < len(data) <= CHUNK_SIZE_BYTES - offset:
+            raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot write {len(data)} bytes at {offset}")
+        if fid in self._cuts:
+            raise Blocked(self._cuts[fid])
+        self._check_room(fid, chunk, offset, len(data))
+
+    def _file_to_write(self, fid: int, chunk: int) -> ChunkFile:
+        file = self._files.get(fid, chunk, create=True)
+        assert file is not None
+        self._unsynced.note(fid, chunk)
+        return file
 
     def read(self, fid: int, chunk: int, offset: int, length: int) -> Buffer | Coroutine[Any, Any, Buffer]:
         """Up to *length* bytes from *offset* within a chunk; less where the chunk ends. Raises OSError."""
-        if not _exists(fid, chunk, offset) or not 0 <= length <= CHUNK_SIZE_BYTES - offset:
-            raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot read {length} bytes at {offset}")
-        file = self._files.get(fid, chunk, create=False)
+        file = self._file_to_read(fid, chunk, offset, length)
         if file is None or offset >= file.size:
             return b""
         length = min(length, file.size - offset)
-        if length <= INLINE_IO_MAX_BYTES:
-            buffer = bytearray(length)
-            file.cached = True
-            try:
-                if os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT) == length:
-                    return buffer
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-                    raise
-            # Not all of it is in the page cache.
-            if length <= INLINE_COLD_READ_MAX_BYTES and time.perf_counter() >= self._disk_slow_until_s:
-                return self._read_from_disk(file, offset, length)
+        if length <= INLINE_IO_MAX_BYTES and (data := self._read_now(file, offset, length)) is not None:
+            return data
         file.users += 1
         return self._read_in_thread(file, offset, length)
+
+    def _file_to_read(self, fid: int, chunk: int, offset: int, length: int) -> ChunkFile | None:
+        if not _exists(fid, chunk, offset) or not 0 <= length <= CHUNK_SIZE_BYTES - offset:
+            raise os_error(errno.EINVAL, f"chunk {chunk} of {fid:x}: cannot read {length} bytes at {offset}")
+        return self._files.get(fid, chunk, create=False)
+
+    def _read_now(self, file: ChunkFile, offset: int, length: int) -> Buffer | None:
+        """Bytes that the file has, if that takes no thread."""
+        buffer = bytearray(length)
+        file.cached = True
+        try:
+            if os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT) == length:
+                return buffer
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+        # Not all of it is in the page cache.
+        if length <= INLINE_COLD_READ_MAX_BYTES and time.perf_counter() >= self._disk_slow_until_s:
+            return self._read_from_disk(file, offset, length)
+        return None
 
     def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
         """Write the begin of a file that nobody knows yet, up to a chunk; `claim` must follow, or `cut`.
@@ -147,11 +173,11 @@ class ChunkStorage:
             raise os_error(errno.EINVAL, f"file {fid:x}: cannot begin with {len(data)} bytes")
         self.room.take(len(data))
         self._store.put_now(keys.chunk(fid, 0), keys.UNCLAIMED)
-        self._note_unsynced(fid, 0)
+        self._unsynced.note(fid, 0)
         if len(data) > INLINE_IO_MAX_BYTES:
             return self._write_new_in_thread(fid, data)
         try:
-            write_file(self._files.path(fid, 0), data, write_all)
+            write_file(self._files.path(fid, 0), data, self._write_small)
         finally:
             self.add_found(fid, 0)
         return None
@@ -177,10 +203,9 @@ class ChunkStorage:
 
     async def sync(self, fid: int) -> None:
         """Bring what was written to *fid* here to the disk. Raises OSError."""
-        if fid in self._unsynced:
-            known = self._unsynced.pop(fid)
-        else:
-            known = None if self._unsynced_forgotten else set()
+        if self._ignores_sync:
+            return
+        known = self._unsynced.take(fid)
         if known is None:
             known = self._all_chunks(fid, 0)
         for chunk in sorted(known):
@@ -191,7 +216,7 @@ class ChunkStorage:
             try:
                 await trio.to_thread.run_sync(os.fdatasync, file.fd, limiter=self._threads)
             except BaseException:
-                self._note_unsynced(fid, chunk)
+                self._unsynced.note(fid, chunk)
                 raise
             finally:
                 self._files.release(file)
@@ -233,12 +258,16 @@ class ChunkStorage:
             if len(found) <= INLINE_CUT_CHUNKS:
                 # no await between here and the last removal: no write can come in between
                 for key, _ in found:
-                    self._files.drop(fid, keys.chunk_of_key(key)[1])
-                    self.room.chunks_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), _kept(key, size))
-                    self._forget(key, size)
+                    self._cut_now(key, size)
                 return None
         self._cuts[fid] = Guard(f"chunks of file {fid:x} are being cut")
         return self._cut_in_thread(fid, size)
+
+    def _cut_now(self, key: bytes, size: int) -> None:
+        fid, chunk = keys.chunk_of_key(key)
+        self._files.drop(fid, chunk)
+        self.room.chunks_bytes -= self._cut_files([(self._files.path(fid, chunk), keys.kept_bytes(key, size))])
+        self._forget(key, size)
 
     async def _cut_in_thread(self, fid: int, size: int) -> None:
         try:
@@ -255,10 +284,10 @@ class ChunkStorage:
             self._cuts.pop(fid).lifted.set()
 
     async def _cut_page(self, page: list[bytes], size: int) -> None:
-        work = [(self._files.path(*keys.chunk_of_key(key)), _kept(key, size)) for key in page]
+        work = [(self._files.path(*keys.chunk_of_key(key)), keys.kept_bytes(key, size)) for key in page]
         for key in page:
             self._files.drop(*keys.chunk_of_key(key))
-        freed = await trio.to_thread.run_sync(cut_files, work, limiter=self._threads)
+        freed = await trio.to_thread.run_sync(self._cut_files, work, limiter=self._threads)
         self.room.chunks_bytes -= freed
         for key in page:
             self._files.drop(*keys.chunk_of_key(key))  # a reader may have opened it again, with its old size
@@ -267,15 +296,20 @@ class ChunkStorage:
 
     def _forget(self, key: bytes, size: int) -> None:
         fid, chunk = keys.chunk_of_key(key)
-        if _kept(key, size) == 0:
+        if keys.kept_bytes(key, size) == 0:
             self._store.delete(key)
-            unsynced = self._unsynced.get(fid)
-            if unsynced is not None:
-                unsynced.discard(chunk)
-                if not unsynced:
-                    del self._unsynced[fid]
+            self._unsynced.forget(fid, chunk)
+        else:
+            self._unsynced.note(fid, chunk)
 
     # --- for others
+
+    async def background(self) -> None:
+        """What is to be done beside requests, until cancelled."""
+
+    async def damage(self, after: bytes) -> AuditChunksReply:
+        """What of the chunks behind *after*, a key of the index, is not as it was written; see the message."""
+        return AuditChunksReply([], [], [], 0, b"")
 
     def add_found(self, fid: int, chunk: int) -> None:
         """Count a file that was not made by `write`, whatever there is of it."""
@@ -294,15 +328,23 @@ class ChunkStorage:
             await trio.to_thread.run_sync(self._write_large, file.fd, data, offset, limiter=self._threads)
             file.cached = False
         finally:
-            self.room.writing_bytes -= len(data)
             self._note_size(file, offset, len(data))
-            self._files.release(file)
-            self._writes[fid] -= 1
-            if not self._writes[fid]:
-                del self._writes[fid]
-                self._writes_done.set()
-                self._writes_done = trio.Event()
+            self._write_ends(file, fid, len(data))
         return len(data)
+
+    def _write_begins(self, file: ChunkFile, fid: int, size_bytes: int) -> None:
+        file.users += 1
+        self.room.writing_bytes += size_bytes
+        self._writes[fid] = self._writes.get(fid, 0) + 1
+
+    def _write_ends(self, file: ChunkFile, fid: int, size_bytes: int) -> None:
+        self._files.release(file)
+        self.room.writing_bytes -= size_bytes
+        self._writes[fid] -= 1
+        if not self._writes[fid]:
+            del self._writes[fid]
+            self._writes_done.set()
+            self._writes_done = trio.Event()
 
     async def _read_in_thread(self, file: ChunkFile, offset: int, length: int) -> Buffer:
         read = os.pread if file.cached else self._read_large
@@ -330,34 +372,20 @@ class ChunkStorage:
             self.room.chunks_bytes += size - file.size
             file.size = size
 
-    def _note_unsynced(self, fid: int, chunk: int) -> None:
-        try:
-            known = self._unsynced[fid]
-        except KeyError:
-            if len(self._unsynced) >= UNSYNCED_FILES_MAX:
-                del self._unsynced[next(iter(self._unsynced))]
-                self._unsynced_forgotten = True
-            self._unsynced[fid] = {chunk}
-            return
-        if known is not None:
-            known.add(chunk)
-            if len(known) > SCAN_PAGE_RECORDS:
-                self._unsynced[fid] = None
-
     def _all_chunks(self, fid: int, first: int) -> set[int]:
         found: set[int] = set()
         for page in self._store.pages(*keys.chunk_range(fid, first)):
             found.update(keys.chunk_of_key(key)[1] for key, _ in page)
         return found
 
-    def _count_bytes(self, keeps_unclaimed: bool) -> None:
+    def _count_bytes(self) -> None:
         unclaimed: list[bytes] = []
         for page in self._store.pages(*keys.table(keys.CHUNKS)):
-            self._unsynced_forgotten = True  # an earlier run may have left them so
+            self._unsynced.note_all()  # an earlier run may have left them so
             for key, value in page:
                 with contextlib.suppress(FileNotFoundError):
                     self.room.chunks_bytes += os.stat(self._files.path(*keys.chunk_of_key(key))).st_size
-                if value == keys.UNCLAIMED and not keeps_unclaimed:
+                if value == keys.UNCLAIMED:
                     unclaimed.append(key)
         for key in unclaimed:
             self.room.chunks_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), 0)
@@ -367,9 +395,3 @@ class ChunkStorage:
 
 def _exists(fid: int, chunk: int, offset: int) -> bool:
     return 0 < fid <= _FID_MAX and 0 <= chunk <= CHUNK_INDEX_MAX and offset >= 0
-
-
-def _kept(key: bytes, size: int) -> int:
-    """How many bytes of a chunk remain in a file cut to *size*."""
-    chunk = keys.chunk_of_key(key)[1]
-    return max(0, min(CHUNK_SIZE_BYTES, size - chunk * CHUNK_SIZE_BYTES))

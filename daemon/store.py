@@ -2,7 +2,10 @@
 
 Writes go to an overlay that `get` and `scan` see at once, and `commit` makes one RocksDB write of it: a batch of
 requests costs one write. Everything committed is in RocksDB's write-ahead log and thus with the kernel: it
-survives the death of the daemon, and after `sync` that of the node.
+survives the death of the daemon, and after `sync` that of the node. With `Sync.COMMIT` everything is on the disk
+when it is committed; what `commit_unsynced` wrote is after the next `synced`: one fdatasync serves all who wait.
+
+A log that is not whole is damage, and the store is not opened, unless the run before can have left it so.
 
 RocksDB's errors become OSError here and nowhere else. Not thread-safe, except for what `sync` does.
 """
@@ -18,54 +21,63 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from rocksdict import (
-    BlockBasedOptions,
-    Cache,
-    DBCompressionType,
-    DBRecoveryMode,
-    Options,
-    Rdict,
-    ReadOptions,
-    WriteBatch,
-)
+from rocksdict import Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from gkfs import metadentry, paths
 from gkfs.daemon import keys
+from gkfs.daemon.rocks import RECOVERY, how_to_write, options
+from gkfs.daemon.superblock import Ending
 from gkfs.errors import ExitStatus, GkfsError, os_error
+from gkfs.hostfile import Sync
 from gkfs.limits import (
     MERGE_END_S,
-    METADATA_CACHE_BYTES,
     METADATA_FILES_MAX,
-    METADATA_LOG_BYTES,
     METADATA_MEMTABLE_BYTES,
     METADATA_REOPEN_BYTES,
     SCAN_PAGE_RECORDS,
 )
 
 _log = logging.getLogger(__name__)
+_How = dict[str, WriteOptions]  # arguments for a write of RocksDB's that is not as usual
 
 
 class MetadataStore:
     """All tables of `keys`; *files* and *directories* count the records of paths."""
 
     def __init__(
-        self, folder: Path, memtable_bytes: int = METADATA_MEMTABLE_BYTES, files_max: int = METADATA_FILES_MAX
+        self,
+        folder: Path,
+        memtable_bytes: int = METADATA_MEMTABLE_BYTES,
+        files_max: int = METADATA_FILES_MAX,
+        *,
+        ending: Ending = Ending.KILLED,
+        sync: Sync = Sync.FSYNC,
+        keeps_log: bool = True,
     ) -> None:
-        """Open or create the store, with *files_max* descriptors at most.
+        """Open or create the store, whose last run ended by *ending*, with *files_max* descriptors at most.
 
-        Raises GkfsError when it cannot be opened, damage included.
+        Without *keeps_log* the death of the daemon loses what it had committed. Raises GkfsError when it cannot be
+        opened, damage included.
         """
         self._folder = str(folder)
+        self._recovery = RECOVERY[ending]()
+        self._ignores_sync = sync is Sync.NONE or not keeps_log
+        self.syncs_commits = sync is Sync.COMMIT and keeps_log
+        self._how = how_to_write(sync=self.syncs_commits, log=keeps_log)
+        self._unsynced = {"write_opt": how_to_write(sync=False, log=keeps_log)}
+        self._commits = self._commits_synced = 0  # of `commit_unsynced`
+        self._syncing: trio.Event | None = None
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
         self._merged = threading.Event()  # clear while a thread has RocksDB's files merged
         self._merged.set()
-        self._options = partial(_options, memtable_bytes, files_max)
+        self._options = partial(options, memtable_bytes, files_max)
         self.make_room: Callable[[], bool] = lambda: False  # frees some space; False: it cannot
         try:
-            self._db = Rdict(self._folder, self._options())
+            self._db = self._open()
         except Exception as error:  # rocksdict raises plain Exception for everything
             reason = str(error).splitlines()[0]
             raise GkfsError(f"metadata store {folder} cannot be opened: {reason}", ExitStatus.ROOTDIR) from None
+        self._recovery = RECOVERY[Ending.KILLED]()  # a failed write of ours may leave a torn record, too
         self._overlay: dict[bytes, bytes | None] = {}  # None: deleted
         self.on_commit: Callable[[dict[bytes, bytes | None]], None] | None = None  # told what was committed
         self._files_delta = self._directories_delta = 0
@@ -98,6 +110,8 @@ class MetadataStore:
         """Set *key* at once, whatever the overlay was to make of it. Raises OSError (ENOSPC, EIO)."""
         self._write(lambda: self._db.put(key, value))
         self._overlay.pop(key, None)  # a removal that the same batch asked for before must not follow
+        if self.on_commit is not None:
+            self.on_commit({key: value})
 
     def count_entry(self, mode: int, delta: int) -> None:
         """Note that records of paths with the file type of *mode* come or go with the next `commit`."""
@@ -138,10 +152,20 @@ class MetadataStore:
 
     def commit(self) -> None:
         """Make the overlay permanent, all of it or nothing. Raises OSError (ENOSPC, EIO): then nothing was."""
+        self._commit({})
+
+    def commit_unsynced(self) -> None:
+        """As `commit`; where commits are synced this one is after `synced`, which the answer has to wait for."""
+        if self._overlay:
+            self._commits += 1
+        self._commit(self._unsynced)
+
+    def _commit(self, how: _How) -> None:
         if not self._overlay:
             return
+        write = self._write_one if len(self._overlay) == 1 else self._write_batch
         try:
-            self._write(self._write_one if len(self._overlay) == 1 else self._write_batch)
+            self._write(lambda: write(how))
         except OSError:
             self.rollback()
             raise
@@ -162,8 +186,29 @@ class MetadataStore:
         """Whether there is something to commit; never so while a task waits."""
         return bool(self._overlay)
 
+    async def synced(self) -> None:
+        """Wait until what `commit_unsynced` has written so far is on the disk; of all who wait one syncs it.
+
+        Raises OSError.
+        """
+        wanted = self._commits
+        while self._commits_synced < wanted:
+            if self._syncing is not None:
+                await self._syncing.wait()  # it may have begun too early for us
+                continue
+            covered, done = self._commits, trio.Event()
+            self._syncing = done
+            try:
+                await self.sync()
+                self._commits_synced = covered
+            finally:
+                self._syncing = None
+                done.set()
+
     async def sync(self) -> None:
         """Bring everything committed to the disk. Raises OSError. Goes on in its thread when cancelled."""
+        if self._ignores_sync:
+            return
         try:
             await trio.to_thread.run_sync(self._db.flush_wal, True)
         except Exception as error:
@@ -206,18 +251,22 @@ class MetadataStore:
         except Exception:  # it is closed, after a failure
             return 0
 
-    def close(self) -> None:
-        """Write everything out and release the files; nothing may be called afterwards."""
+    def close(self) -> bool:
+        """Release the files, whether that went well; nothing may be called afterwards."""
         self._end_merge()
         try:
             self._db.close()
         except Exception as error:
             # After a failed write, or while files were merged: all that was committed is there.
-            _log.log(
-                logging.INFO if self._failed or "Shutdown" in str(error) else logging.ERROR,
-                "metadata store: %s",
-                error,
-            )
+            is_known = self._failed or "Shutdown" in str(error)
+            _log.log(logging.INFO if is_known else logging.ERROR, "metadata store: %s", error)
+            return False
+        return not self._failed
+
+    def _open(self) -> Rdict:
+        opened = Rdict(self._folder, self._options(self._recovery))
+        opened.set_write_options(self._how)
+        return opened
 
     def _write(self, write: Callable[[], None]) -> None:
         if self._failed:
@@ -248,27 +297,27 @@ class MetadataStore:
             raise os_error(errno.ENOSPC, f"metadata store {self._folder}")
         self.close()
         try:
-            self._db = Rdict(self._folder, self._options())
+            self._db = self._open()
         except Exception as error:
             raise _mapped(error) from error
         self._failed = False
         _log.warning("metadata store %s takes writes again", self._folder)
 
-    def _write_one(self) -> None:
+    def _write_one(self, how: _How) -> None:
         ((key, value),) = self._overlay.items()
         if value is None:
-            self._db.delete(key)
+            self._db.delete(key, **how)
         else:
-            self._db.put(key, value)
+            self._db.put(key, value, **how)
 
-    def _write_batch(self) -> None:
+    def _write_batch(self, how: _How) -> None:
         batch = WriteBatch(raw_mode=True)
         for key, value in self._overlay.items():
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        self._db.write(batch)
+        self._db.write(batch, **how)
 
     def _count_records(self) -> None:
         for page in self.pages(*keys.PATHS):
@@ -288,32 +337,6 @@ class MetadataStore:
 def _free_bytes(folder: str) -> int:
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
-
-
-def _options(memtable_bytes: int, files_max: int) -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_write_buffer_size(memtable_bytes)
-    # What is merged at once needs its size once more: a part of what `room` keeps free.
-    options.set_target_file_size_base(2 * memtable_bytes)
-    options.set_max_bytes_for_level_base(8 * memtable_bytes)
-    options.set_max_compaction_bytes(8 * memtable_bytes)
-    options.set_level_compaction_dynamic_level_bytes(False)
-    options.set_max_write_buffer_number(3)
-    options.set_max_background_jobs(2)  # the node's cores belong to the application
-    options.set_max_open_files(files_max)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_keep_log_file_num(2)
-    options.set_max_log_file_size(METADATA_LOG_BYTES)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    # A torn last write is what a killed node leaves behind; anything else is damage.
-    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
-    table = BlockBasedOptions()
-    table.set_block_cache(Cache(METADATA_CACHE_BYTES))
-    table.set_bloom_filter(10, False)  # most creations ask for what is not there
-    options.set_block_based_table_factory(table)
-    return options
 
 
 def _mapped(error: Any) -> OSError:

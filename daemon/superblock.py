@@ -1,6 +1,6 @@
 """The rootdir of one daemon: whose it is, who uses it, how often it was started.
 
-    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port, whether in TLS
+    rootdir/superblock.json   format, fsid, daemon index and count, boot epoch, last TCP port, features, last boot
     rootdir/lock              flock of the daemon that uses it, with its process id and host
     rootdir/ballast           space to give up when the disk is full, see `room`
     rootdir/metadata/         RocksDB
@@ -8,7 +8,8 @@
     rootdir/socket            Unix socket
 
 The boot epoch is part of every fid given by this run of the daemon; it is raised durably before the first one is
-given, so fids are never given twice.
+given, so fids are never given twice. What a daemon left behind that was killed, or whose node went down, is told
+apart by the kernel's boot id and by a mark of a clean end: `Ending`.
 """
 
 import errno
@@ -17,11 +18,12 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Features, Hostfile, Sync
 from gkfs.limits import BOOT_EPOCH_MAX
 
 FORMAT: Final = 2
@@ -29,11 +31,24 @@ _SUPERBLOCK: Final = "superblock.json"
 _LOCK: Final = "lock"
 _BALLAST: Final = "ballast"
 _MODE: Final = 0o700
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Ending(Enum):
+    """How the last run of a daemon ended."""
+
+    CLEAN = "clean"  # in order: its stores were closed
+    KILLED = "killed"  # what it wrote is with the kernel, all of it
+    POWER = "power"  # the node went down: of what was not synced some is on the disk, in no order
 
 
 @dataclass(frozen=True)
 class Superblock:
-    """What superblock.json says. *port* is 0 before the daemon has listened. *tls*: as the hostfile has it."""
+    """What superblock.json says. *port* is 0 before the daemon has listened.
+
+    *node_boot*: the kernel's boot id during the last run; *clean*: that run has ended in order. *power_epoch*: the
+    last run at whose end the node went down, 0 for none. *tls* and *replicas*: as the hostfile has them.
+    """
 
     format: int
     fsid: str
@@ -42,10 +57,22 @@ class Superblock:
     boot_epoch: int
     port: int = 0
     tls: bool = False
+    replicas: int = 1
+    checksums: bool = False
+    sync: str = Sync.FSYNC
+    node_boot: str = ""
+    clean: bool = False
+    power_epoch: int = 0
+
+    @property
+    def features(self) -> Features:
+        return Features(self.checksums, Sync(self.sync), self.tls, self.replicas)
 
 
 class Rootdir:
-    """An exclusively held rootdir; `close` gives it back."""
+    """An exclusively held rootdir; `close` gives it back. *ending*: of the run before."""
+
+    ending: Ending
 
     def __init__(self, path: Path, hostfile: Hostfile, daemon_index: int) -> None:
         """Create or check *path*, lock it, and begin a new boot epoch in it. Raises GkfsError (ROOTDIR)."""
@@ -86,6 +113,16 @@ class Rootdir:
             self.superblock = replace(self.superblock, port=port)
             self._write()
 
+    def opened(self) -> None:
+        """Note that all stores could be opened: how the run before ended matters no more. Raises OSError."""
+        self.superblock = replace(self.superblock, node_boot=_boot_id())
+        self._write()
+
+    def end(self) -> None:
+        """Note that all stores have been closed in order. Raises OSError."""
+        self.superblock = replace(self.superblock, clean=True)
+        self._write()
+
     def close(self) -> None:
         """Release the lock; harmless to repeat."""
         if self._lock_fd >= 0:
@@ -93,9 +130,20 @@ class Rootdir:
             self._lock_fd = -1
 
     def _begin_epoch(self, hostfile: Hostfile, daemon_index: int) -> Superblock:
-        fresh = Superblock(FORMAT, hostfile.fsid, daemon_index, hostfile.daemon_count, 0, tls=hostfile.tls)
-        known = self._read() or fresh
-        for field in ("format", "fsid", "daemon_index", "daemon_count"):
+        boot = _boot_id()
+        checksums, sync, tls, replicas = hostfile.features
+        fresh = Superblock(
+            FORMAT,
+            hostfile.fsid,
+            daemon_index,
+            hostfile.daemon_count,
+            0,
+            tls=tls,
+            replicas=replicas,
+            checksums=checksums,
+        )
+        known = self._read() or replace(fresh, clean=True)
+        for field in ("format", "fsid", "daemon_index", "daemon_count", "checksums", "replicas"):
             found, wanted = getattr(known, field), getattr(fresh, field)
             if found != wanted:
                 what = field.replace("_", " ")
@@ -114,7 +162,14 @@ class Rootdir:
                 f"rootdir {self.path}: the daemon was started {known.boot_epoch} times, file ids are used up",
                 ExitStatus.ROOTDIR,
             )
-        self.superblock = replace(known, boot_epoch=known.boot_epoch + 1)
+        self.ending = Ending.CLEAN if known.clean else Ending.KILLED if known.node_boot == boot else Ending.POWER
+        self.superblock = replace(
+            known,
+            boot_epoch=known.boot_epoch + 1,
+            sync=str(sync),
+            clean=False,
+            power_epoch=known.boot_epoch if self.ending is Ending.POWER else known.power_epoch,
+        )
         try:
             self._write()
         except OSError as error:
@@ -157,6 +212,10 @@ def plant(path: Path, superblock: Superblock) -> None:
 
 def _with_tls(has_tls: bool) -> str:
     return "with TLS" if has_tls else "without TLS"
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
 
 
 def _lock(path: Path) -> int:

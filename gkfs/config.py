@@ -69,6 +69,7 @@ class Setting(NamedTuple):
 CONFIG_VARIABLE: Final = "GKFS_CONFIG"
 DEBUG_VARIABLE: Final = "GKFS_DEBUG"
 DIRECT_IO_VARIABLE: Final = "GKFS_DIRECT_IO"  # 0: daemons do all I/O through the page cache
+LOG_VARIABLE: Final = "GKFS_WRITE_AHEAD_LOG"  # 0: a daemon that is killed loses what it had; to be measured
 MERGE_VARIABLE: Final = "GKFS_MERGE"  # 0: each request is sent, executed and answered by itself, to be measured
 
 _NUMBER_END: Final = 1 << 63
@@ -105,6 +106,17 @@ SETTINGS: Final = (
         "separate_daemon", Kind.FLAG, "", ("run",), "Run the one daemon in a process of its own, not the mount's."
     ),
     Setting("capacity", Kind.SIZE, "", _SERVING, "Most that one daemon stores: chunks and records, as 200G."),
+    Setting(
+        "checksums",
+        Kind.FLAG,
+        "",
+        (*_SERVING, "fsck"),
+        "Keep checksums of all data, and verify what is read.",
+    ),
+    Setting("sync", Kind.TEXT, "", _SERVING, "What survives a node's power failure; see docs/durability.md."),
+    Setting(
+        "replicas", Kind.INTEGER, "", _SERVING, "Keep everything on so many daemons: 2 survive the loss of one."
+    ),
     Setting("index", Kind.INTEGER, "i", ("mount", "daemon"), "Which of the daemons this is, from 0."),
     Setting("listen", Kind.TEXT, "l", _SERVING, "Address to listen on, tcp://HOST:PORT."),
     Setting("advertise", Kind.TEXT, "", _SERVING[1:], "Host name or address that others reach it at."),
@@ -226,6 +238,11 @@ def merges(environ: Mapping[str, str]) -> bool:
 def does_direct_io(environ: Mapping[str, str]) -> bool:
     """Whether daemons move large pieces of chunks past the page cache."""
     return environ.get(DIRECT_IO_VARIABLE) != "0"
+
+
+def keeps_log(environ: Mapping[str, str]) -> bool:
+    """Whether what a daemon commits is in RocksDB's write-ahead log."""
+    return environ.get(LOG_VARIABLE) != "0"
 
 
 def settings_of(verb: str) -> list[Setting]:

@@ -43,13 +43,12 @@ class CopyRecordsRequest(NamedTuple):
 
 
 class CopyChunkRequest(NamedTuple):
-    """What was written to a chunk; *is_new*: by `ChunkStorage.write_new`."""
+    """What was written to a chunk."""
 
     shard: int
     fid: int
     chunk: int
     offset: int
-    is_new: bool
     data: Buffer
 
 

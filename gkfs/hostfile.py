@@ -4,28 +4,52 @@
     0 node1 tcp://10.0.0.1:40021 unix:///local/gkfs/daemon-0/socket
     1 node2 tcp://10.0.0.2:39985 unix:///local/gkfs/daemon-1/socket
 
+The header may also name `Features`: `checksums=xxh3`, `sync=none`, `sync=commit`, `tls=1`, `replicas=2`. Who does
+not know one of them refuses the file.
+
 One header, then a line per daemon: index, host name, TCP address, Unix socket. Daemons append their own
 line, so lines come in any order, and the last one for an index holds: a restarted daemon appends anew.
 `-` stands for an address a daemon does not have. Blank lines and lines that start with `#` are ignored.
-The header ends with ` tls=1` when all that goes over TCP is encrypted.
 
 The hostfile is no secret. What lets in is the key beside it (`gkfs.keyfile`), which `read` reads, too.
 """
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gkfs import keyfile
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.keyfile import Access, Key
-from gkfs.limits import DAEMONS_MAX, HOSTFILE_MAX_BYTES
+from gkfs.limits import DAEMONS_MAX, HOSTFILE_MAX_BYTES, REPLICAS_MAX
 
-_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})( tls=1)?")
+_HEADER = re.compile(r"gkfs-hostfile 1 fsid=([0-9a-f]{32}) daemons=([1-9][0-9]{0,4})((?: [a-z0-9]+=[a-z0-9]+)*)")
 _TCP = re.compile(r"tcp://(?:\[[0-9a-fA-F:.%a-z]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _INDEX = re.compile(r"[0-9]{1,9}")
 NO_ADDRESS = "-"
+CHECKSUMS: Final = "xxh3"  # how blocks are summed, see `gkfs.daemon.block_sums`
+
+
+class Sync(StrEnum):
+    """What is brought to the disk when; docs/durability.md."""
+
+    NONE = "none"  # nothing, not even by fsync
+    FSYNC = "fsync"  # what fsync was called for
+    COMMIT = "commit"  # everything, before it is answered
+
+
+class Features(NamedTuple):
+    """What was chosen for a file system when it was made; *sync* may be another one after each start."""
+
+    checksums: bool = False
+    sync: Sync = Sync.FSYNC
+    tls: bool = False  # all that goes over TCP is encrypted
+    replicas: int = 1  # 2: everything is on two daemons
+
+
+_PLAIN: Final = Features()
 
 
 class DaemonAddress(NamedTuple):
@@ -50,14 +74,14 @@ class Hostfile(NamedTuple):
     daemon_count: int
     daemons: dict[int, DaemonAddress]
     key: Key | None = None
-    tls: bool = False
+    features: Features = _PLAIN
 
     @property
     def access(self) -> Access:
         """What connections to the daemons need. Raises GkfsError (ACCESS) without a key."""
         if self.key is None:
             raise GkfsError(f"no key for file system {self.fsid} has been read", ExitStatus.ACCESS)
-        return Access(self.fsid, self.key, self.tls)
+        return Access(self.fsid, self.key, self.features.tls)
 
     @property
     def complete(self) -> bool:
@@ -69,9 +93,14 @@ class Hostfile(NamedTuple):
         return [index for index in range(self.daemon_count) if index not in self.daemons]
 
 
-def format_header(fsid: str, daemon_count: int, *, tls: bool = False) -> str:
+def format_header(fsid: str, daemon_count: int, features: Features = _PLAIN) -> str:
     """The first line of a hostfile, newline included."""
-    return f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}{' tls=1' if tls else ''}\n"
+    words = [f"gkfs-hostfile 1 fsid={fsid} daemons={daemon_count}"]
+    words += [f"checksums={CHECKSUMS}"] if features.checksums else []
+    words += [f"sync={features.sync}"] if features.sync is not Sync.FSYNC else []
+    words += ["tls=1"] if features.tls else []
+    words += [f"replicas={features.replicas}"] if features.replicas > 1 else []
+    return " ".join(words) + "\n"
 
 
 def format_daemon(address: DaemonAddress) -> str:
@@ -140,7 +169,23 @@ def parse(text: str, name: str) -> Hostfile:
     for number, line in lines[1:]:
         address = _parse_daemon(line, name, number, daemon_count)
         daemons[address.daemon] = address
-    return Hostfile(fsid, daemon_count, daemons, tls=header[3] is not None)
+    return Hostfile(fsid, daemon_count, daemons, features=_parse_features(header[3], name, lines[0][0]))
+
+
+def _parse_features(text: str, name: str, number: int) -> Features:
+    features = _PLAIN
+    for word in text.split():
+        if word == f"checksums={CHECKSUMS}":
+            features = features._replace(checksums=True)
+        elif word in (f"sync={Sync.NONE}", f"sync={Sync.COMMIT}"):
+            features = features._replace(sync=Sync(word.partition("=")[2]))
+        elif word == "tls=1":
+            features = features._replace(tls=True)
+        elif word == f"replicas={REPLICAS_MAX}":
+            features = features._replace(replicas=REPLICAS_MAX)
+        else:
+            raise _garbled(name, number, f"{word!r} is nothing that this gkfs knows")
+    return features
 
 
 def _parse_daemon(line: str, name: str, number: int, daemon_count: int) -> DaemonAddress:

@@ -33,7 +33,7 @@ HOSTFILE_MAX_BYTES: Final = 16 << 20  # DAEMONS_MAX lines, each written again by
 CONFIGURATION_MAX_BYTES: Final = 1 << 20
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 5
+PROTOCOL_VERSION: Final = 6
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 HELLO_BODY_MAX_BYTES: Final = 1024  # of the first message, before there is a receive buffer
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
@@ -115,6 +115,12 @@ SLOW_DISK_READ_S: Final = 0.002  # once such a read has taken so long, the next 
 SLOW_DISK_SPELL_S: Final = 1.0  # for so long
 DIRECT_IO_MIN_BYTES: Final = 256 << 10  # larger pieces of chunks go past the page cache
 IO_THREADS: Final = 8
+# What one checksum covers: the unit of the page cache and of direct I/O, so that nothing is read just to be summed
+# (docs/decisions/0013-checksums.md).
+CHECKSUM_BLOCK_BYTES: Final = 4096
+SUMS_KEPT_CHUNKS: Final = 4096  # whose checksums are in memory, 1.3 kB each
+SUMS_UNSTORED_CHUNKS: Final = 1024  # changed lately: what a killed daemon cannot verify
+SUMS_CALM_S: Final = 1.0  # a chunk that was not changed for so long gets its checksums stored
 BOOT_EPOCH_MAX: Final = (1 << 16) - 1  # 16 bits of a fid: starts of one daemon
 SCAN_PAGE_RECORDS: Final = 1000  # a walk over records takes so many, then lets others run
 AUDIT_PAGE_BYTES: Final = 256 << 10  # of `gkfs fsck`: what a daemon sends of its store at once
@@ -224,6 +230,8 @@ DAEMONS_LOCAL_MAX: Final = 64  # `-n`: daemons of one machine; more share its di
 
 # Two copies (docs/replication.md). A primary answers while its mirror has confirmed something it was sent within
 # COPY_LEASE_S; a mirror takes over when it has heard nothing for COPY_SILENCE_S, which therefore must be longer.
+REPLICAS_MAX: Final = 2
+REPLICAS_DAEMONS_LEAST: Final = 3  # primary, mirror, and who decides between them
 COPY_PING_S: Final = 0.5
 COPY_LEASE_S: Final = 2.0
 COPY_SILENCE_S: Final = 4.0

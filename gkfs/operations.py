@@ -6,6 +6,15 @@ from functools import cached_property
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 
+from gkfs.audit_messages import (
+    AuditChunksReply,
+    AuditChunksRequest,
+    AuditFilesReply,
+    AuditFilesRequest,
+    AuditStoreReply,
+    AuditStoreRequest,
+    MendRequest,
+)
 from gkfs.bulk_messages import (
     ChecksumReply,
     ChecksumRequest,
@@ -30,10 +39,6 @@ from gkfs.copy_messages import (
 from gkfs.messages import (
     AllocatedReply,
     AllocatedRequest,
-    AuditFilesReply,
-    AuditFilesRequest,
-    AuditStoreReply,
-    AuditStoreRequest,
     CreateReply,
     CreateRequest,
     CutChunksRequest,
@@ -47,7 +52,6 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
-    MendRequest,
     OutgrowRequest,
     ReadChunkReply,
     ReadChunkRequest,
@@ -165,9 +169,8 @@ SHUTDOWN = Operation(3, "shutdown", Empty, Empty, idempotent=True)
 AUDIT_STORE = Operation(4, "audit_store", AuditStoreRequest, AuditStoreReply, idempotent=True, role="control")
 AUDIT_FILES = Operation(5, "audit_files", AuditFilesRequest, AuditFilesReply, idempotent=True, role="control")
 MEND = Operation(6, "mend", MendRequest, Empty, frozenset({errno.ESTALE}), role="control")
+AUDIT_CHUNKS = Operation(8, "audit_chunks", AuditChunksRequest, AuditChunksReply, idempotent=True, role="control")
 USAGE = Operation(7, "usage", UsageRequest, UsageReply, idempotent=True)
-LOCATE = Operation(8, "locate", LocateRequest, LocateReply, _MISSING, idempotent=True)
-
 LOOKUP = Operation(9, "lookup", LookupRequest, LookupReply, frozenset({errno.ENOENT}), idempotent=True)
 STAT = Operation(10, "stat", StatRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
 CREATE = Operation(11, "create", CreateRequest, CreateReply, _NAME)
@@ -234,6 +237,7 @@ COPY_CUT = Operation(63, "copy_cut", CopyCutRequest, Empty, _COPY, idempotent=Tr
 COPY_DONE = Operation(64, "copy_done", CopyDoneRequest, Empty, _COPY, idempotent=True, role="copy")
 COPY_PING = Operation(65, "copy_ping", CopyPingRequest, Empty, _COPY, idempotent=True, role="copy")
 VIEW_VOTE = Operation(66, "view_vote", ViewVoteRequest, ViewVoteReply, idempotent=True, role="copy")
+LOCATE = Operation(48, "locate", LocateRequest, LocateReply, _MISSING, idempotent=True)
 VIEW_NEWS = Operation(67, "view_news", ViewNewsRequest, Empty, idempotent=True, role="copy")
 
 TABLE: Final[dict[int, Operation[tuple, tuple]]] = {  # type: ignore[type-arg]

@@ -11,6 +11,7 @@ import click
 
 from gkfs import config
 from gkfs.commands import children, hostfiles, rootdirs
+from gkfs.commands.features import Wanted
 from gkfs.commands.options import verb
 from gkfs.config import DEBUG_VARIABLE
 from gkfs.errors import ExitStatus, GkfsError
@@ -35,6 +36,7 @@ _WILDCARDS = ("0.0.0.0", "::")
     index={"required": True, "envvar": ["GKFS_INDEX", "SLURM_PROCID"]},
     listen={"default": "tcp://0.0.0.0:0", "help": "Address to listen on; port 0 takes a free one."},
     tls={"default": None},
+    checksums={"default": None},
 )
 @click.option("--die-with", type=int, hidden=True)
 @click.option("--until-killed", is_flag=True, hidden=True)
@@ -45,8 +47,11 @@ def daemon(
     index: int,
     listen: str,
     advertise: str | None,
-    tls: bool | None,
     capacity: int | None,
+    checksums: bool | None,
+    sync: str | None,
+    tls: bool | None,
+    replicas: int | None,
     die_with: int | None,
     until_killed: bool,
 ) -> None:
@@ -56,7 +61,7 @@ def daemon(
     """
     if die_with is not None:
         children.die_with_parent(die_with, signal.SIGKILL if until_killed else signal.SIGTERM)
-    join(hostfile, rootdir, index, daemons, tls)
+    join(hostfile, rootdir, index, daemons, Wanted(checksums, sync, tls, replicas))
     from gkfs.daemon.process import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
@@ -80,9 +85,18 @@ def settings(
     if advertise is None and tcp_address(listen)[0] in _WILDCARDS:
         advertise = socket.gethostname()  # "all my addresses" is none that others could call
     folder = rootdirs.daemon_folder(rootdir, index)
-    merge, direct_io = config.merges(os.environ), config.does_direct_io(os.environ)
+    environ = os.environ
     return DaemonSettings(
-        folder, hostfile, index, listen, advertise, until_killed, merge, direct_io, capacity or 0
+        folder,
+        hostfile,
+        index,
+        listen,
+        advertise,
+        until_killed,
+        config.merges(environ),
+        config.does_direct_io(environ),
+        capacity or 0,
+        config.keeps_log(environ),
     )
 
 
@@ -92,27 +106,26 @@ def set_up_logging(file: Path | None = None) -> None:
     logging.basicConfig(filename=file, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None, tls: bool | None) -> None:
+def join(hostfile: Path, rootdir: Path, index: int, daemons: int | None, wanted: Wanted) -> None:
     """Make sure that daemon *index* can start; the hostfile is made when it is missing and *daemons* are known.
 
-    *tls*: whether the file system is to speak it; None: as it does. Raises GkfsError (ROOTDIR, HOSTFILE).
+    Raises GkfsError (ROOTDIR, HOSTFILE).
     """
     rootdirs.check_usable(rootdir)
     hosts = hostfiles.read_if_there(hostfile)
     if hosts is None and daemons is not None:
         hostfile.unlink(missing_ok=True)  # an empty one
         known = rootdirs.read_contents(rootdirs.daemon_folder(rootdir, index))
+        features = wanted.of_rootdir(known.features, f"rootdir {rootdir}") if known else wanted.fresh()
         fsid = known.fsid if known else hostfiles.new_fsid()
-        hostfiles.create(hostfile, fsid, daemons, tls=rootdirs.chosen_tls(rootdir, known, tls))
+        hostfiles.create(hostfile, fsid, daemons, features=features)
     hosts = hosts or hostfiles.read(hostfile)
+    wanted.check(hosts.features, f"hostfile {hostfile}")
     if daemons not in (None, hosts.daemon_count):
         raise GkfsError(
             f"hostfile {hostfile} is of a file system of {hosts.daemon_count} daemons, not of {daemons}",
             ExitStatus.HOSTFILE,
         )
-    if tls not in (None, hosts.tls):
-        reason = "with TLS, not without" if hosts.tls else "without TLS, not with"
-        raise GkfsError(f"hostfile {hostfile} is of a file system {reason}", ExitStatus.HOSTFILE)
     if index >= hosts.daemon_count:
         raise GkfsError(
             f"daemon {index} of a file system of {hosts.daemon_count}: the last one has index "

@@ -22,14 +22,19 @@ Nothing else should work on the file system meanwhile; it may be mounted.
 """
 
 
-@verb("fsck", _EPILOG, hostfile={"required": True})
-def fsck(hostfile: Path, repair: bool, json: bool) -> None:
+@verb(
+    "fsck",
+    _EPILOG,
+    hostfile={"required": True},
+    checksums={"default": True, "help": "Read all data and verify them, if the file system has checksums."},
+)
+def fsck(hostfile: Path, checksums: bool, repair: bool, json: bool) -> None:
     """Check records, link counts, chunks and sizes over all daemons, which must run."""
     from gkfs.commands import survey  # imports trio
 
     hosts = hostfiles.read(hostfile)
     begun_s = time.monotonic()
-    report = survey.check(hosts, repair=repair)
+    report = survey.check(hosts, repair=repair, verify=checksums)
     duration_s = time.monotonic() - begun_s
     lines = _lines(report)
     if json:
@@ -54,10 +59,11 @@ def _lines(report: "Report") -> list[tuple["Fault", bool]]:
 def _summary(report: "Report", lines: list[tuple["Fault", bool]], duration_s: float) -> str:
     summary = report.summary
     repaired = sum(repaired for _, repaired in lines)
+    verified = f", {summary.verified} verified" if summary.verified else ""
     return (
         f"{summary.records} records: {summary.files} files, {summary.directories} directories, "
         f"{summary.links} links, {summary.orphans} open without a name; "
-        f"{summary.chunks} chunks, {bytes_text(summary.chunk_bytes)}; "
+        f"{summary.chunks} chunks, {bytes_text(summary.chunk_bytes)}{verified}; "
         f"{len(lines)} faults, {repaired} repaired; {duration_s:.1f} s"
     )
 

@@ -3,15 +3,19 @@
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 from gkfs import hostfile, keyfile
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Features, Hostfile
 from gkfs.keyfile import Key
+from gkfs.limits import REPLICAS_DAEMONS_LEAST
 
 # So that a verb whose parameter is called hostfile has all of it here.
 read = hostfile.read
 read_addresses = hostfile.read_addresses
+
+_PLAIN: Final = Features()
 
 
 def read_if_there(path: Path) -> Hostfile | None:
@@ -24,15 +28,18 @@ def read_if_there(path: Path) -> Hostfile | None:
     return hostfile.read(path) if os.path.lexists(path) else None
 
 
-def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None, *, tls: bool = False) -> bool:
+def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None, features: Features = _PLAIN) -> bool:
     """Make the key and the hostfile with its header; False when another process was first. Raises GkfsError.
 
     Without *key*, others who make a hostfile of the same *fsid* at this moment, and we, agree on one. Readers see
     the whole header or no file: it is written under another name and linked. The key is there before it.
     """
+    if features.replicas > 1 and daemon_count < REPLICAS_DAEMONS_LEAST:
+        reason = f"{features.replicas} replicas need {REPLICAS_DAEMONS_LEAST} daemons, not {daemon_count}"
+        raise GkfsError(reason, ExitStatus.USAGE)
     made_key = keyfile.make(path, fsid, key)
     try:
-        if _create(path, hostfile.format_header(fsid, daemon_count, tls=tls)):
+        if _create(path, fsid, daemon_count, features):
             return True
     except BaseException:
         if made_key:
@@ -43,8 +50,8 @@ def create(path: Path, fsid: str, daemon_count: int, key: Key | None = None, *, 
     return False
 
 
-def _create(path: Path, header: str) -> bool:
-    temporary = _write_beside(path, header)
+def _create(path: Path, fsid: str, daemon_count: int, features: Features) -> bool:
+    temporary = _write_beside(path, fsid, daemon_count, features)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -56,10 +63,10 @@ def _create(path: Path, header: str) -> bool:
     return True
 
 
-def replace(path: Path, fsid: str, daemon_count: int, *, tls: bool = False) -> None:
+def replace(path: Path, fsid: str, daemon_count: int, features: Features = _PLAIN) -> None:
     """Put a fresh header, and a fresh key, in the place of those of a file system that is not running."""
     keyfile.make(path, fsid, Key.fresh())
-    temporary = _write_beside(path, hostfile.format_header(fsid, daemon_count, tls=tls))
+    temporary = _write_beside(path, fsid, daemon_count, features)
     try:
         os.replace(temporary, path)
     except OSError as error:
@@ -86,12 +93,12 @@ def new_fsid() -> str:
     return secrets.token_hex(16)
 
 
-def _write_beside(path: Path, header: str) -> Path:
+def _write_beside(path: Path, fsid: str, daemon_count: int, features: Features) -> Path:
     temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
-            file.write(header)
+            file.write(hostfile.format_header(fsid, daemon_count, features))
     except OSError as error:
         raise _error(path, f"cannot be made: {error.strerror}") from None
     return temporary

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from gkfs.commands import children, hostfiles, rootdirs
 from gkfs.commands.children import Child
+from gkfs.commands.features import Wanted
 from gkfs.commands.signals import Signals, pause_until
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Features, Hostfile
 from gkfs.limits import POLL_INTERVAL_S, START_TIMEOUT_S
 from gkfs.messages import StatusReply
 
@@ -24,7 +25,7 @@ class Launch(NamedTuple):
     listen: str
     advertise: str | None
     die_with_us: bool
-    tls: bool
+    features: Features
     capacity: int | None = None  # bytes, of each
     logs: Path | None = None  # folder for their messages; None: each daemon's own folder
 
@@ -71,11 +72,6 @@ def listen_of(listen: str, index: int) -> str:
     return f"{head}:{number + index}" if number else listen
 
 
-def tls_arguments(tls: bool | None) -> list[str]:
-    """The option that says so, whatever the environment does."""
-    return [] if tls is None else ["--tls" if tls else "--no-tls"]
-
-
 def wait_for_daemons(hostfile: Path, wait_s: float) -> None:
     """Wait at most *wait_s* until *hostfile* is there and names all its daemons; no error when it does not."""
     deadline_s = time.monotonic() + wait_s
@@ -101,7 +97,7 @@ def _make(folder: Path) -> bool:
 def _spawn(plan: Launch, index: int, folder: Path) -> Child:
     arguments = ["daemon", "--rootdir", str(plan.rootdir), "--hostfile", str(plan.hostfile)]
     arguments += ["--index", str(index), "--listen", listen_of(plan.listen, index)]
-    arguments += tls_arguments(plan.tls)
+    arguments += Wanted.of(plan.features).arguments()
     if plan.advertise:
         arguments += ["--advertise", plan.advertise]
     if plan.capacity:

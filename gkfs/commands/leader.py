@@ -23,6 +23,7 @@ from gkfs.commands.signals import Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import VISITOR_RANK, Event
 from gkfs.gang_wire import Message
+from gkfs.hostfile import Features
 from gkfs.limits import DAEMONS_MAX, END_GRACE_S, JOB_START_TIMEOUT_S, JOB_STOP_TIMEOUT_S, POLL_INTERVAL_S
 
 _OTHERS_TOO_S = 0.2  # what one node cannot do others often cannot, either: they are counted
@@ -43,8 +44,8 @@ class Wishes(NamedTuple):
     cores: list[int]
     options: Options
     log: Path | None  # for what all nodes' daemons and mounts had to say
+    features: Features
     capacity: int | None = None  # bytes, of each daemon
-    tls: bool = False  # on all connections, those between leader and nodes included
 
 
 class Leader:
@@ -56,7 +57,7 @@ class Leader:
         self._wishes = wishes
         self._signals = signals
         self._hosts = [host for host in wishes.places.hosts if host in {*wishes.serving, *wishes.mounting}]
-        self._members = Members(Places(wishes.places.launcher, tuple(self._hosts)), tls=wishes.tls)
+        self._members = Members(Places(wishes.places.launcher, tuple(self._hosts)), tls=wishes.features.tls)
         self._gang = self._members.gang
         self.log = self._members.log
         self._names: dict[int, str] = {}  # by rank
@@ -114,9 +115,9 @@ class Leader:
             "listen": wishes.listen,
             "cores": wishes.cores,
             "options": wishes.options._asdict(),
-            "tls": wishes.tls,
             "capacity": wishes.capacity,
             "keeps_logs": wishes.log is not None,
+            "features": wishes.features,
         }
         first = {host: place * wishes.daemons for place, host in enumerate(wishes.serving)}
         return {
@@ -146,7 +147,8 @@ class Leader:
     def _note_here(self) -> None:
         """This host is not a node of the job (salloc on a login node): `gkfs stop` and others look here, too."""
         self._own_folder = jobs.make_state_folder(self.job.name)
-        hostfiles.create(self.job.hostfile, self.job.fsid, len(self.lines), self.job.key, tls=self._wishes.tls)
+        count, features = len(self.lines), self._wishes.features
+        hostfiles.create(self.job.hostfile, self.job.fsid, count, self.job.key, features)
         with self.job.hostfile.open("a") as file:
             file.writelines(self.lines)
         jobs.write(self.job)

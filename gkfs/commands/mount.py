@@ -16,7 +16,8 @@ from gkfs.commands import children, hostfiles, mounts, records
 from gkfs.commands.children import Child
 from gkfs.commands.daemon import join, set_up_logging
 from gkfs.commands.daemon import settings as daemon_settings
-from gkfs.commands.launch import tls_arguments, wait_for_daemons
+from gkfs.commands.features import Wanted, take_wanted
+from gkfs.commands.launch import wait_for_daemons
 from gkfs.commands.options import chosen_mountdir, mountdir_argument, verb
 from gkfs.commands.signals import Signals
 from gkfs.config import DEBUG_VARIABLE
@@ -33,7 +34,7 @@ With this node's daemon in the same process, which then needs no messages:
       --with-daemon -r /local/data -n $SLURM_NNODES &
 """
 _ANY_LISTEN: Final = "tcp://0.0.0.0:0"
-_OF_DAEMON: Final = ("rootdir", "daemons", "capacity", "index", "listen", "advertise", "tls")
+_OF_DAEMON: Final = ("rootdir", "daemons", "capacity", "index", "listen", "advertise")
 
 
 class Options(NamedTuple):
@@ -70,7 +71,7 @@ class Own(NamedTuple):
     daemon_index: int
     listen: str = _ANY_LISTEN
     advertise: str | None = None
-    tls: bool | None = None
+    wanted: Wanted = Wanted()
     capacity: int | None = None  # bytes
 
     def arguments(self) -> list[str]:
@@ -78,7 +79,7 @@ class Own(NamedTuple):
         result = ["--with-daemon", "--rootdir", str(self.rootdir), "--index", str(self.daemon_index)]
         result += ["--listen", self.listen, *(["--advertise", self.advertise] if self.advertise else [])]
         result += ["--capacity", str(self.capacity)] if self.capacity else []
-        return [*result, *tls_arguments(self.tls)]
+        return [*result, *self.wanted.arguments()]
 
 
 @verb(
@@ -89,6 +90,8 @@ class Own(NamedTuple):
     daemons={"help": "With --with-daemon: number of daemons; a missing hostfile is made."},
     index={"envvar": ["GKFS_INDEX", "SLURM_PROCID"], "help": "With --with-daemon: which daemon it is, from 0."},
     listen={"help": f"With --with-daemon: address to listen on.  [default: {_ANY_LISTEN}]"},
+    checksums={"help": "With --with-daemon: keep checksums of all data, in a file system that this makes."},
+    sync={"help": "With --with-daemon: what survives a power failure, in a file system that this makes."},
     advertise={"help": "With --with-daemon: host name or address that others reach it at."},
     tls={"default": None, "help": "With --with-daemon: as of `gkfs daemon`."},
 )
@@ -114,7 +117,8 @@ def mount(
 
     Returns when it is usable, or fails with the reason.
     """
-    own = _own_daemon(hostfile, {key: options.pop(key) for key in ("with_daemon", *_OF_DAEMON)})
+    wanted = take_wanted(options)
+    own = _own_daemon(hostfile, {key: options.pop(key) for key in ("with_daemon", *_OF_DAEMON)}, wanted)
     how = Options(**options)
     path = chosen_mountdir(target, mountdir)
     if die_with is not None:
@@ -136,11 +140,11 @@ def mount(
             mount_in_background(hostfile, path, how, log, signals, patience_s=wait or 0.0, own=own)
 
 
-def _own_daemon(hostfile: Path, chosen: dict[str, Any]) -> Own | None:
+def _own_daemon(hostfile: Path, chosen: dict[str, Any], wanted: Wanted) -> Own | None:
     """The daemon that is wanted in the same process; a missing hostfile is made. Raises UsageError, GkfsError."""
     context = click.get_current_context()
     if not chosen["with_daemon"]:
-        for key in _OF_DAEMON:
+        for key in (*_OF_DAEMON, *Wanted._fields):
             if context.get_parameter_source(key) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{key} is for a daemon: --with-daemon is missing", context)
         return None
@@ -148,9 +152,9 @@ def _own_daemon(hostfile: Path, chosen: dict[str, Any]) -> Own | None:
     for key in ("rootdir", "index"):
         if chosen[key] is None:
             raise click.UsageError(f"Missing option '--{key}', which --with-daemon needs.", context)
-    join(hostfile, rootdir, index, chosen["daemons"], chosen["tls"])
-    listen, advertise, tls, capacity = (chosen[key] for key in ("listen", "advertise", "tls", "capacity"))
-    return Own(rootdir, index, listen or _ANY_LISTEN, advertise, tls, capacity)
+    join(hostfile, rootdir, index, chosen["daemons"], wanted)
+    listen, advertise, capacity = (chosen[key] for key in ("listen", "advertise", "capacity"))
+    return Own(rootdir, index, listen or _ANY_LISTEN, advertise, wanted, capacity)
 
 
 def mount_in_background(

@@ -46,12 +46,13 @@ from gkfs.commands import (
     scratch,
 )
 from gkfs.commands.children import Child
+from gkfs.commands.features import Wanted
 from gkfs.commands.mount import Options, mount_in_background
 from gkfs.commands.signals import ENDING, Interrupted, Signals
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.gang import GANG_VARIABLE, Member
 from gkfs.gang_wire import GangEnded, Message
-from gkfs.hostfile import DaemonAddress
+from gkfs.hostfile import DaemonAddress, Features, Sync
 from gkfs.limits import (
     DAEMON_RESTARTS_MAX,
     JOB_CONNECT_TIMEOUT_S,
@@ -78,9 +79,9 @@ class Plan(NamedTuple):
     listen: str
     cores: list[int]  # empty: all
     options: dict[str, Any]  # of mount.Options
-    tls: bool
     capacity: int | None  # bytes, of each daemon
     keeps_logs: bool  # they are sent to the leader at the end
+    features: list[Any]  # hostfile.Features
 
 
 class _ToldToEnd(Exception):
@@ -137,7 +138,7 @@ class _Node:
         self._logs = {} if plan.keeps_logs else None
         state = undo.enter_context(self._state_folder(job.name))
         own_hosts = state / jobs.HOSTS_NAME
-        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key, tls=plan.tls)
+        hostfiles.create(own_hosts, job.fsid, plan.total_daemons, job.key, _features(plan))
         if plan.daemons:
             data = undo.enter_context(self._data_folder(plan, job.name, state))
             undo.callback(self._end_daemons)
@@ -208,7 +209,7 @@ class _Node:
         # At the end of a job Slurm signals all processes of a step at once; the mount needs the daemons longer.
         arguments = ["daemon", "--until-killed", "--rootdir", str(data), "--index", str(index)]
         arguments += ["--hostfile", str(state / jobs.HOSTS_NAME), "--listen", listen]
-        arguments += launch.tls_arguments(plan.tls)
+        arguments += Wanted.of(_features(plan)).arguments()
         if plan.interface:
             arguments += ["--advertise", addresses.of_interface(plan.interface)]
         if plan.capacity:
@@ -343,3 +344,8 @@ def _ranges(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _features(plan: Plan) -> Features:
+    checksums, sync, tls, replicas = plan.features
+    return Features(checksums, Sync(sync), tls, replicas)

@@ -15,7 +15,15 @@ from click.core import ParameterSource
 from gkfs import config
 from gkfs.commands.launchers import Launcher
 from gkfs.config import CONFIG_VARIABLE, Kind, Setting
-from gkfs.limits import CAPACITY_LEAST_BYTES, DAEMONS_LOCAL_MAX, DAEMONS_MAX, INODES_LEAST, INODES_MAX, MOVERS_MAX
+from gkfs.hostfile import Sync
+from gkfs.limits import (
+    CAPACITY_LEAST_BYTES,
+    DAEMONS_LOCAL_MAX,
+    DAEMONS_MAX,
+    INODES_LEAST,
+    INODES_MAX,
+    MOVERS_MAX,
+)
 
 _METAVARS = {
     "listen": "tcp://HOST:PORT",
@@ -107,6 +115,8 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
             return {"type": click.Choice(["auto", *(kind.value for kind in Launcher)]), "default": "auto"}
         case Kind.TEXT if setting.key == "placement":
             return {"type": click.Choice(["hashed", "local"]), "default": "hashed"}
+        case Kind.TEXT if setting.key == "sync":
+            return {"type": click.Choice([kind.value for kind in Sync])}
         case Kind.TEXT:
             return {"metavar": _METAVARS.get(setting.key, "HOST")}
         case Kind.INTEGER if setting.key == "index":

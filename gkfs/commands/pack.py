@@ -62,7 +62,7 @@ def pack(
         packing = Packing(chosen, daemons, folder, split * _MIB)
         with Meter("pack") as meter:
             packing.work.show = meter.show
-            with Crew(nodes, movers or movers_by_default(), signals, tls=daemons.tls) as crew:
+            with Crew(nodes, movers or movers_by_default(), signals, tls=daemons.features.tls) as crew:
                 packing.run(crew)
             result = packing.manifest({"split_mib": split})
             folder.complete(result)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features, Sync
 
 LOG_NAME: Final = "daemon.log"
 _PREFIX: Final = "daemon-"
@@ -28,7 +29,7 @@ class Contents(NamedTuple):
     fsid: str
     daemon: int
     daemon_count: int
-    tls: bool = False
+    features: Features
 
 
 def daemon_folder(rootdir: Path, daemon: int) -> Path:
@@ -75,17 +76,9 @@ def existing_file_system(rootdir: Path) -> Contents | None:
         raise _error(
             rootdir, f"holds only daemon {here} of the {count} of file system {fsids[0]}, see `gkfs daemon`"
         )
-    return Contents(fsids[0], 0, count, known[0].tls)
-
-
-def chosen_tls(rootdir: Path, found: Contents | None, tls: bool | None) -> bool:
-    """Whether TLS is spoken: as *found* in *rootdir*, else as asked for. Raises GkfsError where both differ."""
-    if found is None:
-        return bool(tls)
-    if tls not in (None, found.tls):
-        with_tls = ("without", "with")
-        raise _error(rootdir, f"holds a file system {with_tls[found.tls]} TLS, not {with_tls[not found.tls]}")
-    return found.tls
+    if len({entry.features._replace(sync=Sync.FSYNC) for entry in known}) > 1:
+        raise _error(rootdir, f"its daemons disagree on the features of file system {fsids[0]}")
+    return Contents(fsids[0], 0, count, known[0].features)
 
 
 def read_contents(folder: Path) -> Contents | None:
@@ -93,8 +86,13 @@ def read_contents(folder: Path) -> Contents | None:
     path = folder / "superblock.json"
     try:
         fields = json.loads(path.read_bytes())
-        whose = str(fields["fsid"]), int(fields["daemon_index"]), int(fields["daemon_count"])
-        return Contents(*whose, fields.get("tls") is True)
+        features = Features(
+            bool(fields.get("checksums")),
+            Sync(fields.get("sync", Sync.FSYNC)),
+            fields.get("tls") is True,
+            int(fields.get("replicas", 1)),
+        )
+        return Contents(str(fields["fsid"]), int(fields["daemon_index"]), int(fields["daemon_count"]), features)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

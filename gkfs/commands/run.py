@@ -14,6 +14,7 @@ import click
 
 from gkfs.commands import children, hostfiles, mounts, rootdirs, terminal
 from gkfs.commands.children import Child
+from gkfs.commands.features import Wanted, take_wanted
 from gkfs.commands.foreground import PASSED_ON, Command
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, launch
 from gkfs.commands.launchers import Launcher
@@ -23,6 +24,7 @@ from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
 from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features
 from gkfs.keyfile import Key
 from gkfs.limits import RUN_GRACE_S
 
@@ -72,10 +74,11 @@ def run(
         raise click.UsageError("COMMAND is an empty word", click.get_current_context())
     spread = take_spread(options)
     places = spread.places()
+    features = take_wanted(options).fresh()
     how = Options(**options)
     with Signals(*PASSED_ON, signal.SIGCHLD) as signals, contextlib.ExitStack() as undo:
         if places.launcher is not Launcher.LOCAL:
-            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log, capacity)
+            wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log, features, capacity)
             status = _run_in_job(wishes, command, grace, signals)
         elif mountdir is None:
             raise click.UsageError(
@@ -83,8 +86,8 @@ def run(
             )
         else:
             embedded = daemons in (None, 1) and not separate_daemon
-            listen, tls = listen or LOCAL_LISTEN, bool(spread.tls)
-            plan = _Plan(rootdir, mountdir, daemons or 1, listen, log, how, embedded, tls, capacity)
+            listen = listen or LOCAL_LISTEN
+            plan = _Plan(rootdir, mountdir, daemons or 1, listen, log, how, embedded, features, capacity)
             mounted = _set_up(plan, signals, undo)
             signals.pause(0)
             status = mounted.run(command, grace, signals)
@@ -124,7 +127,7 @@ class _Plan(NamedTuple):
     log: Path | None
     how: Options
     embedded: bool  # the one daemon runs in the mount's process
-    tls: bool
+    features: Features
     capacity: int | None  # bytes, of each daemon
 
 
@@ -138,16 +141,17 @@ def _set_up(plan: _Plan, signals: Signals, undo: contextlib.ExitStack) -> "_Moun
     if plan.log is not None:
         undo.callback(_keep_logs, folder, plan.log)
     rootdir, hostfile = plan.rootdir or folder, folder / "hosts"
-    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh(), tls=plan.tls)
+    hostfiles.create(hostfile, hostfiles.new_fsid(), plan.daemons, Key.fresh(), plan.features)
     undo.callback(_remove_data, rootdir, plan.daemons)
     daemons: list[Child] = []
     own = None
     if plan.embedded:
-        own = Own(rootdir, 0, plan.listen, tls=plan.tls, capacity=plan.capacity)
+        own = Own(rootdir, 0, plan.listen, wanted=Wanted.of(plan.features), capacity=plan.capacity)
         rootdirs.daemon_folder(rootdir, 0).mkdir(mode=0o700, exist_ok=True)
     else:
-        count, listen, tls, capacity = plan.daemons, plan.listen, plan.tls, plan.capacity
-        launched = launch(Launch(rootdir, hostfile, count, listen, None, True, tls, capacity, folder), signals)
+        count, listen, features = plan.daemons, plan.listen, plan.features
+        wanted = Launch(rootdir, hostfile, count, listen, None, True, features, plan.capacity, folder)
+        launched = launch(wanted, signals)
         daemons = launched.daemons
         undo.callback(children.end, daemons)
     log = folder / "mount.log"

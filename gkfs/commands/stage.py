@@ -109,7 +109,7 @@ def _site(options: _Options, arguments: Sequence[str]) -> _Site:
         if job is None:
             raise GkfsError("no file system: no -H, and this is no job that has one", ExitStatus.HOSTFILE)
         hostfile = job.hostfile
-    tls = hostfiles.read(hostfile).tls
+    tls = hostfiles.read(hostfile).features.tls
     if job is not None:
         return _Site(hostfile, mountdir or Path(job.mountdir), job.places, tls)
     return _Site(hostfile, mountdir, find_places("local", None), tls)

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from gkfs.commands import hostfiles, rootdirs, terminal
+from gkfs.commands.features import Wanted, take_wanted
 from gkfs.commands.jobs import Job
 from gkfs.commands.keeper import start_keeper
 from gkfs.commands.launch import LOCAL_LISTEN, Launch, Launched, launch
@@ -18,6 +19,7 @@ from gkfs.commands.options import verb
 from gkfs.commands.signals import Signals
 from gkfs.commands.wishes import take_spread
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features
 from gkfs.keyfile import Key
 
 _EPILOG = """\b
@@ -61,17 +63,18 @@ def start(
     Returns when it is usable, or fails with the reason. In a job it prints the variables that steps need.
     """
     spread = take_spread(options)
+    wanted = take_wanted(options)
     places = spread.places()
     if _is_job(places):
-        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, Options(**options), log, capacity)
+        how = Options(**options)
+        wishes = spread.wishes(places, rootdir, mountdir, daemons, listen, how, log, wanted.fresh(), capacity)
         job, count = start_keeper(wishes)
         _tell(job, count, env_file, json)
     elif rootdir is None or hostfile is None:
         missing = "--rootdir" if rootdir is None else "--hostfile"
         raise click.UsageError(f"Missing option '{missing}' (there is no job here).", click.get_current_context())
     else:
-        listen = listen or LOCAL_LISTEN
-        _start_here(rootdir, hostfile, daemons, listen, advertise, spread.tls, capacity, json)
+        _start_here(rootdir, hostfile, daemons, wanted, listen or LOCAL_LISTEN, advertise, capacity, json)
 
 
 def _is_job(places: Places) -> bool:
@@ -105,18 +108,18 @@ def _start_here(
     rootdir: Path,
     hostfile: Path,
     daemons: int | None,
+    wanted: Wanted,
     listen: str,
     advertise: str | None,
-    tls: bool | None,
     capacity: int | None,
     json: bool,
 ) -> None:
     rootdirs.check_usable(rootdir)
     with Signals() as signals:
-        fsid, count, tls = _choose(rootdir, daemons, tls)
-        _claim(hostfile, rootdir, fsid, count, tls)
+        fsid, count, features = _choose(rootdir, daemons, wanted)
+        _claim(hostfile, rootdir, fsid, count, features)
         try:
-            plan = Launch(rootdir, hostfile, count, listen, advertise, False, tls, capacity)
+            plan = Launch(rootdir, hostfile, count, listen, advertise, False, features, capacity)
             launched = launch(plan, signals)
         except BaseException:
             hostfiles.remove(hostfile)
@@ -130,27 +133,26 @@ def _start_here(
         terminal.say(f"file system {fsid} runs, {count} daemon{plural}; hostfile {hostfile}")
 
 
-def _choose(rootdir: Path, daemons: int | None, tls: bool | None) -> tuple[str, int, bool]:
-    """The fsid, number of daemons and whether in TLS: those of the file system in *rootdir*, or new ones."""
+def _choose(rootdir: Path, daemons: int | None, wanted: Wanted) -> tuple[str, int, Features]:
+    """The fsid, number of daemons, features: those of the file system in *rootdir*, or new ones."""
     found = rootdirs.existing_file_system(rootdir)
-    tls = rootdirs.chosen_tls(rootdir, found, tls)
     if found is None:
-        return hostfiles.new_fsid(), daemons or 1, tls
+        return hostfiles.new_fsid(), daemons or 1, wanted.fresh()
     if daemons not in (None, found.daemon_count):
         raise GkfsError(
             f"rootdir {rootdir} holds a file system of {found.daemon_count} daemons, not of {daemons}; "
             f"omit -n to restart it",
             ExitStatus.ROOTDIR,
         )
-    return found.fsid, found.daemon_count, tls
+    return found.fsid, found.daemon_count, wanted.of_rootdir(found.features, f"rootdir {rootdir}")
 
 
-def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int, tls: bool) -> None:
+def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int, features: Features) -> None:
     """Make the hostfile, or replace that of the same file system when none of its daemons runs."""
     old = hostfiles.read_if_there(hostfile)
     if old is None:
         hostfile.unlink(missing_ok=True)  # an empty one
-        if not hostfiles.create(hostfile, fsid, count, Key.fresh(), tls=tls):
+        if not hostfiles.create(hostfile, fsid, count, Key.fresh(), features):
             raise GkfsError(f"hostfile {hostfile} was made by another gkfs just now", ExitStatus.HOSTFILE)
         return
     from gkfs.commands import control  # imports trio
@@ -168,7 +170,7 @@ def _claim(hostfile: Path, rootdir: Path, fsid: str, count: int, tls: bool) -> N
             f"remove it if that one is not needed any more, or name another hostfile",
             ExitStatus.HOSTFILE,
         )
-    hostfiles.replace(hostfile, fsid, count, tls=tls)
+    hostfiles.replace(hostfile, fsid, count, features)
 
 
 def _document(hostfile: Path, launched: Launched) -> dict[str, object]:

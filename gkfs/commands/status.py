@@ -11,7 +11,7 @@ from gkfs.commands.options import verb
 from gkfs.commands.signals import pause_until
 from gkfs.commands.terminal import bytes_text, duration_text
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import NO_ADDRESS, Hostfile
+from gkfs.hostfile import NO_ADDRESS, Hostfile, Sync
 from gkfs.messages import StatusReply
 
 _EPILOG = """\b
@@ -60,13 +60,28 @@ def _ask(hostfile: Path, wait_s: float) -> tuple[Hostfile, Outcomes]:
 
 
 def _print(hosts: Hostfile, outcomes: Outcomes) -> None:
-    terminal.say(f"file system {hosts.fsid}{', in TLS' if hosts.tls else ''}")
+    terminal.say(f"file system {hosts.fsid}{_features(hosts)}")
     terminal.print_table(_HEADINGS, [_row(hosts, index, outcome) for index, outcome in outcomes.items()], _RIGHT)
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, StatusReply)]
     free, _ = capacity.together(answers)
     used = sum(answer.used_bytes for answer in answers)
     files = sum(answer.files for answer in answers)
     terminal.say(f"together: {files} files, {bytes_text(used)} used, {bytes_text(free)} free")
+    for answer in answers:
+        if answer.damaged_blocks:
+            count = f"{answer.damaged_blocks} block{'' if answer.damaged_blocks == 1 else 's'}"
+            terminal.say(
+                f"daemon {answer.daemon_index}: {count} found damaged since its start; fsck names the files"
+            )
+
+
+def _features(hosts: Hostfile) -> str:
+    checksums, sync, tls, replicas = hosts.features
+    words = ["checksums"] if checksums else []
+    words += [f"sync {sync}"] if sync is not Sync.FSYNC else []
+    words += ["TLS"] if tls else []
+    words += [f"{replicas} replicas"] if replicas > 1 else []
+    return "".join(f", {word}" for word in words)
 
 
 def _row(hosts: Hostfile, index: int, outcome: StatusReply | GkfsError) -> list[str]:
@@ -101,7 +116,7 @@ def _document(hosts: Hostfile, outcomes: Outcomes) -> dict[str, Any]:
     return {
         "fsid": hosts.fsid,
         "daemon_count": hosts.daemon_count,
-        "tls": hosts.tls,
+        **hosts.features._asdict(),
         "files": sum(answer.files for answer in answers),
         "used_bytes": sum(answer.used_bytes for answer in answers),
         "free_bytes": free,

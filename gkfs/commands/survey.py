@@ -7,14 +7,20 @@ the background ends by itself. So it is looked at again, for a bounded time, bef
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import trio
 
 from gkfs import paths
+from gkfs.audit_messages import (
+    AuditFilesRequest,
+    AuditStoreRequest,
+    MendRequest,
+)
 from gkfs.commands.control import Conversation
+from gkfs.commands.damage import find_damage
+from gkfs.commands.parallel import for_each
 from gkfs.daemon.faults import Change, CutFile, Fault, Kind, MakeDirectory, Repair, Summary
 from gkfs.daemon.inspection import CHUNK_RANGE, STORE_RANGES, Inspection
 from gkfs.distributor import Distributor
@@ -22,12 +28,9 @@ from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Hostfile
 from gkfs.limits import FSCK_ROUNDS_MAX, FSCK_SETTLE_S, FSCK_TIMEOUT_S, FSCK_UNFINISHED_S, POLL_INTERVAL_S
 from gkfs.messages import (
-    AuditFilesRequest,
-    AuditStoreRequest,
     CreateRequest,
     CutChunksRequest,
     Empty,
-    MendRequest,
 )
 from gkfs.metadentry import is_directory_record
 from gkfs.operations import AUDIT_FILES, AUDIT_STORE, CREATE, CUT_CHUNKS, MEND, STATUS, Operation, Q, R
@@ -47,12 +50,15 @@ class Report(NamedTuple):
     refused: list[str]
 
 
-def check(hosts: Hostfile, *, repair: bool = False) -> Report:
-    """Check the file system; with *repair* also mend it and check again. Raises GkfsError."""
-    return trio.run(check_async, hosts, repair, strict_exception_groups=True)
+def check(hosts: Hostfile, *, repair: bool = False, verify: bool = True) -> Report:
+    """Check the file system, *verify* its checksums, if it has any; with *repair* also mend it and check again.
+
+    Raises GkfsError.
+    """
+    return trio.run(check_async, hosts, repair, verify, strict_exception_groups=True)
 
 
-async def check_async(hosts: Hostfile, repair: bool = False) -> Report:
+async def check_async(hosts: Hostfile, repair: bool = False, verify: bool = True) -> Report:
     """As `check`, where trio runs already."""
     if hosts.missing:
         reason = f"daemon {hosts.missing[0]} is not in the hostfile: it has not started"
@@ -63,34 +69,20 @@ async def check_async(hosts: Hostfile, repair: bool = False) -> Report:
         async def begin(index: int) -> None:
             daemons[index] = await Conversation.begin(hosts.daemons[index], hosts.access)
 
-        await _for_each(range(hosts.daemon_count), begin)
+        await for_each(range(hosts.daemon_count), begin)
         survey = _Survey(daemons)
         faults, summary = await survey.settled()
         remaining = faults
         if repair:
             remaining, summary = await survey.mend(faults, summary)
+        if verify and hosts.features.checksums:
+            damaged, verified = await find_damage(hosts.daemon_count, survey.ask)
+            faults, remaining = faults + damaged, remaining + damaged
+            summary = summary._replace(verified=verified)
         return Report(faults, remaining, summary, survey.refused)
     finally:
         for daemon in daemons.values():
             daemon.close()
-
-
-async def _for_each(indexes: range, work: Callable[[int], Awaitable[None]]) -> None:
-    """Do *work* for all at once. Raises the first GkfsError, not in a group."""
-    errors: list[GkfsError] = []
-
-    async def one(index: int) -> None:
-        try:
-            await work(index)
-        except GkfsError as error:
-            errors.append(error)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for index in indexes:
-            nursery.start_soon(one, index)
-    if errors:
-        raise errors[0]
 
 
 class _Survey:
@@ -124,7 +116,7 @@ class _Survey:
             for first, end in STORE_RANGES:
                 more = True
                 while more:
-                    page = await self._ask(index, AUDIT_STORE, AuditStoreRequest(first, end))
+                    page = await self.ask(index, AUDIT_STORE, AuditStoreRequest(first, end))
                     inspection.take(index, zip(page.keys, page.values, strict=True))
                     more = page.more
                     first = page.keys[-1] + b"\0" if page.keys else end
@@ -133,24 +125,25 @@ class _Survey:
             first, end = CHUNK_RANGE
             more = True
             while more:
-                page = await self._ask(index, AUDIT_STORE, AuditStoreRequest(first, end))
+                page = await self.ask(index, AUDIT_STORE, AuditStoreRequest(first, end))
                 inspection.take_index(index, page.keys, page.sizes)
                 more = page.more
                 first = page.keys[-1] + b"\0" if page.keys else end
             after, more = b"", True
             while more:
-                files = await self._ask(index, AUDIT_FILES, AuditFilesRequest(after))
+                files = await self.ask(index, AUDIT_FILES, AuditFilesRequest(after))
                 inspection.take_files(index, files.names, files.sizes)
                 after = files.after
                 more = bool(after)
-            inspection.take_status(await self._ask(index, STATUS, Empty()))
+            inspection.take_status(await self.ask(index, STATUS, Empty()))
 
-        await _for_each(range(self._count), read_store)
+        await for_each(range(self._count), read_store)
         inspection.begin_chunks()
-        await _for_each(range(self._count), read_chunks)
+        await for_each(range(self._count), read_chunks)
         return inspection.finish(), inspection.summary
 
-    async def _ask(self, index: int, operation: Operation[Q, R], request: Q) -> R:
+    async def ask(self, index: int, operation: Operation[Q, R], request: Q) -> R:
+        """What daemon *index* answers. Raises GkfsError."""
         try:
             return await self._daemons[index].ask(operation, request, FSCK_TIMEOUT_S)
         except OSError as error:

@@ -53,7 +53,7 @@ def unpack(
             work = _verify(sourcedir, found, Crew(places_for(None, launcher, hosts), per_host, signals))
         else:
             chosen = subtrees.locate(subtree or "/", hostfile)
-            tls = hostfiles.read(chosen.hostfile).tls
+            tls = hostfiles.read(chosen.hostfile).features.tls
             crew = Crew(places_for(chosen.hostfile, launcher, hosts), per_host, signals, tls=tls)
             order = {
                 "do": "unpack",

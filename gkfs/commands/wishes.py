@@ -8,6 +8,7 @@ from gkfs.commands.launchers import Launcher, Places
 from gkfs.commands.leader import Wishes
 from gkfs.commands.mount import Options
 from gkfs.errors import ExitStatus, GkfsError
+from gkfs.hostfile import Features
 
 _ALL_ADDRESSES = "tcp://0.0.0.0:0"
 _THIS_HOST = "tcp://127.0.0.1:0"
@@ -23,7 +24,6 @@ class Spread(NamedTuple):
     mount_on: str | None
     interface: str | None
     cores: str | None
-    tls: bool | None
 
     def places(self) -> Places:
         """Where to start. Raises GkfsError (USAGE)."""
@@ -38,6 +38,7 @@ class Spread(NamedTuple):
         listen: str | None,
         options: Options,
         log: Path | None,
+        features: Features,
         capacity: int | None,
     ) -> Wishes:
         """What the leader is to do. Raises GkfsError (USAGE) on what cannot be."""
@@ -54,8 +55,8 @@ class Spread(NamedTuple):
             parse_cores(self.cores) if self.cores else [],
             options,
             log,
+            features,
             capacity,
-            bool(self.tls),
         )
 
 

@@ -14,6 +14,7 @@ from gkfs.commands.leader import Leader, Wishes
 from gkfs.commands.mount import Options
 from gkfs.commands.signals import Signals
 from gkfs.gang import GANG_VARIABLE
+from gkfs.hostfile import Features
 from tests.cli.workplace import Workplace, eventually, shown
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -192,7 +193,7 @@ def test_what_the_leader_sends_to_nodes_holds_no_key() -> None:
     here = Places(Launcher.LOCAL, ("here",))
     options = Options(False, False, True, False, "hash", 1000, None, None)
     wishes = Wishes(
-        "x", here, ("here",), ("here",), None, None, 1, None, "tcp://127.0.0.1:0", [], options, None, None
+        "x", here, ("here",), ("here",), None, None, 1, None, "tcp://127.0.0.1:0", [], options, None, Features()
     )
     with Signals() as signals:
         leader = Leader(wishes, signals)

@@ -24,8 +24,8 @@ from gkfs.daemon.peers import Peer
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.distributor import Distributor
 from gkfs.errors import GkfsError
-from gkfs.hostfile import DaemonAddress
-from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.hostfile import DaemonAddress, Features
+from gkfs.limits import CHUNK_SIZE_BYTES, REPLICAS_DAEMONS_LEAST
 from gkfs.messages import (
     CreateRequest,
     DetachRequest,
@@ -206,22 +206,20 @@ class Client:
 class Cluster:
     """The daemons of one file system and a first client."""
 
-    def __init__(self, folder: Path, count: int, nursery: trio.Nursery, replicas: int) -> None:
+    def __init__(self, folder: Path, count: int, nursery: trio.Nursery, features: Features) -> None:
         self.folder = folder
-        self.replicas = replicas
         self.count = count
         self.nursery = nursery
         self.distributor = Distributor(count)
         self.hostfile = folder / "hosts"
-        self.access = write_hosts(self.hostfile, FSID, count)
+        self.access = write_hosts(self.hostfile, FSID, count, features=features)
         self.client = Client(self)
         self.placements: dict[int, int] = {}  # of files written to, by fid
         self.expected_faults: set[Kind] = set()  # that the test has planted
         self._running: dict[int, tuple[trio.Event, trio.CancelScope, trio.Event]] = {}
 
     def settings(self, daemon: int) -> DaemonSettings:
-        folder = self.folder / f"daemon-{daemon}"
-        return DaemonSettings(folder, self.hostfile, daemon, replicas=self.replicas)
+        return DaemonSettings(self.folder / f"daemon-{daemon}", self.hostfile, daemon)
 
     async def start(self, *daemons: int) -> None:
         """Start the given daemons, or all; ready afterwards."""
@@ -315,15 +313,16 @@ def create_request(
 
 
 def in_cluster(
-    count: int, replicas: int = 1
+    count: int, replicas: int = REPLICAS, *, checksums: bool = False
 ) -> Callable[[Callable[[Cluster], Awaitable[None]]], Callable[[Path], None]]:
     """Run an async test with *count* daemons, then check what they have stored."""
+    features = Features(checksums, replicas=replicas if count >= REPLICAS_DAEMONS_LEAST else 1)
 
     def decorate(test: Callable[[Cluster], Awaitable[None]]) -> Callable[[Path], None]:
         async def main(folder: Path) -> None:
             with trio.fail_after(TEST_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
-                    cluster = Cluster(folder, count, nursery, replicas)
+                    cluster = Cluster(folder, count, nursery, features)
                     await cluster.start()
                     await test(cluster)
                     await cluster.finish()

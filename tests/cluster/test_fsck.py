@@ -187,7 +187,7 @@ async def make_site(cluster: Cluster) -> Site:
     report = await check(cluster)
     assert not report.faults
     assert report.summary[:4] == (5, 2, 3, 0)
-    assert report.summary[5:] == (2, 200)
+    assert (report.summary.chunks, report.summary.chunk_bytes) == (2, 200)
     await cluster.stop()
     return Site(cluster, entry)
 

@@ -13,6 +13,7 @@ from stat import S_IFREG
 import trio
 
 from gkfs import metadentry
+from gkfs.hostfile import Features
 from gkfs.messages import CreateReply, ExtendRequest, UnlinkReply, UnlinkRequest
 from gkfs.operations import CREATE, EXTEND, UNLINK
 from tests.cluster.cluster import TEST_TIMEOUT_S, Client, Cluster, create_request, eventually
@@ -49,7 +50,7 @@ def with_process(test: Callable[[Process], Awaitable[None]]) -> Callable[[Path],
     async def main(folder: Path) -> None:
         with trio.fail_after(TEST_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
-                process = Process(Cluster(folder, 1, nursery, 1))
+                process = Process(Cluster(folder, 1, nursery, Features()))
                 try:
                     await test(process)
                     assert process.end(signal.SIGTERM) == 0

@@ -30,6 +30,7 @@ LAYERS: dict[str, int] = {
     "gkfs.peer_messages": 2,
     "gkfs.copy_messages": 2,
     "gkfs.usage_messages": 2,
+    "gkfs.audit_messages": 2,
     "gkfs.changes": 2,
     "gkfs.capacity": 3,
     "gkfs.operations": 2,

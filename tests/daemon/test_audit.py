@@ -9,6 +9,12 @@ import pytest
 import trio
 
 from gkfs import metadentry, paths
+from gkfs.audit_messages import (
+    AuditFilesRequest,
+    AuditStoreReply,
+    AuditStoreRequest,
+    MendRequest,
+)
 from gkfs.daemon import audit, keys
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.chunk_files import file_name
@@ -16,7 +22,6 @@ from gkfs.daemon.guards import Blocked, Guards
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
-from gkfs.messages import AuditFilesRequest, AuditStoreReply, AuditStoreRequest, MendRequest
 from gkfs.metadentry import Metadentry
 
 SESSION = Session(b"c" * 16, "control")

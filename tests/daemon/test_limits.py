@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gkfs import metadentry, transport, wire
+from gkfs.audit_messages import AuditFilesRequest
 from gkfs.bulk_messages import PutRequest
 from gkfs.daemon import connection as connection_module
 from gkfs.daemon import session as session_module
@@ -38,7 +39,6 @@ from gkfs.limits import (
     SHARES_BYTES,
 )
 from gkfs.messages import (
-    AuditFilesRequest,
     CreateRequest,
     CutChunksRequest,
     DetachRequest,
@@ -63,6 +63,7 @@ from gkfs.operations import (
     EXTEND,
     HOLD,
     LINK,
+    LOCATE,
     LOOKUP,
     MEND,
     PUT,
@@ -383,9 +384,14 @@ def test_items_of_wrong_types_close_the_connection(operation: Any, tmp_path: Pat
 
 
 def test_steps_between_daemons_and_repairs_have_their_role() -> None:
-    assert {row.name for row in TABLE.values() if row.role == "control"} == {"audit_store", "audit_files", "mend"}
+    assert {row.name for row in TABLE.values() if row.role == "control"} == {
+        "audit_chunks",
+        "audit_files",
+        "audit_store",
+        "mend",
+    }
     peers = {row.code for row in TABLE.values() if row.role == "peer"}
-    assert peers == {code for code in TABLE if SEAL.code <= code < COPY_BEGIN.code}
+    assert peers == {code for code in TABLE if SEAL.code <= code < LOCATE.code}
     assert {row.code for row in TABLE.values() if row.role == "copy"} == {
         code for code in TABLE if code >= COPY_BEGIN.code
     }

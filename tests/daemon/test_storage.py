@@ -14,6 +14,8 @@ from gkfs.daemon import keys
 from gkfs.daemon.guards import Blocked
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.summed_storage import SummedStorage
+from gkfs.hostfile import Sync
 from gkfs.limits import CHUNK_SIZE_BYTES, INLINE_IO_MAX_BYTES, OPEN_CHUNKS_MAX
 
 FID = 0x1_0001_0000_0007
@@ -23,14 +25,18 @@ LARGE = INLINE_IO_MAX_BYTES + 1
 class Setting:
     """A storage that can be opened again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sums: bool = False, sync: Sync = Sync.FSYNC) -> None:
         self.folder = folder
-        self.store = MetadataStore(folder / "metadata")
-        self.chunks = ChunkStorage(folder / "chunks", self.store)
+        self.how = {"sums": sums, "sync": sync}
+        self.store = MetadataStore(folder / "metadata", sync=sync)
+        if sums:
+            self.chunks: ChunkStorage = SummedStorage(folder / "chunks", self.store, (1, 0), sync=sync)
+        else:
+            self.chunks = ChunkStorage(folder / "chunks", self.store, sync=sync)
 
     def reopen(self) -> None:
         self.close()
-        self.__init__(self.folder)  # type: ignore[misc]
+        self.__init__(self.folder, **self.how)  # type: ignore[misc]
 
     def close(self) -> None:
         self.chunks.close()
@@ -55,12 +61,12 @@ class Setting:
         return {path.name: path.stat().st_size for path in self.folder.glob("chunks/*/*")}
 
 
-@pytest.fixture
-def setting(tmp_path: Path) -> Iterator[Setting]:
+@pytest.fixture(params=["plain", "checksums"])
+def setting(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Setting]:
     opened: list[Setting] = []
 
     async def make() -> None:
-        opened.append(Setting(tmp_path))
+        opened.append(Setting(tmp_path, sums=request.param == "checksums"))
 
     trio.run(make)
     yield opened[0]
@@ -246,5 +252,64 @@ def test_full_disk_is_enospc_before_records_lack_room(setting: Setting, monkeypa
             assert caught.value.errno == errno.ENOSPC
         monkeypatch.undo()
         await setting.write(0, 0, b"x")
+
+    run(test)
+
+
+class Disk:
+    """Which files and folders were synced, by their names' ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced: list[str] = []
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, self._spy(getattr(os, name)))
+
+    def _spy(self, original: Callable[[int], None]) -> Callable[[int], None]:
+        def spy(fd: int) -> None:
+            self.synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+            original(fd)
+
+        return spy
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_with_synced_commits_what_is_written_or_cut_is_on_the_disk_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sums: bool
+) -> None:
+    disk = Disk(monkeypatch)
+
+    async def test() -> None:
+        setting = Setting(tmp_path, sums=sums, sync=Sync.COMMIT)
+        name = f"{FID:016x}.00000000"
+        for size in (100, LARGE):
+            await setting.write(0, 0, b"x" * size)
+            assert disk.synced == [name]
+            disk.synced.clear()
+        await setting.cut(10)
+        assert disk.synced == [name]
+        await setting.cut(0)
+        assert disk.synced[1:] == [f"{FID & 0xFF:02x}"]
+        disk.synced.clear()
+        work = setting.chunks.write_new(FID, b"y" * 100)
+        assert work is None
+        assert disk.synced == [name]
+        setting.chunks.claim(FID)
+        setting.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_without_sync_nothing_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sums: bool
+) -> None:
+    disk = Disk(monkeypatch)
+
+    async def test() -> None:
+        setting = Setting(tmp_path, sums=sums, sync=Sync.NONE)
+        await setting.write(0, 0, b"x")
+        await setting.chunks.sync(FID)
+        assert disk.synced == []
+        setting.close()
 
     run(test)

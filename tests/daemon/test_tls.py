@@ -19,7 +19,7 @@ from gkfs.daemon import gate as gate_module
 from gkfs.daemon.peers import Peer
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.handshake import GREETING_BYTES, Call
-from gkfs.hostfile import DaemonAddress
+from gkfs.hostfile import DaemonAddress, Features
 from gkfs.keyfile import PROOF_BYTES, Access, Key
 from gkfs.limits import PROTOCOL_VERSION
 from gkfs.messages import HelloRequest, ReadChunkRequest, StatRequest, WriteChunkRequest
@@ -37,7 +37,7 @@ def with_tls_daemon(test: Callable[[DaemonAddress], Awaitable[None]]) -> Callabl
     """Run an async test beside one daemon in TLS; its address has no Unix socket."""
 
     async def main(folder: Path) -> None:
-        hostfiles.create(folder / "hosts", FSID, 1, KEY, tls=True)
+        hostfiles.create(folder / "hosts", FSID, 1, KEY, Features(tls=True))
         async with daemon(folder) as address:
             await test(address._replace(unix="-"))
 
@@ -127,7 +127,7 @@ async def test_thousand_short_requests_at_once_are_answered(address: DaemonAddre
 
 def test_the_unix_socket_needs_no_tls(tmp_path: Path) -> None:
     async def main() -> None:
-        hostfiles.create(tmp_path / "hosts", FSID, 1, KEY, tls=True)
+        hostfiles.create(tmp_path / "hosts", FSID, 1, KEY, Features(tls=True))
         async with daemon(tmp_path) as address:
             connection, _ = await transport.open_connection(address, IN_TLS, CLIENT, "client")
             assert connection.family == socket.AF_UNIX
@@ -171,7 +171,7 @@ def test_a_daemon_does_not_start_where_hostfile_and_rootdir_disagree(tmp_path: P
     async def main() -> None:
         for in_tls in (True, False):
             (tmp_path / "hosts").unlink(missing_ok=True)
-            hostfiles.create(tmp_path / "hosts", FSID, 1, KEY, tls=in_tls)
+            hostfiles.create(tmp_path / "hosts", FSID, 1, KEY, Features(tls=in_tls))
             async with daemon(tmp_path):
                 pass
 

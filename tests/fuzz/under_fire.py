@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import trio
 
 from gkfs import hostfile, metadentry, transport
+from gkfs.audit_messages import AuditStoreRequest
 from gkfs.commands import hostfiles, survey
 from gkfs.commands.control import Conversation
 from gkfs.daemon.faults import Kind
@@ -27,7 +28,6 @@ from gkfs.errors import GkfsError
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES, START_TIMEOUT_S
 from gkfs.messages import (
-    AuditStoreRequest,
     CreateRequest,
     Empty,
     ExtendRequest,

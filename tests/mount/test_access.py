@@ -172,7 +172,7 @@ def _attack(hosts: Path, attempts: int) -> int:
     kinds = cycle(("wrong", "guess", "garbage", "half", "silent", "mirror", "before"))
     for number, kind in zip(range(attempts), kinds, strict=False):
         address = known.daemons[number % known.daemon_count]
-        stays = _attempt(kind, address, Access(known.fsid, Key.fresh(), known.tls))
+        stays = _attempt(kind, address, Access(known.fsid, Key.fresh(), known.features.tls))
         if stays is not None:
             left_open.append(stays)
         if len(left_open) > _LEFT_OPEN:
