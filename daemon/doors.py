@@ -44,7 +44,7 @@ class Doors:
         self._dispatcher = dispatcher
         self._nursery = nursery
         self._gate = Gate(identity, access.key)
-        self._certificate = tls.Certificate() if access.tls else None
+        self._access = access
         self._connections: set[Connection] = set()
         self._shares = Shares()
         self._spinner = Spinner(DAEMON_SPIN_S)
@@ -52,7 +52,8 @@ class Doors:
         self._connections_max = descriptors.shares().connections
 
     def open(self, listen: str, rootdir: Rootdir, *, merge: bool) -> None:
-        """Accept connections from now on. Raises GkfsError (ADDRESS)."""
+        """Accept connections from now on. Raises GkfsError: ADDRESS, or what a certificate cannot be made for."""
+        self._certificate = tls.Certificate() if self._access.tls else None
         self._merge = merge
         self._listen = listen
         self._socket = rootdir.socket

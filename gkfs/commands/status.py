@@ -79,7 +79,7 @@ def _features(hosts: Hostfile) -> str:
     checksums, sync, tls, replicas = hosts.features
     words = ["checksums"] if checksums else []
     words += [f"sync {sync}"] if sync is not Sync.FSYNC else []
-    words += ["TLS"] if tls else []
+    words += ["in TLS"] if tls else []
     words += [f"{replicas} replicas"] if replicas > 1 else []
     return "".join(f", {word}" for word in words)
 

@@ -58,7 +58,7 @@ def test_a_restart_speaks_tls_as_before_and_does_not_change_it(workplace: Workpl
     workplace.ok(*start, "--tls")
     stop(workplace)
     line = workplace.fails(3, *start, "--no-tls")
-    assert line.endswith("holds a file system with TLS, not without")
+    assert line.endswith("is of a file system with TLS, not without")
     workplace.ok(*start)
     assert says_tls(workplace)
     stop(workplace)
@@ -66,7 +66,7 @@ def test_a_restart_speaks_tls_as_before_and_does_not_change_it(workplace: Workpl
     plain = ("start", "-r", workplace.root / "plain", "-H", workplace.hosts)
     workplace.ok(*plain)
     stop(workplace)
-    assert workplace.fails(3, *plain, "--tls").endswith("holds a file system without TLS, not with")
+    assert workplace.fails(3, *plain, "--tls").endswith("is of a file system without TLS, not with")
 
 
 def test_a_daemon_or_mount_that_joins_does_not_change_it(workplace: Workplace) -> None:
