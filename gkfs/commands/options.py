@@ -23,6 +23,7 @@ from gkfs.limits import (
     INODES_LEAST,
     INODES_MAX,
     MOVERS_MAX,
+    REPLICAS_MAX,
 )
 
 _METAVARS = {
@@ -123,6 +124,8 @@ def _type(setting: Setting, verb_name: str) -> dict[str, Any]:
             return {"type": click.IntRange(0, DAEMONS_MAX - 1), "metavar": "I"}
         case Kind.INTEGER if setting.key == "max_inodes":
             return {"type": click.IntRange(INODES_LEAST), "metavar": "N", "default": INODES_MAX}
+        case Kind.INTEGER if setting.key == "replicas":
+            return {"type": click.IntRange(1, REPLICAS_MAX), "metavar": "N"}
         case Kind.INTEGER if setting.key == "movers":
             return {"type": click.IntRange(1, MOVERS_MAX), "metavar": "N"}
         case Kind.INTEGER:

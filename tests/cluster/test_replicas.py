@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from pathlib import Path
 
+import pytest
 import trio
 
 from gkfs.copy_messages import NOBODY
@@ -41,8 +43,12 @@ async def lose(cluster: Cluster, daemon: int) -> None:
     shutil.rmtree(cluster.folder / f"daemon-{daemon}")
 
 
-@in_cluster(3, replicas=2)
-async def test_what_was_acknowledged_survives_the_loss_of_a_daemon(cluster: Cluster) -> None:
+@pytest.mark.parametrize("checksums", [False, True], ids=["plain", "checksums"])
+def test_what_was_acknowledged_survives_the_loss_of_a_daemon(checksums: bool, tmp_path: Path) -> None:
+    in_cluster(3, replicas=2, checksums=checksums)(_survives_a_loss)(tmp_path)
+
+
+async def _survives_a_loss(cluster: Cluster) -> None:
     await mirrored(cluster)
     client = cluster.client
     contents: dict[bytes, tuple[int, bytes]] = {}

@@ -89,10 +89,16 @@ def _no_test_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def open_file_system(
-    folder: Path, daemons: int, mounts: int, *options: str, embedded: bool = ALL_EMBEDDED, tls: bool = ALL_TLS
+    folder: Path,
+    daemons: int,
+    mounts: int,
+    *options: str,
+    embedded: bool = ALL_EMBEDDED,
+    tls: bool = ALL_TLS,
+    replicas: int = 1,
 ) -> FileSystem:
     """Start and mount a file system in *folder*, with *options*; when that fails, nothing of it is left."""
-    file_system = FileSystem(folder, daemons, embedded=embedded, tls=tls)
+    file_system = FileSystem(folder, daemons, embedded=embedded, tls=tls, replicas=replicas)
     bring_up(file_system, mounts, *options)
     return file_system
 

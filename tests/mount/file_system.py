@@ -39,11 +39,14 @@ class FileSystem:
     goes with it. *tls*: all is said over TCP, in TLS.
     """
 
-    def __init__(self, folder: Path, daemons: int, *, embedded: bool = False, tls: bool = False) -> None:
+    def __init__(
+        self, folder: Path, daemons: int, *, embedded: bool = False, tls: bool = False, replicas: int = 1
+    ) -> None:
         self.folder = folder
         self.daemons = daemons
         self.embedded = embedded
         self.tls = tls
+        self.replicas = replicas
         self.rootdir = folder / "root"
         self.hostfile = folder / "hosts"
         self.mounts: list[Path] = []
@@ -53,6 +56,7 @@ class FileSystem:
         self._mark = uuid.uuid4().hex
         self._mount_number = 0
         self._running: set[int] = set()  # daemons that should be alive
+        self._lost = 0  # others have taken their places
         self._own: list[subprocess.Popen[bytes]] = []  # daemons started as processes of ours
         self._embedding: Path | None = None  # the mount with daemon 0 in its process
         self.rootdir.mkdir(parents=True)
@@ -92,7 +96,7 @@ class FileSystem:
             for index in range(1, self.daemons):
                 self._start_daemon(index)
             return
-        options = ["--tls"] if self.tls else []
+        options = ["--replicas", str(self.replicas), *(["--tls"] if self.tls else [])]
         self.gkfs("start", "-r", self.rootdir, "-H", self.hostfile, "-n", str(self.daemons), *options)
         self._over_tcp()
         self._running = set(self.daemon_pids())
@@ -187,6 +191,14 @@ class FileSystem:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), f"daemon {index} (pid {pid}) is dead")
 
+    def lose_daemon(self, index: int, how: signal.Signals) -> int:
+        """End or freeze a daemon whose place others take, by the signal *how*; its process id."""
+        pid = self.daemon_pids()[index]
+        self._running.discard(pid)
+        self._lost += 1
+        os.kill(pid, how)
+        return pid
+
     def kill_daemons(self) -> None:
         """End all daemons as a crash of all nodes does; none of them may be embedded."""
         assert not self.embedded
@@ -246,7 +258,7 @@ class FileSystem:
         return [fault for fault in faults if not any(re.search(known, fault) for known in self.expected_faults)]
 
     def _are_all_up(self) -> bool:
-        return len(self._running) == self.daemons and all(map(is_alive, self._running))
+        return len(self._running) == self.daemons - self._lost and all(map(is_alive, self._running))
 
     def _fsck(self) -> list[str]:
         """What the command itself has to say, once nothing is mounted any more."""
