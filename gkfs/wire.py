@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from gkfs import metadentry
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
     ARRAY_MAX,
@@ -204,6 +205,8 @@ def decode_reply(operation: Operation[Q, R], message: Message) -> R:
         raise ProtocolError(f"{operation.name} reply with fields {_kinds(fields)}")
     if operation.reply_lists:
         _check_lists(f"{operation.name} reply", operation.reply_lists, fields)
+    if operation.reply_records:
+        _check_records(operation, fields)
     if operation.bulk_reply:
         return operation.reply(*fields, message.bulk)  # type: ignore[call-arg]
     return operation.reply(*fields)
@@ -213,6 +216,17 @@ def _check_lists(what: str, lists: Iterable[ListField], fields: list[Any]) -> No
     for index, types in lists:
         if not types.issuperset(map(type, fields[index])):
             raise ProtocolError(f"{what} with a list of {_kinds(fields[index])}")
+
+
+def _check_records(operation: Operation[Q, R], fields: list[Any]) -> None:
+    try:
+        for index in operation.reply_records:
+            field = fields[index]
+            for record in field if isinstance(field, list) else (field,):
+                if record or not operation.may_lack_record:
+                    metadentry.check(record)
+    except ValueError as error:
+        raise ProtocolError(f"{operation.name} reply: {error}") from None
 
 
 def _kinds(fields: list[Any]) -> str:
