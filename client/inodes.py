@@ -232,8 +232,8 @@ class InodeTable:
         return self._by_name.get((parent.fid, name))
 
     def known(self, fid: int) -> Inode | None:
-        """The inode of that number, if the kernel holds it."""
-        return self._by_fid.get(fid)
+        """The inode of that number, if the kernel holds it. Not the root, whatever a daemon says of its number."""
+        return self._by_fid.get(fid) if fid != ROOT_FID else None
 
     def seen(self, parent: Inode, name: bytes, record: bytes, *, several: bool = False) -> Inode:
         """Note that *name* in *parent* has this *record*; the kernel gets one more reference to it.

@@ -101,6 +101,7 @@ def test_no_entry_has_the_number_of_the_root_or_none(fid: int, table: InodeTable
             see(table.root, b"a", directory(fid))
     assert table.path(table.root) == b"/"
     assert len(table) == 1
+    assert table.known(fid) is None  # so it is neither renamed nor removed
 
 
 def test_no_directory_is_within_itself(table: InodeTable) -> None:
