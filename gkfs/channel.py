@@ -181,7 +181,13 @@ class Channel:
             name = answered.name if answered else f"operation {message.code}"
             raise ProtocolError(f"{self.name} answered {call.operation.name} as {name}")
         if not message.errno:
-            return wire.decode_reply(call.operation, message), None
+            reply = wire.decode_reply(call.operation, message)
+            if call.operation.reply_records:
+                try:
+                    wire.check_records(call.operation, cast(tuple[Any, ...], reply))
+                except ValueError as error:
+                    return None, os_error(errno.EIO, f"{call.operation.name}: {self.name}: {error}")
+            return reply, None
         text = str(message.fields[0])[:_ERROR_TEXT_MAX] if message.fields else ""
         # The kernel takes no other numbers for an answer: whoever asked would wait for ever.
         number = message.errno if message.errno in errno.errorcode else errno.EIO

@@ -205,8 +205,6 @@ def decode_reply(operation: Operation[Q, R], message: Message) -> R:
         raise ProtocolError(f"{operation.name} reply with fields {_kinds(fields)}")
     if operation.reply_lists:
         _check_lists(f"{operation.name} reply", operation.reply_lists, fields)
-    if operation.reply_records:
-        _check_records(operation, fields)
     if operation.bulk_reply:
         return operation.reply(*fields, message.bulk)  # type: ignore[call-arg]
     return operation.reply(*fields)
@@ -218,15 +216,13 @@ def _check_lists(what: str, lists: Iterable[ListField], fields: list[Any]) -> No
             raise ProtocolError(f"{what} with a list of {_kinds(fields[index])}")
 
 
-def _check_records(operation: Operation[Q, R], fields: list[Any]) -> None:
-    try:
-        for index in operation.reply_records:
-            field = fields[index]
-            for record in field if isinstance(field, list) else (field,):
-                if record or not operation.may_lack_record:
-                    metadentry.check(record)
-    except ValueError as error:
-        raise ProtocolError(f"{operation.name} reply: {error}") from None
+def check_records(operation: Operation[Q, R], reply: tuple[Any, ...]) -> None:
+    """Raise ValueError when a record in *reply* is none: it may be damaged where it is stored."""
+    for index in operation.reply_records:
+        field = reply[index]
+        for record in field if isinstance(field, list) else (field,):
+            if record or not operation.may_lack_record:
+                metadentry.check(record)
 
 
 def _kinds(fields: list[Any]) -> str:

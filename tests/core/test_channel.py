@@ -130,15 +130,15 @@ def test_on_done_is_called_once_done() -> None:
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"\1", record(1)[:-1], record(1) + b"\7", b"\2" + record(1)[1:]])
-def test_a_reply_whose_record_is_none_is_no_reply(spoilt: bytes) -> None:
+def test_a_record_that_is_none_is_an_error_of_that_call_only(spoilt: bytes) -> None:
     channel = connected()
-    call = channel.submit(LOOKUP, LookupRequest(b"/a"), 10.0)
-    with pytest.raises(ProtocolError, match=r"^lookup reply: .*metadata record"):
-        answer(channel, wire.encode_reply(LOOKUP, call.seq, LookupReply(spoilt, False)))
-    assert not call.done
-    channel.connection_made()
-    answer(channel, wire.encode_reply(LOOKUP, call.seq, LookupReply(record(1), False)))
-    assert call.done
+    call, other = channel.submit(LOOKUP, LookupRequest(b"/a"), 10.0), submit(channel)
+    answer(channel, wire.encode_reply(LOOKUP, call.seq, LookupReply(spoilt, False)))
+    with pytest.raises(OSError, match=r"lookup: daemon 0 .*metadata record") as caught:
+        call.result()
+    assert caught.value.errno == errno.EIO
+    answer(channel, wire.encode_reply(STAT, other.seq, RecordReply(record(1))))
+    assert other.result().record == record(1)
 
 
 def test_no_record_is_one_only_where_that_says_something() -> None:
