@@ -77,6 +77,8 @@ class Context:
 
     async def follow(self, inode: Inode, path: bytes) -> bool:
         """Whether the record of *inode*, which is not at *path*, may be found somewhere else by now."""
+        if inode is self.inodes.root:
+            return False
         if self.inodes.path(inode) == path:
             found = (await self.call_owner(path, WHERE, WhereRequest(path, inode.fid))).path
             if not found and not inode.entry.is_directory and not is_address(path):

@@ -59,6 +59,9 @@ def handler(
             raise FUSEError(error.errno or errno.EIO) from None
         except FUSEError:
             raise
+        except OverflowError as error:  # a daemon's number is none of the kernel's
+            log.warning("%s: %s", method.__name__, error)
+            raise FUSEError(errno.EIO) from None
         except Exception:
             log.exception("%s%s failed", method.__name__, args)
             raise FUSEError(errno.EIO) from None

@@ -6,12 +6,14 @@ has an `address`: the old path of a removed file that is still open, the inode a
 names, or the path to which another node has renamed it.
 """
 
+import errno
 import time
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gkfs import metadentry, paths
+from gkfs.errors import os_error
 from gkfs.limits import (
     DATA_KEPT_FILES,
     DIRECTORY_ATTR_TIMEOUT_S,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
 FRESH_S: Final = 0.005
 
+_OF_NO_ENTRY: Final = (0, ROOT_FID)
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
@@ -229,8 +232,8 @@ class InodeTable:
         return self._by_name.get((parent.fid, name))
 
     def known(self, fid: int) -> Inode | None:
-        """The inode of that number, if the kernel holds it."""
-        return self._by_fid.get(fid)
+        """The inode of that number, if the kernel holds it. Not the root, whatever a daemon says of its number."""
+        return self._by_fid.get(fid) if fid != ROOT_FID else None
 
     def seen(self, parent: Inode, name: bytes, record: bytes, *, several: bool = False) -> Inode:
         """Note that *name* in *parent* has this *record*; the kernel gets one more reference to it.
@@ -253,6 +256,8 @@ class InodeTable:
 
     def _referenced(self, parent: Inode, name: bytes, fid: int, *, several: bool) -> Inode:
         inode = self._by_fid.get(fid)
+        if fid in _OF_NO_ENTRY:
+            raise os_error(errno.EIO, f"an entry with the number {fid}")
         if inode is None:
             inode = self._by_fid[fid] = Inode(fid, parent, name)
             self._by_name[parent.fid, name] = inode
@@ -261,6 +266,7 @@ class InodeTable:
             and not several
             and (inode.parent is not parent or inode.name != name or inode.address is not None)
         ):
+            self._check_not_above(inode, parent)
             self.move(inode, parent, name)
         if several:
             self.detach(inode)
@@ -270,6 +276,13 @@ class InodeTable:
         inode.lookups += 1
         inode.removed = False
         return inode
+
+    def _check_not_above(self, inode: Inode, parent: Inode | None) -> None:
+        """Raise OSError (EIO) when *inode* is *parent*, or a directory above it: no tree has that."""
+        while parent is not None:
+            if parent is inode:
+                raise os_error(errno.EIO, f"directory {inode.fid:#x} is said to be within itself")
+            parent = parent.parent
 
     def oldest(self, count: int) -> list[Inode]:
         """Up to *count* files that are not open and have been held for long; they count as new from now on."""

@@ -5,6 +5,7 @@ through the daemons; within a daemon names ascend. Only the current page and tho
 whatever the size of the directory; of the pages before only where they start, for telldir and seekdir.
 """
 
+import errno
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
+from gkfs.errors import os_error
 from gkfs.limits import READDIR_PAGE_ENTRIES
 from gkfs.messages import ReaddirReply, ReaddirRequest
 from gkfs.operations import READDIR
@@ -85,6 +87,9 @@ class Listing:
             self._ask(start if daemon == start.daemon else _Start(daemon, b""))
         reply = await self._ahead[start]
         del self._ahead[start]
+        names = reply.names
+        if len(names) != len(reply.records) or (names and names[-1] <= start.after):
+            raise os_error(errno.EIO, f"a listing of {len(names)} names, {len(reply.records)} records")
         self._firsts.append(first)
         self._starts.append(start)
         self._page = Page(first, reply.names, reply.records)

@@ -21,9 +21,9 @@ from gkfs.channel import Call, Channel
 from gkfs.client.pump import Pump
 from gkfs.copy_messages import LocateRequest
 from gkfs.endpoint import Connect
-from gkfs.errors import ExitStatus, GkfsError, ProtocolError
+from gkfs.errors import ExitStatus, GkfsError, ProtocolError, os_error
 from gkfs.hostfile import DaemonAddress, Hostfile
-from gkfs.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
+from gkfs.limits import RECEIVE_STALL_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import LOCATE, Operation, Q, R
 from gkfs.tls import TlsSocket
@@ -92,6 +92,13 @@ class Connection:
             return False
         self._looked_s = now_s
         return True
+
+    def expire(self, now_s: float) -> None:
+        """Fail overdue calls, and give up a connection on which a message begins and does not end."""
+        self.channel.expire(now_s)
+        stalled_s = self.channel.stalled_s(now_s) if self._socket is not None else None
+        if stalled_s is not None and stalled_s > min(self._pool.timeout_s, RECEIVE_STALL_S):
+            self._broken(ProtocolError(f"stopped within a message for {stalled_s:.0f} s"))
 
     def _drop_sent(self, count: int) -> None:
         for position, piece in enumerate(self._sending):
@@ -170,11 +177,14 @@ class Pool:
         pump.before_poll.append(self._flush)
 
     def call(self, daemon: int, operation: Operation[Q, R], request: Q) -> Call[R]:
-        """Queue *request* for the daemon of that index; await the result. Never raises itself."""
+        """Queue *request* for that daemon; await the result. Raises OSError (EIO) if there is no such one."""
         if daemon == self._local_index:
             assert self._local is not None
             return self._local.call(operation, request, self.timeout_s)
-        connection = self._connections[daemon]
+        try:
+            connection = self._connections[daemon]
+        except KeyError:  # a record says so
+            raise os_error(errno.EIO, f"daemon {daemon} of {len(self._hosts.daemons)}") from None
         call = connection.channel.submit(operation, request, time.monotonic() + self.timeout_s)
         if self._merge:
             self._queued.append(connection)
@@ -219,7 +229,7 @@ class Pool:
                 await trio.sleep(_EXPIRY_CHECK_S)
                 now_s = time.monotonic()
                 for connection in self._connections.values():
-                    connection.channel.expire(now_s)
+                    connection.expire(now_s)
                     if connection.is_stuck(now_s, self.timeout_s):
                         nursery.start_soon(self._look_elsewhere, connection)
                 if self._local is not None:

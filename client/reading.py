@@ -5,6 +5,7 @@ last are being copied: one request for each chunk, to different daemons at once.
 handle, and goes when this node changes the file, or after `READ_AHEAD_AGE_S`.
 """
 
+import errno
 import time
 
 from gkfs import chunks
@@ -13,6 +14,7 @@ from gkfs.client.ahead import Ahead, Block
 from gkfs.client.context import Context
 from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
+from gkfs.errors import os_error
 from gkfs.limits import CHUNK_SIZE_BYTES, READ_AHEAD_AGE_S, READ_AHEAD_CHUNKS
 from gkfs.messages import Buffer, ReadChunkReply, ReadChunkRequest
 from gkfs.operations import READ_CHUNK
@@ -103,10 +105,12 @@ def _depth(streak: int) -> int:
 
 
 def _joined(pieces: list[tuple[Buffer, int]]) -> Buffer:
-    """Pieces of (data, length) as one, with zeros for what a hole lacks of the length."""
+    """Pieces of (data, length) as one, with zeros for what a hole lacks of the length. Raises OSError (EIO)."""
     parts: list[Buffer] = []
     for data, length in pieces:
         parts.append(data)
+        if len(data) > length:  # which the kernel would not take
+            raise os_error(errno.EIO, f"{len(data)} bytes in answer to a question for {length}")
         if len(data) < length:
             parts.append(bytes(length - len(data)))
     return parts[0] if len(parts) == 1 else b"".join(parts)

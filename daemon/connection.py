@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Connection:
-    """A peer's connection. *session* exists once the handshake is done, which *known* says.
+    """A peer's connection. *session* exists once the handshake is done.
 
     *tasks*: its requests that tasks work on; *tasks_bytes*: the data in them, or asked for.
     """
@@ -62,7 +62,6 @@ class Connection:
         merge: bool = True,
     ) -> None:
         """*spinner* is all connections'. *nursery*: tasks that end by themselves once it is closed."""
-        self.known = False
         self._shares = shares
         self._merge = merge
         self._spinner = spinner

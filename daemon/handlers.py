@@ -91,7 +91,7 @@ class Handlers:
         moves, room = Moves(), storage.room
         records = Records(store, guards)
         leases = Leases(nursery, restarted=restarted)
-        parents = Parents(store, guards, moves, distributor, peers)
+        parents = Parents(own_index, store, guards, moves, distributor, peers)
         fids = Fids(own_index, identity.boot_epoch)
         self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, nursery)
         self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)

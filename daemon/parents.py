@@ -1,4 +1,4 @@
-"""Whether the directory in which an entry is about to appear is still there.
+"""Whether an entry may appear here: its path is this daemon's, and the directory is still there.
 
 Records of a directory's children are on all daemons, so most of them do not have the directory's own record. What
 they do have: a seal for each directory that was removed (see `rmdir`), and for a while the old paths of
@@ -23,8 +23,15 @@ class Parents:
     """Checks of parents, for creation and rename."""
 
     def __init__(
-        self, store: MetadataStore, guards: Guards, moves: Moves, distributor: Distributor, peers: Peers
+        self,
+        own_index: int,
+        store: MetadataStore,
+        guards: Guards,
+        moves: Moves,
+        distributor: Distributor,
+        peers: Peers,
     ) -> None:
+        self._own_index = own_index
         self._store = store
         self._guards = guards
         self._moves = moves
@@ -32,7 +39,12 @@ class Parents:
         self._peers = peers
 
     def check(self, path: bytes, parent_fid: int) -> None:
-        """Raise OSError (ENOENT) when that directory was removed, Blocked while this is undecided; 0: no check."""
+        """Raise OSError (ENOENT) when that directory was removed, Blocked while this is undecided; 0: no check.
+
+        EINVAL when *path* belongs to another daemon: nobody would look for it here.
+        """
+        if self._distributor.path_owner(path) != self._own_index:
+            raise os_error(errno.EINVAL, f"{paths.printable(path)} belongs to another daemon")
         if parent_fid and self._store.get(keys.seal(parent_fid)) is not None:
             self._guards.check_seal(parent_fid)
             raise os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was removed")

@@ -18,7 +18,7 @@ from gkfs.channel import Call, Channel
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import Access
-from gkfs.limits import PEER_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
+from gkfs.limits import PEER_TIMEOUT_S, RECEIVE_STALL_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
 from gkfs.transport import open_connection
@@ -153,7 +153,11 @@ class Peer:
             try:
                 count = connection.recv_into(self._channel.buffer())
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(connection.fileno())
+                stalled_s = self._channel.stalled_s(trio.current_time())
+                with trio.move_on_after(math.inf if stalled_s is None else RECEIVE_STALL_S - stalled_s) as stall:
+                    await trio.lowlevel.wait_readable(connection.fileno())
+                if stall.cancelled_caught:
+                    raise ProtocolError(f"stopped within a message for {RECEIVE_STALL_S:.0f} s") from None
                 continue
             if not count:
                 return

@@ -70,6 +70,8 @@ class Channel:
         self._backlog: deque[Call[Any]] = deque()  # beyond IN_FLIGHT_MAX
         self._output: list[Buffer] = []
         self._decoder = wire.Decoder()
+        self._arrivals = 0  # times that whole messages came
+        self._unfinished = (-1, 0.0)  # `_arrivals` when a message was first seen unfinished, and when that was
 
     def submit(self, operation: Operation[Q, R], request: Q, deadline_s: float) -> Call[R]:
         """Queue *request*; it fails with ETIMEDOUT when `expire` finds *deadline_s* passed."""
@@ -107,7 +109,9 @@ class Channel:
 
     def received(self, count: int) -> None:
         """Take note of *count* bytes received; completes the calls they answer. Raises ProtocolError."""
-        for message in self._decoder.received(count):
+        messages = self._decoder.received(count)
+        self._arrivals += bool(messages)
+        for message in messages:
             if message.kind != wire.REPLY:
                 continue  # notifications from a newer daemon are hints
             call = self._in_flight.get(message.seq)
@@ -122,6 +126,7 @@ class Channel:
         """A new connection is up: everything unanswered is sent (again)."""
         self.connected = True
         self._decoder = wire.Decoder()
+        self._unfinished = (-1, 0.0)
         self._output = [piece for call in self._in_flight.values() for piece in call.pieces]
 
     def connection_lost(self) -> None:
@@ -139,6 +144,14 @@ class Channel:
             self._backlog.remove(call)
             self._fail(call, "is overloaded")
         self._launch_backlog()
+
+    def stalled_s(self, now_s: float) -> float | None:
+        """How long, as seen by who asks now and then, a message has been unfinished; None when none is."""
+        if not self._decoder.is_within_message:
+            return None
+        if self._unfinished[0] != self._arrivals:
+            self._unfinished = (self._arrivals, now_s)
+        return now_s - self._unfinished[1]
 
     def fail_all(self, reason: str) -> None:
         """Fail every waiting call with ETIMEDOUT, at the end of the mount or daemon."""
@@ -168,7 +181,13 @@ class Channel:
             name = answered.name if answered else f"operation {message.code}"
             raise ProtocolError(f"{self.name} answered {call.operation.name} as {name}")
         if not message.errno:
-            return wire.decode_reply(call.operation, message), None
+            reply = wire.decode_reply(call.operation, message)
+            if call.operation.reply_records:
+                try:
+                    wire.check_records(call.operation, cast(tuple[Any, ...], reply))
+                except ValueError as error:
+                    return None, os_error(errno.EIO, f"{call.operation.name}: {self.name}: {error}")
+            return reply, None
         text = str(message.fields[0])[:_ERROR_TEXT_MAX] if message.fields else ""
         # The kernel takes no other numbers for an answer: whoever asked would wait for ever.
         number = message.errno if message.errno in errno.errorcode else errno.EIO

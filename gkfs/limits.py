@@ -175,6 +175,7 @@ REPLY_OVERHEAD_BYTES: Final = 300  # of Python's objects, for each
 SESSION_MEMORY_S: Final = 600.0  # replies are kept for a client without connection
 HOLDER_GONE_S: Final = 60.0  # a client that has said nothing for so long has nothing open any more
 HINTS_MAX: Final = 1 << 16  # files renamed lately whose new path is remembered, for who has them open
+MOVED_DIRECTORIES_MAX: Final = 1 << 13  # of them; after more all creations are checked for a while, wherever
 MOVED_MEMORY_S: Final = 120.0  # creations below a renamed directory's old path are checked: twice a request's life
 TREE_TIMEOUT_S: Final = 45.0  # one step of a directory rename at one daemon: below REQUEST_TIMEOUT_S
 RETRY_FIRST_S: Final = 0.05  # work that must be finished, when a daemon does not answer

@@ -167,6 +167,12 @@ def decode(record: bytes) -> Metadentry:
     return Metadentry._make((*fields, *_parts(record)))
 
 
+def check(record: bytes) -> None:
+    """Raise ValueError when *record* is none, at a fraction of the cost of `decode`."""
+    if len(record) != _HEADER.size or record[0] != FORMAT:
+        decode(record)
+
+
 def _parts(record: bytes) -> tuple[bytes, Xattrs, bytes]:
     """Symlink target, extended attributes, data."""
     target = data = b""

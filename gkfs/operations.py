@@ -112,6 +112,7 @@ class Operation(Generic[Q, R]):
     bulk_request: bool = False
     bulk_reply: bool = False
     by_inode: bool = False  # its path may be an inode address
+    may_lack_record: bool = False  # b"" in its reply stands for no record
     role: str = ""  # the only one in which it may be asked for; "": any
 
     def field_types(self) -> tuple[type | None, ...]:
@@ -132,6 +133,12 @@ class Operation(Generic[Q, R]):
     def reply_lists(self) -> tuple["ListField", ...]:
         """What the lists in a reply may hold."""
         return _lists(self.reply)
+
+    @cached_property
+    def reply_records(self) -> tuple[int, ...]:
+        """Which fields of the reply are metadata records, or lists of them."""
+        names = get_type_hints(self.reply)
+        return tuple(index for index, name in enumerate(names) if name in ("record", "records"))
 
 
 # Index of a field that is a list, and the types its items may have.
@@ -190,7 +197,7 @@ WHERE = Operation(25, "where", WhereRequest, WhereReply, idempotent=True, by_ino
 HOLD = Operation(26, "hold", HoldRequest, HoldReply, idempotent=True)
 SETXATTR = Operation(27, "setxattr", SetxattrRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
 REMOVEXATTR = Operation(28, "removexattr", RemovexattrRequest, RecordReply, _XATTR, by_inode=True)
-PUT = Operation(29, "put", PutRequest, PutReply, _NAME, bulk_request=True)
+PUT = Operation(29, "put", PutRequest, PutReply, _NAME, bulk_request=True, may_lack_record=True)
 SCAN = Operation(35, "scan", ScanRequest, ScanReply, idempotent=True)
 WRITE_INLINE = Operation(
     37,
@@ -215,7 +222,7 @@ CHECKSUM = Operation(36, "checksum", ChecksumRequest, ChecksumReply, idempotent=
 
 SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), idempotent=True, role="peer")
 UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True, role="peer")
-ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME, role="peer")
+ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME, may_lack_record=True, role="peer")
 FORGET_INTENT = Operation(43, "forget_intent", ForgetIntentRequest, Empty, idempotent=True, role="peer")
 TREE = Operation(44, "tree", TreeRequest, Empty, _TREE, idempotent=True, role="peer")
 PUT_RECORDS = Operation(

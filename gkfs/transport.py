@@ -160,7 +160,7 @@ async def open_connection(
 def _is_socket(uri: str) -> bool:
     try:
         return unix_path(uri).is_socket()
-    except OSError:  # in a folder that is closed to us: another node's path, or another user's
+    except (OSError, ValueError):  # in a folder that is closed to us, another node's; or the name of no file
         return False
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from gkfs import metadentry
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
     ARRAY_MAX,
@@ -213,6 +214,15 @@ def _check_lists(what: str, lists: Iterable[ListField], fields: list[Any]) -> No
     for index, types in lists:
         if not types.issuperset(map(type, fields[index])):
             raise ProtocolError(f"{what} with a list of {_kinds(fields[index])}")
+
+
+def check_records(operation: Operation[Q, R], reply: tuple[Any, ...]) -> None:
+    """Raise ValueError when a record in *reply* is none: it may be damaged where it is stored."""
+    for index in operation.reply_records:
+        field = reply[index]
+        for record in field if isinstance(field, list) else (field,):
+            if record or not operation.may_lack_record:
+                metadentry.check(record)
 
 
 def _kinds(fields: list[Any]) -> str:

@@ -27,6 +27,8 @@ _LONGEST: Final = (
     "mount/test_scale.py",
     "slurm/test_hooks.py",
     "slurm/test_examples.py",
+    "cli/test_tls.py",
+    "mount/test_lying_daemons.py",
     "mount/test_sqlite.py",
     "mount/test_processes.py",
     "mount/test_random_nodes.py",
@@ -44,6 +46,8 @@ _LONGEST: Final = (
     "mount/test_shared_files.py",
     "slurm/test_staging.py",
     "mount/test_contents.py",
+    "mount/test_tls.py",
+    "daemon/test_tls.py",
 )
 
 

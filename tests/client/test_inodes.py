@@ -6,7 +6,7 @@ import pytest
 
 from gkfs import metadentry
 from gkfs.client.inodes import Inode, InodeTable
-from gkfs.metadentry import Metadentry
+from gkfs.metadentry import ROOT_FID, Metadentry
 
 
 def record(fid: int, mode: int = stat.S_IFREG | 0o644) -> bytes:
@@ -92,3 +92,25 @@ def test_unpublished_writes_make_the_size_of_this_node() -> None:
     assert inode.size == 0
     inode.dirty, inode.dirty_size = True, 77
     assert inode.size == 77
+
+
+@pytest.mark.parametrize("fid", [0, ROOT_FID])
+def test_no_entry_has_the_number_of_the_root_or_none(fid: int, table: InodeTable) -> None:
+    for see in (table.seen, table.listed):
+        with pytest.raises(OSError, match="Input/output error"):
+            see(table.root, b"a", directory(fid))
+    assert table.path(table.root) == b"/"
+    assert len(table) == 1
+    assert table.known(fid) is None  # so it is neither renamed nor removed
+
+
+def test_no_directory_is_within_itself(table: InodeTable) -> None:
+    a = table.seen(table.root, b"a", directory(2))
+    b = table.seen(a, b"b", directory(3))
+    c = table.seen(b, b"c", directory(4))
+    for parent in (a, b, c):
+        with pytest.raises(OSError, match="within itself"):
+            table.seen(parent, b"again", directory(2))
+    assert [table.path(inode) for inode in (a, b, c)] == [b"/a", b"/a/b", b"/a/b/c"]
+    table.seen(table.root, b"elsewhere", directory(4))  # which may be
+    assert table.path(c) == b"/elsewhere"

@@ -1,5 +1,7 @@
 """The pool without a pump that runs: when requests leave."""
 
+import errno
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from gkfs.client.pool import Connection, Pool
 from gkfs.client.pump import Pump
 from gkfs.hostfile import DaemonAddress, Hostfile
 from gkfs.messages import LookupRequest
-from gkfs.operations import LOOKUP
+from gkfs.operations import LOOKUP, READ_CHUNK
 
 HOSTS = Hostfile("a" * 32, 1, {0: DaemonAddress(0, "here", "tcp://127.0.0.1:1", "-")})
 
@@ -85,5 +87,35 @@ def test_a_connection_that_breaks_at_once_is_made_again_less_and_less_often(
     connection.attached_s -= 10  # one that lasted
     trio.run(pool._reconnect, connection)
     assert len(waits) == 7
+    pool.close()
+    pump.close()
+
+
+def test_a_connection_on_which_a_message_does_not_end_is_given_up(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = ends
+    pump = Pump()
+    pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 1.0)
+    connection = pool._connections[0]
+    connection.attach(ours)
+    theirs.send(wire.HEADER.pack(1, 1 << 20, 1, READ_CHUNK.code, wire.REPLY, 0) + b"\x90" + bytes(100))
+    connection._on_events(select.EPOLLIN)
+    connected = []
+    for now_s in (100.0, 100.9, 101.1):
+        connection.expire(now_s)
+        connected.append(connection.channel.connected)
+    assert connected == [True, True, False]
+    assert theirs.recv(1) == b""
+    pool.close()
+    pump.close()
+
+
+def test_a_daemon_that_there_is_not_is_an_error() -> None:
+    pump = Pump()
+    pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 60.0)
+    with pytest.raises(OSError, match="daemon 7 of 1") as caught:
+        pool.call(7, LOOKUP, LookupRequest(b"/a"))
+    assert caught.value.errno == errno.EIO
     pool.close()
     pump.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gkfs import metadentry
+from gkfs.bulk_messages import PutRequest
 from gkfs.limits import FILE_SIZE_MAX_BYTES
 from gkfs.messages import (
     SET_ATIME,
@@ -22,7 +23,7 @@ from gkfs.messages import (
     TouchRequest,
 )
 from gkfs.metadentry import ROOT_FID, Metadentry
-from gkfs.operations import CREATE, EXTEND, READDIR, RESERVE, SETATTR, TOUCH
+from gkfs.operations import CREATE, EXTEND, PUT, READDIR, RESERVE, SETATTR, TOUCH
 from tests.cluster.cluster import Client, Cluster, create_request, fails, in_cluster
 
 
@@ -40,6 +41,23 @@ async def test_root_exists_from_the_first_start(cluster: Cluster) -> None:
     await cluster.stop()
     await cluster.start()
     assert await cluster.client.stat(b"/") == root
+
+
+@in_cluster(3)
+async def test_nothing_is_made_where_nobody_would_look_for_it(cluster: Cluster) -> None:
+    client, path = cluster.client, b"/misplaced"
+    owner = client.owner(path)
+    create = create_request(path)
+    put = PutRequest(path, 1, create.mode, 1, 2, 0, 4, False, 1, 1, 1, b"", [], b"data")
+    for daemon in range(3):
+        if daemon != owner:
+            with fails(errno.EINVAL):
+                await client.call(daemon, CREATE, create)
+            with fails(errno.EINVAL):
+                await client.call(daemon, PUT, put)
+    for daemon in range(3):
+        assert (await client.call(daemon, READDIR, ReaddirRequest(b"/", b"", 100))).names == []
+    assert (await client.call(owner, PUT, put)).record == b""
 
 
 @in_cluster(3)

@@ -4,6 +4,7 @@ Targets are those of `tests.fuzz.targets`, each fed with mutations of its corpus
 
     replies-to-client  replies to a pool of the client with calls in flight: each call ends, memory stays
     stranger   frames without handshake at a real daemon: nothing it stores changes
+    mount      a real mount, with programs on it, whose daemons answer with anything: calls end in time; needs root
     client     frames with a handshake as a mount: it serves on, fsck finds what may be and mends it
     peer       the same as another daemon, control as `gkfs fsck`: it serves on
 
@@ -20,20 +21,22 @@ from pathlib import Path
 from gkfs.operations import TABLE
 from tests.fuzz.client_under_fire import fuzz_client
 from tests.fuzz.frames import Frames
+from tests.fuzz.mount_under_fire import fuzz_mount
 from tests.fuzz.targets import TARGETS, corpus
 from tests.fuzz.under_fire import Fired, daemon, fire_as_peer, fire_as_stranger, plant_tree
 
 _SLICE = 100_000  # frames between two looks at the daemon
 _REPLIES = "replies-to-client"
+_MOUNT = "mount"
 _FRAMED = ("wire", "replies")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--target", choices=[*TARGETS, _REPLIES, "stranger", "client", "peer", "control"], required=True
+        "--target", choices=[*TARGETS, _REPLIES, _MOUNT, "stranger", "client", "peer", "control"], required=True
     )
-    parser.add_argument("--frames", type=int, default=1_000_000, help="how many frames or inputs")
+    parser.add_argument("--frames", type=int, default=1_000_000, help="how many frames or inputs, or calls")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long, whatever is left")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -44,6 +47,10 @@ def main() -> None:
     elif arguments.target == _REPLIES:
         count, broken, grown_bytes = fuzz_client(arguments.frames, arguments.seed, until_s)
         facts = f", {broken} connections broken, memory grown by {grown_bytes >> 20} MiB"
+    elif arguments.target == _MOUNT:
+        with tempfile.TemporaryDirectory(prefix="gkfs-fuzz-") as name:
+            seen = fuzz_mount(Path(name) / "gkfs", arguments.frames, arguments.seed, until_s)
+        count, facts = seen.calls, f", {seen}"
     else:
         count, facts = fuzz_daemon(arguments.target, arguments.frames, arguments.seed, until_s)
     took_s = time.monotonic() - begun_s

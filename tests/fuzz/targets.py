@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from gkfs import config, container, hostfile, manifest, metadentry, transport, wire
+from gkfs import config, container, gang_wire, hostfile, manifest, metadentry, transport, wire
 from gkfs.channel import Call, Channel
 from gkfs.config import CONFIG_VARIABLE
 from gkfs.errors import GkfsError, ProtocolError
@@ -81,6 +81,19 @@ def replies(data: bytes) -> None:
         if call.error is None:
             assert type(call.result()) is call.operation.reply
     assert channel.idle
+
+
+def gang_messages(data: bytes) -> None:
+    """Bytes between the processes of a job, in pieces as they come: messages, or an end."""
+    decoder, position, size = gang_wire.Decoder(), 0, 1 + len(data) % 61
+    with contextlib.suppress(gang_wire.GangEnded):
+        while position < len(data):
+            for message in decoder.feed(data[position : position + size]):
+                assert type(message) is dict
+                with contextlib.suppress(ValueError):  # nested more deeply than can be written
+                    assert len(gang_wire.Decoder().feed(gang_wire.encode(message))) == 1
+            position += size
+            assert len(decoder._buffer) <= position
 
 
 def hostfiles(data: bytes) -> None:
@@ -177,6 +190,7 @@ def _memory() -> str | None:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire": wire_frames,
     "replies": replies,
+    "gang": gang_messages,
     "hostfile": hostfiles,
     "address": addresses,
     "configuration": configurations,

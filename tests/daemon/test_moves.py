@@ -1,0 +1,92 @@
+"""What a daemon remembers of renames: enough to be right, and no more than its bound."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from gkfs.daemon.moves import Moves
+from gkfs.limits import MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S
+
+
+def on_a_clock(test: Callable[[], object]) -> None:
+    """Run *test* in trio, whose time passes by sleeping only."""
+
+    async def main() -> None:
+        await test()  # type: ignore[misc]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_was_below_a_renamed_directory_is_known_for_a_while() -> None:
+    async def test() -> None:
+        moves = Moves()
+        moves.note_directory(b"/a/b", b"/x")
+        assert [moves.was_moved(path) for path in (b"/a/b/c", b"/a/b/c/d", b"/a/b", b"/a/bc", b"/a", b"/x/c")] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+            False,
+        ]
+        assert moves.where(b"/a/b/c/d", 7) == b"/x/c/d"
+        assert moves.where(b"/a/b", 7) == b"/x"
+        assert moves.where(b"/a/bc", 7) == b""
+        await trio.sleep(MOVED_MEMORY_S + 1)
+        assert not moves.was_moved(b"/a/b/c")
+        assert moves.where(b"/a/b/c", 7) == b""
+
+    on_a_clock(test)
+
+
+def test_the_latest_rename_counts_whichever_directory_it_was_of() -> None:
+    async def test() -> None:
+        moves = Moves()
+        moves.note_directory(b"/a/b", b"/old")
+        await trio.sleep(1)
+        moves.note_directory(b"/a", b"/new")
+        assert moves.where(b"/a/b/c", 7) == b"/new/b/c"
+        await trio.sleep(1)
+        moves.note_directory(b"/a/b", b"/newest")
+        assert moves.where(b"/a/b/c", 7) == b"/newest/c"
+        await trio.sleep(MOVED_MEMORY_S - 0.5)  # only the last is young enough, though its path was noted first
+        assert moves.where(b"/a/b/c", 7) == b"/newest/c"
+        assert not moves.was_moved(b"/a/x")
+
+    on_a_clock(test)
+
+
+def test_no_rename_is_missed_when_there_were_more_than_are_remembered() -> None:
+    async def test() -> None:
+        moves = Moves()
+        for number in range(MOVED_DIRECTORIES_MAX):
+            moves.note_directory(b"/d%d" % number, b"/x")
+        assert not moves.was_moved(b"/elsewhere/f")
+        await trio.sleep(10)
+        moves.note_directory(b"/last", b"/x")
+        assert moves.was_moved(b"/d0/f")  # forgotten, so all may be meant
+        assert moves.was_moved(b"/elsewhere/f")
+        await trio.sleep(MOVED_MEMORY_S - 9)  # what was forgotten would be by now
+        assert not moves.was_moved(b"/elsewhere/f")
+        assert moves.was_moved(b"/last/f")
+
+    on_a_clock(test)
+
+
+@pytest.mark.parametrize("rounds", [4])
+def test_memory_of_directories_is_bounded(rounds: int) -> None:
+    async def test() -> None:
+        moves = Moves()
+        tracemalloc.start()
+        sizes = []
+        for begin in range(rounds):
+            for number in range(MOVED_DIRECTORIES_MAX):
+                moves.note_directory(b"/d%d-%d" % (begin, number), b"/x")
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert max(sizes) < 1.5 * sizes[0]
+
+    on_a_clock(test)
