@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tests.simulation.node import DaemonNode
+
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
@@ -14,6 +16,7 @@ _SOON_S: Final = 2.0  # by which it is killed anyway
 _SHORT_S: Final = (0.01, 0.1, 0.5, 3.0)
 _LONG_S: Final = (25.0, 70.0)
 _LONG_CHANCE: Final = 0.04
+_EARLY_CHANCE: Final = 0.1  # of a daemon that has just started to be killed
 
 
 class Faults:
@@ -45,38 +48,36 @@ class Faults:
         return away_s
 
     async def kill_daemon(self) -> None:
-        """Now, or at one of its next steps; it comes back."""
+        """Now, or at one of its next steps."""
         daemon = self._random.choice(self._world.daemons)
         if not daemon.is_up:
             return
         self.killed_daemons += 1
+        process = daemon.process
         if self._random.random() < 0.7:
-            daemon.process.die_soon(self._random, _STEPS_MAX)
-            with trio.move_on_after(_SOON_S):
-                await daemon.ended.wait()
-        self._world.trace(f"{daemon.name} is killed")
-        await daemon.kill()
-        await self._restart(daemon.index)
+            process.die_soon(self._random, _STEPS_MAX)
+            await trio.sleep(_SOON_S)
+        if process.alive:
+            self._world.trace(f"{daemon.name} is killed")
+            process.kill()
 
     async def end_daemon(self) -> None:
-        """As SIGTERM; it comes back."""
+        """As SIGTERM."""
         daemon = self._random.choice(self._world.daemons)
         if daemon.is_up:
             self._world.trace(f"{daemon.name} is told to end")
-            await daemon.end()
-            await self._restart(daemon.index)
+            daemon.stop.set()
 
-    async def _restart(self, index: int) -> None:
-        daemon = self._world.daemons[index]
-        await trio.sleep(self._away_s())
-        if daemon.ended.is_set():
+    async def keep(self, daemon: DaemonNode) -> None:
+        """Start *daemon* again whenever it has ended."""
+        while True:
+            await daemon.ended.wait()
+            self._world.trace(f"{daemon.name} has ended")
+            await trio.sleep(self._away_s())
             self._world.trace(f"{daemon.name} starts")
             daemon.start()
-            if self._random.random() < 0.15:  # and does not get far
+            if self._random.random() < _EARLY_CHANCE:
                 daemon.process.die_soon(self._random, _STEPS_MAX)
-                with trio.move_on_after(_SOON_S):
-                    await daemon.ended.wait()
-                    await self._restart(index)
 
     async def break_connection(self) -> None:
         pipes = self._world.system.network.live_pipes()

@@ -17,6 +17,7 @@ from gkfs.client.fuse import GkfsOperations
 from gkfs.client.mount import Mount, MountSettings
 from gkfs.client.pump import Gate, Pump
 from gkfs.daemon.server import DaemonSettings, serve
+from gkfs.errors import GkfsError
 from tests.simulation.process import PROCESS, Killed, Process, only_killed
 
 T = TypeVar("T")
@@ -54,6 +55,8 @@ class Node:
                 await self.work()
         except Killed:
             pass
+        except GkfsError as error:
+            self.failed(error)
         except BaseExceptionGroup as group:
             if not only_killed(group):
                 raise
@@ -64,6 +67,10 @@ class Node:
     async def work(self) -> None:
         """What the process does, until it ends."""
         raise NotImplementedError
+
+    def failed(self, error: GkfsError) -> None:
+        """It has ended, and has said why."""
+        raise error
 
     async def kill(self) -> None:
         """As `kill -9`."""
@@ -160,9 +167,13 @@ class ClientNode(Node):
         self._mount = _Mount(settings, hostfile.read_complete(self._hosts), self.ready.set)
         await self._mount.run()
 
+    def failed(self, error: GkfsError) -> None:
+        """A mount that does not come about is told so, and that is right."""
+
     async def request(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Have a handler run on the pump; its result or exception."""
-        self.process.check()
+        if not self.process.alive:
+            await trio.sleep_forever()  # who asks ends, too
         assert self._mount is not None
         done = trio.Event()
         result: list[outcome.Outcome[T]] = []
