@@ -243,7 +243,7 @@ class Namespace:
         open_fid = replaced.fid if replaced is not None and replaced.opens else 0
         exchange = bool(flags & RENAME_EXCHANGE)
         if moved is None or moved.entry.is_directory or exchange:
-            await self._touches.send_all()  # they name directories by path
+            await self._touches.send_below(source, target)  # they name directories by path
         request = RenameRequest(source, target, new_parent.fid, flags, open_fid, time.time_ns())
         reply = await self._context.call_owner(source, RENAME, request)
         entry = metadentry.decode(reply.record)
@@ -252,8 +252,7 @@ class Namespace:
         old, new = (old_parent.fid, old_name), (new_parent.fid, new_name)
         directories = 1 if entry.is_directory else 0  # more in the target's directory, less in the source's
         if exchange:
-            other = self._inodes.known(reply.replaced_fid)
-            directories -= 1 if other is not None and other.entry.is_directory else 0
+            directories -= 1 if reply.exchanged_directory else 0
             await self._renamed(reply.replaced_fid, new, old_parent, old_name)
         elif reply.replaced_fid:
             await self._removed(new, target, reply.replaced_fid, kept=reply.kept)

@@ -18,7 +18,7 @@ from gkfs.client.inodes import Inode
 from gkfs.limits import DIRECTORY_TOUCH_DELAY_S
 from gkfs.messages import Empty, TouchRequest
 from gkfs.operations import TOUCH
-from gkfs.paths import printable
+from gkfs.paths import is_below, printable
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +58,27 @@ class Touches:
             self._submit(path)
 
     async def send_all(self) -> None:
-        """Send everything and wait until it is done: before directories change their paths, and at the end."""
+        """Send everything and wait until it is done: at the end, and where a program wants it on disk."""
         sent = [(path, *self._submit(path)) for path in list(self._waiting)]
         for path, touch, call in sent:
             try:
                 await call
             except OSError as error:
                 await self._failed(path, touch, error)
+
+    async def send_below(self, *tops: bytes) -> None:
+        """Likewise what is noted for these and all below. Raises OSError (ETIMEDOUT)."""
+        below = [path for path in self._waiting if any(path == top or is_below(path, top) for top in tops)]
+        sent = [(path, *self._submit(path)) for path in below]
+        late: TimeoutError | None = None
+        for path, touch, call in sent:
+            try:
+                await call
+            except OSError as error:
+                await self._failed(path, touch, error)
+                late = error if isinstance(error, TimeoutError) else late
+        if late is not None:
+            raise late
 
     async def run(self) -> None:
         """Send what is noted soon after, until cancelled."""

@@ -31,18 +31,25 @@ class Moves:
         if len(self._files) > HINTS_MAX:
             del self._files[next(iter(self._files))]
 
+    def file_is_here(self, fid: int) -> None:
+        """A file has come to this daemon: wherever it went from here before, it went on."""
+        self._files.pop(fid, None)
+
     def was_moved(self, path: bytes) -> bool:
         """Whether a directory that was above *path* was renamed lately."""
         return bool(self._directories) and any(is_below(path, old) for old in self._known())
 
     def where(self, path: bytes, fid: int) -> bytes:
         """Where *fid* went that was at *path*; b"" when that is not known."""
+        hint = self._files.get(fid)
+        if hint is not None and hint[0] != path:
+            return hint[0]  # whatever became of the directory that it was in
         # The latest that fits: a path may have been taken anew since an older one.
-        found, latest_s = self._files.get(fid, (b"", 0.0))
+        found, latest_s = b"", 0.0
         for old, (new, moved_s) in self._known().items():
             if moved_s > latest_s and (path == old or is_below(path, old)):
                 found, latest_s = rebase(path, old, new), moved_s
-        return found
+        return found if found != path else b""
 
     def _known(self) -> dict[bytes, tuple[bytes, float]]:
         oldest_s = trio.current_time() - MOVED_MEMORY_S

@@ -20,7 +20,14 @@ import trio
 from gkfs import wire
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import DEDUP_WINDOW, REPLIES_KEPT_BYTES, REPLY_OVERHEAD_BYTES, SESSION_MEMORY_S, SESSIONS_MAX
+from gkfs.limits import (
+    DEDUP_WINDOW,
+    HOLDER_GONE_S,
+    REPLIES_KEPT_BYTES,
+    REPLY_OVERHEAD_BYTES,
+    SESSION_MEMORY_S,
+    SESSIONS_MAX,
+)
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
 
@@ -114,6 +121,7 @@ class Sessions:
         self._store = store
         self._sessions: dict[bytes, Session] = {}
         self._clients: set[bytes] = set()  # mounts that are connected
+        self._away: dict[bytes, float] = {}  # mounts whose connection broke, and when: they come back
         self._total = ReplyBytes()
         self._load()
 
@@ -156,16 +164,27 @@ class Sessions:
         """*session* has a connection."""
         if session.role == "client":
             self._clients.add(session.client_id)
+            self._away.pop(session.client_id, None)
 
-    def left(self, session: Session) -> None:
-        """*session* has no connection any more."""
+    def left(self, session: Session, *, broke: bool = False) -> None:
+        """*session* has no connection any more; *broke*: the peer has not closed it."""
         session.connection = None
         session.last_seen_s = trio.current_time()
-        self._clients.discard(session.client_id)
+        if session.client_id in self._clients:
+            self._clients.discard(session.client_id)
+            if broke:
+                self._away[session.client_id] = session.last_seen_s
 
     def has_other_client(self, client_id: bytes) -> bool:
         """Whether a mount other than *client_id* is connected."""
         return len(self._clients) > (client_id in self._clients)
+
+    def has_other_client_away(self, client_id: bytes) -> bool:
+        """Whether the connection of a mount other than *client_id* broke, and it may still come back."""
+        oldest_s = trio.current_time() - HOLDER_GONE_S
+        for gone in [gone for gone, since_s in self._away.items() if since_s < oldest_s]:
+            del self._away[gone]
+        return len(self._away) > (client_id in self._away)
 
     def connected(self) -> int:
         """How many sessions have a connection."""

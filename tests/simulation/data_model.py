@@ -60,7 +60,9 @@ def _may_follow(one: Write, other: Write, *, behind: bool) -> bool:
     """Whether *one* may have come over *other*."""
     if one.failed:
         return True
-    end = max(one.ended, one.shown) if behind and one.client != other.client else one.ended
+    # What another node has not published may come after a cut.
+    late = one.client != other.client and (behind or not other.stamp)
+    end = max(one.ended, one.shown) if late else one.ended
     return end > other.begun
 
 

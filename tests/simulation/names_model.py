@@ -28,6 +28,7 @@ class Names:
         self.directories: set[int] = {_ROOT}
         self.files: set[int] = set()  # numbers seen as those of files
         self.aliases: dict[int, int] = {}  # of what an unanswered call has made: its number, once somebody saw it
+        self.gone: dict[int, float] = {}  # files without name: when the call that took the last one had ended
         self.digest = 0
         self._log: list[tuple[object, ...]] = []
 
@@ -49,8 +50,12 @@ class Names:
             else:
                 self.directories.discard(rest[0])  # type: ignore[arg-type]
 
-    def put(self, directory: int, name: bytes, number: int | None) -> None:
+    def put(self, directory: int, name: bytes, number: int | None, ended: float = 0.0) -> None:
+        """Give *name* to *number*, or take it, by a call that ends at *ended*."""
         place = (directory, name)
+        before = self.entries.get(place)
+        if before is not None and number is None:
+            self.gone[before] = ended  # stays when taken back: only asked for what has no name
         self._log.append(("entry", place, self.entries.get(place)))
         self._set(place, number)
 
@@ -125,7 +130,8 @@ class _Step:
             if outcome is not None:
                 yield names.mark() != mark
             names.back(mark)
-        if self.op.error == errno.ESTALE and any(
+        moved = errno.ENOENT if op.kind == "rename" else errno.ESTALE  # names both directories by path and number
+        if self.op.error in (errno.ESTALE, moved) and any(
             not names.alive(names.number(place.fid)) or names.resolve(place.path) != names.number(place.fid)
             for place in op.places
         ):
@@ -202,7 +208,7 @@ class _Step:
             return self._is(errno.EISDIR)
         if op.error:
             return None
-        names.put(directory, op.names[0], None)
+        names.put(directory, op.names[0], None, op.ended)
         return True
 
     def _rmdir(self, directory: int) -> bool | None:
@@ -222,7 +228,8 @@ class _Step:
     def _link(self, directory: int) -> bool | None:
         names, op = self.names, self.op
         number = names.number(op.fid)
-        if number not in names.entries.values():
+        # The count of names grows first: one that loses its last name before it gets the next one stays.
+        if number not in names.entries.values() and names.gone.get(number, NEVER) < op.begun:
             return self._is(*_GONE)
         if (directory, op.names[0]) in names.entries:
             return self._is(errno.EEXIST)
