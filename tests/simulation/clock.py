@@ -1,6 +1,7 @@
 """Simulated time: it stands still while anything can go on, and jumps to the next deadline when nothing can."""
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import trio
@@ -22,6 +23,9 @@ class Clock(trio.abc.Clock):
     def __init__(self) -> None:
         self.now_s = 0.0
         self._idle_looks = 0
+        # When something outside of trio's tasks is to happen next, and what to call then.
+        self.next_s = math.inf
+        self.wake: Callable[[], None] = lambda: None
 
     def start_clock(self) -> None:
         """Part of trio's Clock."""
@@ -32,6 +36,11 @@ class Clock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Part of trio's Clock; asked when no task can go on: that is when time passes."""
+        if self.next_s <= deadline and self.next_s < math.inf:
+            self.now_s = max(self.now_s, self.next_s)
+            self.next_s = math.inf
+            self.wake()
+            return 0.0
         if deadline == math.inf:
             self._idle_looks += 1
             if self._idle_looks > _IDLE_LOOKS_MAX:

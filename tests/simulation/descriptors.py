@@ -42,9 +42,10 @@ class Descriptor:
     def writable(self) -> bool:
         return True
 
-    def events(self) -> int:
+    def events(self, wanted: int) -> int:
         """As epoll says it."""
-        return (select.EPOLLIN if self.readable() else 0) | (select.EPOLLOUT if self.writable() else 0)
+        found = select.EPOLLIN if wanted & select.EPOLLIN and self.readable() else 0
+        return found | (select.EPOLLOUT if wanted & select.EPOLLOUT and self.writable() else 0)
 
     def changed(self) -> None:
         """Wake who waits for what is there now."""
@@ -178,6 +179,7 @@ class Epoll(Descriptor):
     def __init__(self, table: Table) -> None:
         super().__init__(table)
         self._watched: dict[int, tuple[Descriptor, int]] = {}
+        self._may_have = True  # something has changed since a look found nothing
 
     def register(self, number: int, events: int) -> None:
         found = self.table.find(number)
@@ -198,12 +200,20 @@ class Epoll(Descriptor):
     def poll(self, timeout_s: float = 0.0) -> list[tuple[int, int]]:
         """What there is now."""
         self.process.check()
-        always = select.EPOLLERR | select.EPOLLHUP
-        found = ((number, file.events() & (events | always)) for number, (file, events) in self._watched.items())
-        return [(number, events) for number, events in found if events]
+        if not self._may_have:
+            return []
+        found = [
+            (number, ready) for number, (file, events) in self._watched.items() if (ready := file.events(events))
+        ]
+        self._may_have = bool(found)
+        return found
 
     def readable(self) -> bool:
-        return any(file.events() & events for file, events in self._watched.values())
+        return self._may_have and any(file.events(events) for file, events in self._watched.values())
+
+    def changed(self) -> None:
+        self._may_have = True
+        super().changed()
 
     def close(self) -> None:
         self.forget()

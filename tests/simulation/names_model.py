@@ -228,8 +228,8 @@ class _Step:
     def _link(self, directory: int) -> bool | None:
         names, op = self.names, self.op
         number = names.number(op.fid)
-        # The count of names grows first: one that loses its last name before it gets the next one stays.
-        if number not in names.entries.values() and names.gone.get(number, NEVER) < op.begun:
+        # The count of names grows first: one that loses its last name before it gets the next one may stay.
+        if number not in names.entries.values() and (op.error or names.gone.get(number, NEVER) < op.begun):
             return self._is(*_GONE)
         if (directory, op.names[0]) in names.entries:
             return self._is(errno.EEXIST)

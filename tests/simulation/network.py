@@ -6,7 +6,9 @@ when each end learns of that.
 """
 
 import heapq
+import math
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from random import Random
 from typing import NamedTuple
@@ -17,6 +19,10 @@ from gkfs.limits import PEER_UNCONFIRMED_S
 from tests.simulation.clock import Clock
 
 Event = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
 
 
 class Profile(NamedTuple):
@@ -55,28 +61,29 @@ class Network:
         self.events = 0
         self._queue: list[tuple[float, int, Event]] = []
         self._numbers = count()
-        self._sleep = trio.CancelScope()
         self._cut: dict[tuple[str, str], float] = {}  # (from, to) -> until when nothing arrives
         self.pipes: list[Pipe] = []
 
     def at(self, time_s: float, event: Event) -> None:
         """Have *event* happen at *time_s*."""
         heapq.heappush(self._queue, (time_s, next(self._numbers), event))
-        if time_s < self._sleep.deadline:
-            self._sleep.deadline = time_s
+        self.clock.next_s = min(time_s, self.clock.next_s)
 
     async def run(self) -> None:
         """Let everything happen at its time; until cancelled."""
         while True:
-            next_s = self._queue[0][0] if self._queue else float("inf")
-            if next_s > self.clock.now_s:
-                with trio.CancelScope(deadline=next_s) as self._sleep:
-                    await trio.sleep_forever()
-                self._sleep = trio.CancelScope(deadline=float("-inf"))
-                continue
             while self._queue and self._queue[0][0] <= self.clock.now_s:
                 self.events += 1
                 heapq.heappop(self._queue)[2]()
+            self.clock.next_s = self._queue[0][0] if self._queue else math.inf
+            task = trio.lowlevel.current_task()
+            self.clock.wake = partial(trio.lowlevel.reschedule, task)
+            await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+
+    def _cancelled(self, _: object) -> trio.lowlevel.Abort:
+        self.clock.wake = _nothing
+        self.clock.next_s = math.inf
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def delay_s(self) -> float:
         """How long one piece takes."""
@@ -131,10 +138,11 @@ class Pipe:
         self.finished = False  # nothing more was sent
         self.ended = False  # nothing more arrives, which the receiver knows
         self.lost = False  # what is sent arrives nowhere, which the sender does not know
+        self._torn = False  # it is about to break: what is put in now does not arrive
         self.breaks_after = -1  # bytes; -1: does not
-        self.on_change: Event = lambda: None
-        self.on_break: Event = lambda: None
-        self.on_drain: Event = lambda: None
+        self.on_change: Event = _nothing
+        self.on_break: Event = _nothing
+        self.on_drain: Event = _nothing
         if network.random.random() < network.profile.break_chance:
             self.breaks_after = round(2 ** network.random.uniform(6, 17))
         network.pipes.append(self)
@@ -142,18 +150,19 @@ class Pipe:
     @property
     def room_bytes(self) -> int:
         """How much the sender may still put in."""
-        if self.lost:
+        if self.lost or self._torn:
             return self._network.profile.capacity_bytes
         return max(0, self._network.profile.capacity_bytes - self.wire_bytes - len(self.arrived))
 
     def put(self, data: bytes) -> None:
         """Take *data* from the sender."""
-        if self.lost:
+        if self.lost or self._torn:
             return
         now_s = self._network.clock.now_s
         if 0 <= self.breaks_after <= len(data):
             data = data[: self.breaks_after]
             self.breaks_after = -1
+            self._torn = True
             self._network.at(now_s + self._network.delay_s(), self.on_break)
         elif self.breaks_after > 0:
             self.breaks_after -= len(data)

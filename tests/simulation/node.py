@@ -30,6 +30,7 @@ class Node:
     def __init__(self, name: str, host: str, nursery: trio.Nursery) -> None:
         self.name = name
         self.host = host
+        self.starts = 0
         self.process = Process(name, host)
         self.ready = trio.Event()
         self.ended = trio.Event()
@@ -44,6 +45,7 @@ class Node:
     def start(self) -> None:
         """Begin to run; sets `ready` when it serves."""
         assert self.ended.is_set()
+        self.starts += 1
         self.process = Process(self.name, self.host)
         self.ready, self.ended = trio.Event(), trio.Event()
         self._nursery.start_soon(self._live, self.process, self.ended, name=self.name)

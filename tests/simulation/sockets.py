@@ -47,8 +47,8 @@ class Socket(Descriptor):
     def writable(self) -> bool:
         return bool(self._out.room_bytes or self._error or self._out.finished)
 
-    def events(self) -> int:
-        return super().events() | (select.EPOLLERR if self._error else 0)
+    def events(self, wanted: int) -> int:
+        return super().events(wanted) | (select.EPOLLERR if self._error else 0)
 
     def recv(self, size: int) -> bytes:
         """Some bytes, b"" at the end. Raises OSError."""

@@ -118,16 +118,18 @@ class Store(MetadataStore):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._process = PROCESS.get()
-        self._image: list[tuple[Path, bytes]] | None = None
-        self._real = self._db
         self._process.on_kill.append(self._killed)
 
     def _killed(self) -> None:
-        # What RocksDB has handed to the system stays; nothing is written after this.
+        # What RocksDB has handed to the system stays; what it does when it is closed has not happened.
         folder = Path(self._folder)
-        self._image = [(path, path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != "LOCK"]
-        self._real = self._db
+        image = [(path, path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != "LOCK"]
+        self._db.close()
         self._db = _Ended(self._process.name)  # type: ignore[assignment]
+        for path in folder.iterdir():
+            path.unlink()
+        for path, data in image:
+            path.write_bytes(data)
 
     def _write(self, write: Callable[[], None]) -> None:
         last = self._process.before_step()
@@ -135,16 +137,9 @@ class Store(MetadataStore):
         self._process.after_step(last)
 
     def close(self) -> None:
-        self._db, db = self._real, self._db
-        if not isinstance(db, _Ended):
-            self._real = self._db = db
-        super().close()
-        if self._image is not None:
-            folder = Path(self._folder)
-            for path in folder.iterdir():
-                path.unlink()
-            for path, data in self._image:
-                path.write_bytes(data)
+        if not isinstance(self._db, _Ended):
+            self._process.on_kill.remove(self._killed)
+            super().close()
 
 
 class _Ended:

@@ -104,6 +104,10 @@ class World:
         """Where something runs."""
         return [node.host for node in (*self.daemons, *self.clients) if node.is_up]
 
+    @property
+    def _daemon_ended(self) -> bool:
+        return any(daemon.starts > 1 for daemon in self.daemons)
+
     def _took(self, what: str, seconds: float) -> None:
         if seconds > _CALL_MAX_S:
             self.violation(f"{what} took {seconds:.3f} s")
@@ -256,15 +260,19 @@ class World:
             self.violation(text)
 
     async def _fsck(self) -> None:
-        """What `gkfs fsck` finds; after clients were killed, what remains after it has mended."""
-        repair = self._faults.killed_clients > 0
+        """What `gkfs fsck` finds; after clients were killed or handles lost, what remains after it has mended."""
+        stale = sum(program.stale for program in self._programs)
+        if stale and not self._daemon_ended:
+            self.violation(f"{stale} handles of files that are nowhere to be found, and no daemon has ended")
+        self.report.counts["stale"] += stale
+        repair = self._faults.killed_clients > 0 or stale > 0
         found = await survey.check_async(hostfile.read(self._hosts), repair=repair)
         for fault in found.faults if not repair else [*self._wrong(found.faults), *found.remaining]:
             self.violation(f"fsck: {fault}")
 
     def _wrong(self, faults: list[Fault]) -> list[Fault]:
-        """Those that a killed client does not explain."""
-        return [fault for fault in faults if fault.kind not in (Kind.LINKS, Kind.BEYOND)]
+        """Those that are not explained by a client that was killed, or has lost a file it wrote to."""
+        return [fault for fault in faults if fault.kind not in (Kind.LINKS, Kind.BEYOND, Kind.GARBAGE)]
 
     async def _read_all(self) -> None:
         """What a client sees in the end, as part of the history."""
