@@ -23,6 +23,7 @@ Path = tuple[bytes, ...]
 
 _CONTEXT: Final[Any] = SimpleNamespace(uid=0, gid=0, pid=1, umask=0)
 _LOST: Final = (errno.ETIMEDOUT,)
+_BY_HANDLE: Final = ("read", "write", "truncate", "fsync", "flush", "release")
 
 
 class Handle(NamedTuple):
@@ -47,7 +48,7 @@ class Kernel:
         """*slow* is told of each call to the client: what it was, and how many seconds it took."""
         self.client = client
         self.name = client.name
-        self.timed_out = 0
+        self.stale = 0  # calls for open files that were nowhere to be found
         self._clock = clock
         self._history = history
         self._slow = slow
@@ -63,7 +64,8 @@ class Kernel:
         try:
             return await self.client.request(lambda: make(self.client.operations))
         except FUSEError as error:
-            self.timed_out += error.errno in _LOST
+            if error.errno == errno.ESTALE and what in _BY_HANDLE:
+                self.stale += 1
             raise
         finally:
             self._slow(f"{self.name}: {what}", self._clock.now_s - begun_s)
@@ -236,7 +238,15 @@ class Kernel:
         return Handle(info.fh, answer.st_ino, opened)
 
     async def open(self, path: Path, flags: int = os.O_RDWR) -> Handle:
-        """open(2) of a file that is there."""
+        """open(2) of a file that is there; where it has just gone, Linux looks once more."""
+        try:
+            return await self._open(path, flags)
+        except FUSEError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        return await self._open(path, flags)
+
+    async def _open(self, path: Path, flags: int) -> Handle:
         opened = self._history.tick()
         found = await self.lookup(await self.walk(path[:-1]), path[-1])
         if not stat.S_ISREG(found.mode):

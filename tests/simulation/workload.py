@@ -75,15 +75,6 @@ class Program:
         self._kernel = kernel
         self._is_late = is_late
         self.late = 0
-        self.stale = 0  # handles of files that were nowhere to be found
-        self._by_handle = (
-            self._append,
-            self._write,
-            self._read,
-            self._truncate,
-            self._fsync,
-            self._close_one,
-        )
         self._history = history
         self._numbers = numbers
         self._random = random
@@ -130,8 +121,6 @@ class Program:
                 self.late += 1
                 if not self._is_late():
                     self.unexpected.append(f"{self._kernel.name}: {name}: {errno.errorcode[error.errno]}")
-            elif error.errno == errno.ESTALE and act in self._by_handle:
-                self.stale += 1
             elif error.errno not in EXPECTED:
                 self.unexpected.append(f"{self._kernel.name}: {name}: {errno.errorcode[error.errno]}")
 

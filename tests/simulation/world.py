@@ -260,18 +260,19 @@ class World:
             self.violation(text)
 
     async def _fsck(self) -> None:
-        """What `gkfs fsck` finds; after clients were killed or handles lost, what remains after it has mended."""
-        stale = sum(program.stale for program in self._programs)
+        """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what remains after it has mended."""
+        stale = sum(kernel.stale for kernel in self._kernels)
+        late = sum(program.late for program in self._programs)
         if stale and not self._daemon_ended:
             self.violation(f"{stale} handles of files that are nowhere to be found, and no daemon has ended")
         self.report.counts["stale"] += stale
-        repair = self._faults.killed_clients > 0 or stale > 0
+        repair = self._faults.killed_clients > 0 or stale > 0 or late > 0
         found = await survey.check_async(hostfile.read(self._hosts), repair=repair)
         for fault in found.faults if not repair else [*self._wrong(found.faults), *found.remaining]:
             self.violation(f"fsck: {fault}")
 
     def _wrong(self, faults: list[Fault]) -> list[Fault]:
-        """Those that are not explained by a client that was killed, or has lost a file it wrote to."""
+        """Those that are not explained by a client that was killed, has lost a file, or has given up to tell."""
         return [fault for fault in faults if fault.kind not in (Kind.LINKS, Kind.BEYOND, Kind.GARBAGE)]
 
     async def _read_all(self) -> None:
