@@ -44,8 +44,16 @@ class Found(NamedTuple):
 class Kernel:
     """The kernel of the node of *client*."""
 
-    def __init__(self, client: ClientNode, clock: Clock, history: History, slow: Callable[[str, float], None]) -> None:
+    def __init__(
+        self,
+        client: ClientNode,
+        clock: Clock,
+        history: History,
+        trace: Callable[[str], None],
+        slow: Callable[[str, float], None],
+    ) -> None:
         """*slow* is told of each call to the client: what it was, and how many seconds it took."""
+        self._trace = trace
         self.client = client
         self.name = client.name
         self.stale = 0  # calls for open files that were nowhere to be found
@@ -66,6 +74,7 @@ class Kernel:
         except FUSEError as error:
             if error.errno == errno.ESTALE and what in _BY_HANDLE:
                 self.stale += 1
+                self._trace(f"{self.name}: {what} by a handle fails: ESTALE")
             raise
         finally:
             self._slow(f"{self.name}: {what}", self._clock.now_s - begun_s)

@@ -23,7 +23,7 @@ import trio._core._run as trio_run
 
 from gkfs import transport
 from gkfs.client import inodes, mount, pump
-from gkfs.daemon import connection, server
+from gkfs.daemon import connection
 from gkfs.daemon.store import MetadataStore
 from tests.simulation.clock import Clock, Times
 from tests.simulation.descriptors import Epoll, Poll, Table
@@ -61,8 +61,13 @@ class System:
     def _bind(self, patch: pytest.MonkeyPatch) -> None:
         times = Times(self.clock, self.random)
         for name, module in list(sys.modules.items()):
-            if name.startswith("gkfs.") and vars(module).get("time") is time:
-                patch.setattr(module, "time", times)
+            if name.startswith("gkfs."):
+                if vars(module).get("time") is time:
+                    patch.setattr(module, "time", times)
+                if vars(module).get("MetadataStore") is MetadataStore:
+                    patch.setattr(module, "MetadataStore", Store)
+                if "DAEMON_SPIN_S" in vars(module):
+                    patch.setattr(module, "DAEMON_SPIN_S", 0.0)
         patch.setattr(socket, "gethostname", lambda: PROCESS.get().host)
         patch.setattr(os, "urandom", self.random.randbytes)
         patch.setattr(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
@@ -74,8 +79,6 @@ class System:
         patch.setattr(transport, "listen_unix", self.hosts.listen_unix)
         patch.setattr(transport, "_connect", self.hosts.connect)
         patch.setattr(connection, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
-        patch.setattr(server, "MetadataStore", Store)
-        patch.setattr(server, "DAEMON_SPIN_S", 0.0)
         epoll = SimpleNamespace(epoll=lambda: Epoll(self.table), EPOLLIN=select.EPOLLIN)
         patch.setattr(pump, "select", epoll)
         names = {name: getattr(self.table, name) for name in ("eventfd", "eventfd_read", "eventfd_write", "close")}
@@ -115,8 +118,8 @@ def _take_entry(token: Callable[[bytes, Any, int], bool], name: bytes, attribute
 class Store(MetadataStore):
     """The product's store, which ends with its process; what it had committed is kept as it was then."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._process = PROCESS.get()
         self._process.on_kill.append(self._killed)
 

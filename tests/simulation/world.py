@@ -119,7 +119,7 @@ class World:
         )
         self.clients.append(client)
         client.start()
-        kernel = Kernel(client, self.system.clock, self.history, self._took)
+        kernel = Kernel(client, self.system.clock, self.history, self.trace, self._took)
         self._kernels.append(kernel)
         for _ in range(self._program_count):
             self._working += 1
@@ -280,7 +280,7 @@ class World:
         client = ClientNode(len(self.clients), self._hosts, self._nursery)
         client.start()
         await client.ready.wait()
-        kernel = Kernel(client, self.system.clock, self.history, self._took)
+        kernel = Kernel(client, self.system.clock, self.history, self.trace, self._took)
         seen: set[int] = set()
         folders: deque[tuple[bytes, ...]] = deque([()])
         try:
