@@ -126,7 +126,7 @@ class Adoption:
         if entry.is_directory:
             self._leases.moved(request.path, request.client_id)
         else:
-            self._moves.file_is_here(entry.fid)
+            self._moves.file_came(entry.fid, request.path)
 
     def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> None:
         name = paths.printable(request.path)

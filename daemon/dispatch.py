@@ -137,7 +137,7 @@ class Dispatcher:
     ) -> None:
         if self._store.dirty:
             if answered:
-                connection.session.store_replies(self._store, answered, task=False)
+                connection.session.store_replies(self._store, answered)
             try:
                 self._store.commit()
             except OSError as error:
@@ -189,7 +189,7 @@ class Dispatcher:
             pieces = wire.encode_reply(row.operation, seq, reply)
             if row.once:
                 session.remember(seq, pieces)
-                session.store_replies(self._store, [seq], task=True)
+                session.store_replies(self._store, [seq])
             self._store.commit()
         except Answered as answered:
             return answered.pieces

@@ -31,9 +31,10 @@ class Moves:
         if len(self._files) > HINTS_MAX:
             del self._files[next(iter(self._files))]
 
-    def file_is_here(self, fid: int) -> None:
-        """A file has come to this daemon: wherever it went from here before, it went on."""
-        self._files.pop(fid, None)
+    def file_came(self, fid: int, path: bytes) -> None:
+        """A file has come to *path*, which is this daemon's: wherever it went from here before, it went on."""
+        if fid in self._files:
+            self.note_file(fid, path)
 
     def was_moved(self, path: bytes) -> bool:
         """Whether a directory that was above *path* was renamed lately."""

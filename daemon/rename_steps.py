@@ -92,7 +92,7 @@ class RenameSteps:
             if entry.is_directory:
                 self._leases.moved(plan.source, plan.client_id)
             else:
-                self._moves.file_is_here(entry.fid)
+                self._moves.file_came(entry.fid, plan.source)
         else:
             self.store.delete(key)
         if not plan.tree:

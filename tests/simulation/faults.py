@@ -40,7 +40,7 @@ class Faults:
 
     def draw(self) -> Callable[[], Awaitable[None]]:
         """One of them."""
-        return self._random.choices(*zip(*[(act, weight) for weight, act in self._kinds], strict=True))[0]
+        return self._random.choices([act for _, act in self._kinds], [weight for weight, _ in self._kinds])[0]
 
     def _away_s(self) -> float:
         away_s = self._random.choice(_LONG_S if self._random.random() < _LONG_CHANCE else _SHORT_S)

@@ -172,7 +172,7 @@ class Kernel:
                 try:
                     await self.lookup(place, name)
                 except FUSEError as error:
-                    if error.errno != errno.ENOENT or place is source and name == old[-1]:
+                    if error.errno != errno.ENOENT or (place is source and name == old[-1]):
                         raise
             await self._ask_names(
                 "rename",
@@ -206,6 +206,7 @@ class Kernel:
         place = await self.walk(path)
         begun = self._history.tick()
         found: dict[bytes, Found] = {}
+        position, before = 0, -1
 
         def take(name: bytes, attributes: EntryAttributes, cookie: int) -> bool:
             nonlocal position
@@ -216,7 +217,6 @@ class Kernel:
                 found[name] = Found(attributes.st_ino, attributes.st_mode)
             return True
 
-        position, before = 0, -1
         number = await self.ask("opendir", lambda client: client.opendir(place.fid, _CONTEXT))
         while position != before:
             before = position

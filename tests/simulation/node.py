@@ -1,7 +1,7 @@
 """Daemons and clients of a simulated cluster: started, stopped, killed.
 
-A daemon is `gkfs.daemon.server.serve` as it is. A client is `gkfs.client.mount.Mount` but for the FUSE session: its
-handlers are called by `kernel.Kernel`, on the pump, as pyfuse3 does.
+A daemon is `gkfs.daemon.server.serve` as it is. A client is `gkfs.client.mount.Mount` but for the FUSE session:
+its handlers are called by `kernel.Kernel`, on the pump, as pyfuse3 does.
 """
 
 import os

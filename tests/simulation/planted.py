@@ -1,4 +1,4 @@
-"""Mistakes that are put into the product, in the process of a test only, to see whether the simulation finds them."""
+"""Mistakes that are put into the product, in the process of a test only, for the simulation to find."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -18,7 +18,7 @@ _BETWEEN_S = 0.0005
 def dedup_off(patch: pytest.MonkeyPatch) -> None:
     """No reply is kept for who repeats a request."""
     patch.setattr(Session, "remember", lambda *arguments: None)
-    patch.setattr(Session, "store_replies", lambda *arguments, task: None)
+    patch.setattr(Session, "store_replies", lambda *arguments: None)
     patch.setattr(Sessions, "answer", lambda *arguments: None)
 
 

@@ -18,7 +18,7 @@ class Killed(BaseException):
 
 
 class Process:
-    """One daemon, client or tool. *host* is where it is, for the network; *on_kill* are called once, at its end."""
+    """One daemon, client or tool. *host* is where it is, for the network; *on_kill*: to be called at its end."""
 
     def __init__(self, name: str, host: str) -> None:
         self.name = name

@@ -209,7 +209,8 @@ class Hosts:
         network, caller = self._network, PROCESS.get()
         for source, target in ((caller.host, host), (host, caller.host)):
             await trio.sleep(network.delay_s())
-            while (until_s := network.cut_until_s(source, target)) > network.clock.now_s:
+            until_s = network.cut_until_s(source, target)
+            if until_s > network.clock.now_s:
                 await trio.sleep_until(until_s + network.delay_s())
         caller.check()
         listener = self._listeners.get((host, port))

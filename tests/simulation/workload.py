@@ -159,9 +159,7 @@ class Program:
             old, new = random.sample(LOGS, 2)
             await self._kernel.rename((old,), (new,), RENAME_EXCHANGE)
         elif kind < 0.5:
-            old_path, new_path = (
-                (*self._directory(), random.choice(DIRECTORIES)) for _ in range(2)
-            )
+            old_path, new_path = ((*self._directory(), random.choice(DIRECTORIES)) for _ in range(2))
             await self._kernel.rename(old_path, new_path, flags)
         else:
             await self._kernel.rename(self._file(), self._file(), flags)
@@ -229,7 +227,9 @@ class Program:
             noted.ended = noted.shown = self._history.tick()
 
     async def _read(self) -> None:
-        await read_block(self._kernel, self._history, await self._handle(appends=False), self._blocks, self._random)
+        await read_block(
+            self._kernel, self._history, await self._handle(appends=False), self._blocks, self._random
+        )
 
     async def _fsync(self) -> None:
         handle = await self._handle(appends=self._random.random() < 0.3)

@@ -23,7 +23,7 @@ from gkfs.keyfile import KEY_BYTES, Key
 from gkfs.limits import HOLDER_GONE_S, REQUEST_TIMEOUT_S
 from tests.simulation import data_model, names_model
 from tests.simulation.faults import Faults
-from tests.simulation.history import NEVER, ROOT, History
+from tests.simulation.history import History
 from tests.simulation.kernel import Kernel
 from tests.simulation.node import ClientNode, DaemonNode, folder_in_memory
 from tests.simulation.process import PROCESS, Process
@@ -114,9 +114,7 @@ class World:
 
     def add_client(self) -> ClientNode:
         """One more client, with its programs."""
-        client = ClientNode(
-            len(self.clients), self._hosts, self._nursery, write_behind=self._write_behind
-        )
+        client = ClientNode(len(self.clients), self._hosts, self._nursery, write_behind=self._write_behind)
         self.clients.append(client)
         client.start()
         kernel = Kernel(client, self.system.clock, self.history, self.trace, self._took)
@@ -260,7 +258,7 @@ class World:
             self.violation(text)
 
     async def _fsck(self) -> None:
-        """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what remains after it has mended."""
+        """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what it leaves."""
         stale = sum(kernel.stale for kernel in self._kernels)
         late = sum(program.late for program in self._programs)
         if stale and not self._daemon_ended:
