@@ -89,7 +89,7 @@ class FileData:
     async def publish(self, inode: Inode, *, report: bool = True) -> None:
         """Tell the owner what was written here.
 
-        With *report* errors of earlier writes are raised, once: also ESTALE, of a file that is nowhere to be found.
+        With *report* errors of earlier writes are raised, once; ESTALE: the file is nowhere to be found.
         """
         if not inode.dirty:
             if report:

@@ -3,8 +3,8 @@
 A client says every `HOLD_RENEW_S` which files it has open (HOLD), and when it has closed one it spoke of
 (RELEASE); a file that is opened and closed in between costs nothing. A file that loses its last name becomes
 *nameless* (table 01) as long as somebody holds it. Who opened it a moment ago may not have said so yet: while
-other clients are connected, it stays for `NAMELESS_GRACE_S` in any case; while the connection of one is broken, for
-`HOLDER_GONE_S`.
+other clients are connected, it stays for `NAMELESS_GRACE_S` in any case; while the connection of one is broken,
+for `HOLDER_GONE_S`.
 
 Holders of nameless files are stored, so that a restart forgets nobody; all others are in memory. A client that
 says nothing for `HOLDER_GONE_S` is gone.

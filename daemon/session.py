@@ -5,10 +5,10 @@ repeat would have another outcome (CREATE, UNLINK, ...) it keeps the encoded rep
 sequence numbers; a client never has more than half as many in flight, so what it repeats is still here.
 
 A daemon that dies may have committed requests whose replies did not arrive: the replies of each batch are
-therefore committed with it, under a key of their own. The latest `IN_FLIGHT_MAX` of a client are kept, which may all
-have been under way when its connection broke, before or because the daemon died; then keys are used again.
-Requests that involve other daemons store their reply with the step that decides them (`Sessions.answer`), also when a
-restart takes that step.
+therefore committed with it, under a key of their own. The latest `IN_FLIGHT_MAX` of a client are kept, which may
+all have been under way when its connection broke, before or because the daemon died; then keys are used again.
+Requests that involve other daemons store their reply with the step that decides them (`Sessions.answer`), also
+when a restart takes that step.
 """
 
 import logging

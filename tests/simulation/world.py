@@ -314,7 +314,7 @@ class World:
     def _logged(self):  # type: ignore[no-untyped-def]
         """The product's log becomes part of the trace."""
         logger = logging.getLogger("gkfs")
-        handler = _ToTrace(self.trace)
+        handler = _ToTrace(self.trace, str(self._folder))
         before = logger.level, logger.propagate, logger.handlers
         logger.setLevel(logging.INFO)
         logger.propagate, logger.handlers = False, [handler]
@@ -325,13 +325,14 @@ class World:
 
 
 class _ToTrace(logging.Handler):
-    def __init__(self, trace: Callable[[str], None]) -> None:
+    def __init__(self, trace: Callable[[str], None], folder: str) -> None:
         super().__init__()
+        self._folder = folder  # which no two runs have
         self._trace = trace
         self._before: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        name, text = PROCESS.get().name, self.format(record)
+        name, text = PROCESS.get().name, self.format(record).replace(self._folder, "")
         if self._before.get(name) != text:  # it says the same all the time while a daemon is away
             self._before[name] = text
             self._trace(f"{name} says: {text}")
