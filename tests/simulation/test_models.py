@@ -8,8 +8,8 @@ from tests.simulation.data_model import record
 from tests.simulation.history import NEVER, ROOT, Append, History, NameOp, Place, Read, Write
 
 
-def op(kind: str, begun: int, ended: float, name: bytes, **more: int) -> NameOp:
-    return NameOp(kind, "client", begun, (ROOT,), (name,), ended=ended, **more)
+def op(kind: str, begun: int, ended: float, name: bytes, *, found: int = 0, error: int = 0) -> NameOp:
+    return NameOp(kind, "client", begun, (ROOT,), (name,), ended=ended, found=found, error=error)
 
 
 def rename(begun: int, ended: float, old: bytes, new: bytes, flags: int = 0) -> NameOp:
@@ -97,6 +97,9 @@ def test_appended_records_are_there_once_and_whole() -> None:
         return len(list(data_model.check_appends(1, data, appends)))
 
     assert wrong(one + two) == wrong(two + one) == 0
-    assert wrong(one) and wrong(one + two + one) and wrong(one[:20] + two) and wrong(one + bytes(9) + two)
+    assert wrong(one)
+    assert wrong(one + two + one)
+    assert wrong(one[:20] + two)
+    assert wrong(one + bytes(9) + two)
     lost = [done[0], Append("b", 1, two)]
     assert wrong(one, lost) == wrong(one + bytes(len(two)), lost) == wrong(one + two, lost) == 0

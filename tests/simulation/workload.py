@@ -208,7 +208,7 @@ class Program:
             try:
                 await self._kernel.write(handle, offset, data)
             except FUSEError:
-                noted.failed = True
+                self._have_failed([noted, *self._written(handle.fid)])
                 raise
             noted.ended = self._history.tick()
 
@@ -222,7 +222,7 @@ class Program:
             try:
                 await self._kernel.truncate(handle, size)
             except FUSEError:
-                noted.failed = True
+                self._have_failed([noted, *self._written(handle.fid)])
                 raise
             noted.ended = noted.shown = self._history.tick()
 
@@ -233,16 +233,12 @@ class Program:
 
     async def _fsync(self) -> None:
         handle = await self._handle(appends=self._random.random() < 0.3)
-        written = self._written(handle.fid)
-        await self._kernel.fsync(handle)
-        self._show(written)
+        await self._publish(handle.fid, self._kernel.fsync(handle))
 
     async def _close_one(self) -> None:
         if self._open:
             handle, _ = self._open.pop(self._random.randrange(len(self._open)))
-            written = self._written(handle.fid)
-            await self._kernel.close(handle)
-            self._show(written)
+            await self._publish(handle.fid, self._kernel.close(handle))
 
     def _written(self, fid: int) -> list[Write]:
         """What was written through this mount and is not known to others."""
@@ -252,10 +248,22 @@ class Program:
             if write.fid == fid and write.client == self._kernel.name and write.ended != NEVER == write.shown
         ]
 
-    def _show(self, writes: list[Write]) -> None:
+    async def _publish(self, fid: int, call: Awaitable[None]) -> None:
+        """Make a call after which others see what was written; when it fails they may not, or in part."""
+        written = self._written(fid)
+        try:
+            await call
+        except FUSEError:
+            self._have_failed(written)
+            raise
         now = self._history.tick()
-        for write in writes:
+        for write in written:
             write.shown = now
+
+    def _have_failed(self, writes: list[Write]) -> None:
+        # Who writes behind learns of it once, with any call about the file.
+        for write in writes:
+            write.failed = True
 
 
 async def read_block(kernel: Kernel, history: History, handle: Handle, blocks: range, random: Random) -> None:
