@@ -85,7 +85,11 @@ class _Step:
         return False
 
     def _lookup(self, directory: int) -> bool | None:
-        number = self.names.entries.get((directory, self.op.names[0]))
+        place = (directory, self.op.names[0])
+        ghost = self.names.ghost(place, self.op.begun)
+        if ghost is not None and not self.op.error and self.names.number(self.op.found) in (ghost, 0):
+            return True
+        number = self.names.entries.get(place)
         if number is None:
             return self._is(errno.ENOENT)
         return True if not self.op.error and self._sees(number, self.op.found) else None
@@ -100,7 +104,8 @@ class _Step:
                 return self._is(errno.ESTALE)
             return True if not op.error and not self.unanswered and self._sees(number, op.found) else None
         if op.error:
-            return None
+            seen = names.ghost((directory, op.names[0]), op.begun) is not None
+            return self._is(errno.EEXIST) if seen else None
         made = -1 - self.index if self.unanswered else op.found
         names.put(directory, op.names[0], made)
         if op.kind == "mkdir":
@@ -131,7 +136,7 @@ class _Step:
         if not names.is_empty(number):
             return self._is(errno.ENOTEMPTY)
         if op.error:
-            return None
+            return self._is(errno.ENOTEMPTY) if names.has_ghost(number, op.begun) else None
         names.put(directory, op.names[0], None)
         return True
 
@@ -161,6 +166,8 @@ class _Step:
         if moved == replaced:
             return True
         names.put(*source, replaced if op.flags & RENAME_EXCHANGE else None)
+        if not op.flags & RENAME_EXCHANGE:
+            names.ghosts[source] = (moved, op.ended)
         names.put(*target, moved)
         return True
 

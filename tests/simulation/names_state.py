@@ -14,6 +14,9 @@ class Names:
         self.files: set[int] = set()  # numbers seen as those of files
         self.aliases: dict[int, int] = {}  # of what an unanswered call has made: its number, once somebody saw it
         self.gone: dict[int, float] = {}  # files without name: when the call that took the last one had ended
+        # Names that renames over two daemons have taken: what had them, and when the rename had ended. Until then they
+        # may still be seen; only of an exchange nobody sees one of both under two names.
+        self.ghosts: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.digest = 0
         self._log: list[tuple[object, ...]] = []
 
@@ -82,6 +85,15 @@ class Names:
 
     def is_empty(self, directory: int) -> bool:
         return not any(parent == directory for parent, _ in self.entries)
+
+    def ghost(self, place: tuple[int, bytes], begun: int) -> int | None:
+        """What a call that began at *begun* may still see there, though it has gone."""
+        number, ended = self.ghosts.get(place, (None, 0.0))
+        return number if ended > begun else None
+
+    def has_ghost(self, directory: int, begun: int) -> bool:
+        """Whether there is such a thing in *directory*."""
+        return any(parent == directory and ended > begun for (parent, _), (_, ended) in self.ghosts.items())
 
     def is_within(self, directory: int, top: int) -> bool:
         """Whether *directory* is *top* or below it."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.world import simulate
 
-SEEDS_EACH = 100
+SEEDS_EACH = 20
 _DIGEST = "from tests.simulation.world import simulate; print(simulate({}).digest)"
 
 
