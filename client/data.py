@@ -87,18 +87,16 @@ class FileData:
         return len(data)
 
     async def publish(self, inode: Inode, *, report: bool = True) -> None:
-        """Tell the owner what was written here. A file removed elsewhere meanwhile is noted, not an error.
+        """Tell the owner what was written here.
 
-        With *report* errors of earlier writes are raised, once.
+        With *report* errors of earlier writes are raised, once; ESTALE: the file is nowhere to be found.
         """
         if not inode.dirty:
             if report:
                 self._writer.check(inode)
             return
-        if inode.gone:
-            return
         await self._writer.settle(inode)
-        if inode.dirty:
+        if inode.dirty and not inode.gone:
             await self._extend(inode)
         if report:
             self._writer.check(inode)
@@ -112,7 +110,7 @@ class FileData:
                 inode, EXTEND, lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse, unprivileged)
             )
         except OSError as error:
-            if not self._writer.lost(inode, error):
+            if not self._writer.is_lost(inode, error):
                 raise
             return
         inode.learn_own(metadentry.decode(reply.record), before)

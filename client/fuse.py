@@ -24,7 +24,7 @@ from gkfs.client.handles import FileHandle, Handles
 from gkfs.client.holds import Holds
 from gkfs.client.inodes import Inode
 from gkfs.client.listing import Listing
-from gkfs.client.namespace import Namespace, Owner
+from gkfs.client.namespace import Namespace, Owner, still_there
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
 from gkfs.limits import LISTED_FILES, LOOKUP_ATTR_TIMEOUT_S
@@ -274,6 +274,8 @@ class GkfsOperations(pyfuse3.Operations):
     @handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._inodes[inode]
+        if node.leaving is not None:
+            await still_there(node)
         self.holds.opened(node)
         try:
             if node.removed:

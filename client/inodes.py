@@ -24,6 +24,7 @@ from gkfs.limits import (
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
 if TYPE_CHECKING:
+    from gkfs.client.pump import Gate
     from gkfs.client.writing import Behind
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
@@ -58,6 +59,7 @@ class Inode:
         "held",
         "kept",
         "lease_until_s",
+        "leaving",
         "listed_until_s",
         "listed_version",
         "lookups",
@@ -84,6 +86,8 @@ class Inode:
         self.held = False  # its daemon was told that it is open here
         self.kept = False  # its last name may be gone: its daemon keeps it until it is told that it is closed
         self.gone = False  # its record was removed elsewhere while it was open here
+        # Its name is being removed through this mount, and it was not open: who opens it now waits here.
+        self.leaving: list[Gate] | None = None
         self.removed = False  # through this mount, and not kept; whoever has it open sees it as it was at the end
         # Written here and not confirmed (see writing.py), and where it ends, 0 when there is nothing.
         self.behind: Behind | None = None

@@ -144,7 +144,10 @@ class Mount:
 
     async def _load_root(self) -> None:
         owner = self._context.distributor.path_owner(ROOT)
-        reply = await self._pool.call(owner, STAT, StatRequest(ROOT, ROOT_FID))
+        try:
+            reply = await self._pool.call(owner, STAT, StatRequest(ROOT, ROOT_FID))
+        except OSError as error:  # connected a moment ago, and away
+            raise GkfsError(f"the root directory: {error.strerror}", ExitStatus.UNREACHABLE) from None
         self._context.inodes.root.learn(metadentry.decode(reply.record))
 
     def _mount(self) -> None:

@@ -1,10 +1,11 @@
 """Names and records: lookup, create, remove, rename, attributes. Each is one call to the path's owner."""
 
+import contextlib
 import errno
 import logging
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from gkfs import metadentry, paths
@@ -13,6 +14,7 @@ from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
+from gkfs.client.pump import Gate
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, MOVES_FOLLOWED, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
@@ -52,6 +54,29 @@ from gkfs.operations import (
 
 log = logging.getLogger(__name__)
 E = TypeVar("E", LookupReply, CreateReply)
+
+
+@contextlib.contextmanager
+def _leaving(inode: Inode | None) -> Iterator[None]:
+    """Have those who open *inode* wait until the block ends: its daemon keeps no file that was not open before."""
+    if inode is None or inode.opens or inode.leaving is not None:
+        yield
+        return
+    inode.leaving = []
+    try:
+        yield
+    finally:
+        gates, inode.leaving = inode.leaving, None
+        for gate in gates:
+            gate.open()
+
+
+async def still_there(inode: Inode) -> None:
+    """Wait while *inode* may be about to go. To be called before it counts as open."""
+    while inode.leaving is not None:
+        gate = Gate()
+        inode.leaving.append(gate)
+        await gate
 
 
 class Owner:
@@ -218,7 +243,8 @@ class Namespace:
         path = self._child(parent, name)
         inode = self._inodes.named(parent, name)
         open_fid = inode.fid if inode is not None and inode.opens else 0
-        reply = await self._context.call_owner(path, UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
+        with _leaving(inode):
+            reply = await self._context.call_owner(path, UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
         await self._removed((parent.fid, name), path, reply.fid, kept=reply.kept)
         self._touches.note(parent)
 
@@ -243,17 +269,17 @@ class Namespace:
         open_fid = replaced.fid if replaced is not None and replaced.opens else 0
         exchange = bool(flags & RENAME_EXCHANGE)
         if moved is None or moved.entry.is_directory or exchange:
-            await self._touches.send_all()  # they name directories by path
+            await self._touches.send_below(source, target)  # they name directories by path
         request = RenameRequest(source, target, new_parent.fid, flags, open_fid, time.time_ns())
-        reply = await self._context.call_owner(source, RENAME, request)
+        with _leaving(None if exchange else replaced):
+            reply = await self._context.call_owner(source, RENAME, request)
         entry = metadentry.decode(reply.record)
         if source == target or reply.replaced_fid == entry.fid:
             return  # two names of one file: both stay
         old, new = (old_parent.fid, old_name), (new_parent.fid, new_name)
         directories = 1 if entry.is_directory else 0  # more in the target's directory, less in the source's
         if exchange:
-            other = self._inodes.known(reply.replaced_fid)
-            directories -= 1 if other is not None and other.entry.is_directory else 0
+            directories -= 1 if reply.exchanged_directory else 0
             await self._renamed(reply.replaced_fid, new, old_parent, old_name)
         elif reply.replaced_fid:
             await self._removed(new, target, reply.replaced_fid, kept=reply.kept)

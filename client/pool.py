@@ -174,6 +174,7 @@ class Pool:
         self._merge = merge
         self._queued: list[Connection] = []
         self._nursery: trio.Nursery | None = None
+        self._broken_before: list[Connection] = []  # `maintain` has begun
         pump.before_poll.append(self._flush)
 
     def call(self, daemon: int, operation: Operation[Q, R], request: Q) -> Call[R]:
@@ -225,6 +226,8 @@ class Pool:
         """Reconnect broken connections and expire overdue calls, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for connection in self._broken_before:
+                self.reconnect(connection)
             while True:
                 await trio.sleep(_EXPIRY_CHECK_S)
                 now_s = time.monotonic()
@@ -249,6 +252,8 @@ class Pool:
         """Start to re-establish *connection*; called when it broke."""
         if self._nursery is not None:
             self._nursery.start_soon(self._reconnect, connection)
+        else:
+            self._broken_before.append(connection)
 
     def close(self) -> None:
         """Close all connections; calls still waiting fail."""

@@ -15,10 +15,11 @@ import trio
 from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
+from gkfs.client.pump import Gate
 from gkfs.limits import DIRECTORY_TOUCH_DELAY_S
 from gkfs.messages import Empty, TouchRequest
 from gkfs.operations import TOUCH
-from gkfs.paths import printable
+from gkfs.paths import is_below, printable
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Touches:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._waiting: dict[bytes, _Touch] = {}
+        self._under_way: dict[int, Call[Empty]] = {}  # sent and not answered, by identity
+        self._landing: list[Gate] = []  # to be opened when there are none any more
         self._work = trio.Event()
 
     def note(self, directory: Inode, subdirectories: int = 0) -> None:
@@ -58,13 +61,35 @@ class Touches:
             self._submit(path)
 
     async def send_all(self) -> None:
-        """Send everything and wait until it is done: before directories change their paths, and at the end."""
+        """Send everything and wait until it is done: at the end, and where a program wants it on disk."""
         sent = [(path, *self._submit(path)) for path in list(self._waiting)]
         for path, touch, call in sent:
             try:
                 await call
             except OSError as error:
                 await self._failed(path, touch, error)
+            finally:
+                self._landed(call)
+        while self._under_way:  # sent before, to a daemon that was away perhaps
+            gate = Gate()
+            self._landing.append(gate)
+            await gate
+
+    async def send_below(self, *tops: bytes) -> None:
+        """Likewise what is noted for these and all below. Raises OSError (ETIMEDOUT)."""
+        below = [path for path in self._waiting if any(path == top or is_below(path, top) for top in tops)]
+        sent = [(path, *self._submit(path)) for path in below]
+        late: TimeoutError | None = None
+        for path, touch, call in sent:
+            try:
+                await call
+            except OSError as error:
+                await self._failed(path, touch, error)
+                late = error if isinstance(error, TimeoutError) else late
+            finally:
+                self._landed(call)
+        if late is not None:
+            raise late
 
     async def run(self) -> None:
         """Send what is noted soon after, until cancelled."""
@@ -80,14 +105,23 @@ class Touches:
         call = self._context.call_owner(path, TOUCH, touch.request(path))
 
         def done() -> None:
+            self._landed(call)
             if call.error is not None:
                 self._context.pool.pump.start(self._failed(path, touch, call.error))
 
+        self._under_way[id(call)] = call
         if call.done:  # of a daemon in this process
             done()
         else:
             call.on_done = done
         return touch, call
+
+    def _landed(self, call: Call[Empty]) -> None:
+        self._under_way.pop(id(call), None)
+        if not self._under_way:
+            landing, self._landing = self._landing, []
+            for gate in landing:
+                gate.open()
 
     async def _failed(self, path: bytes, touch: _Touch, error: OSError) -> None:
         """Say it once more where another node has renamed the directory to, if it has."""

@@ -256,16 +256,20 @@ class Writer:
             inode.dirty = False
             self.dirty.discard(inode)
 
-    def lost(self, inode: Inode, error: OSError) -> bool:
-        """Whether *error* says that the file has no name any more, which is noted."""
+    def is_lost(self, inode: Inode, error: OSError) -> bool:
+        """Whether *error* says that the file is nowhere to be found any more; `check` raises ESTALE then."""
         if error.errno not in (errno.ESTALE, errno.ENOENT):
             return False
         log.warning("file %#x lost its name elsewhere: %s", inode.fid, error)
         inode.gone = True
+        if inode.behind is None:
+            inode.behind = Behind()
+        if inode.behind.error is None:
+            inode.behind.error = OSError(errno.ESTALE, error.strerror)
         return True
 
     def _failed(self, inode: Inode, behind: Behind, error: OSError) -> None:
-        if self.lost(inode, error):
+        if self.is_lost(inode, error):
             return
         log.warning("write to file %#x: %s", inode.fid, error)
         if behind.error is None:

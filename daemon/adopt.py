@@ -125,6 +125,8 @@ class Adoption:
         self._store.count_entry(entry.mode, 1)
         if entry.is_directory:
             self._leases.moved(request.path, request.client_id)
+        else:
+            self._moves.file_came(entry.fid, request.path)
 
     def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> None:
         name = paths.printable(request.path)

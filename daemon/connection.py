@@ -62,6 +62,7 @@ class Connection:
         merge: bool = True,
     ) -> None:
         """*spinner* is all connections'. *nursery*: tasks that end by themselves once it is closed."""
+        self._was_closed = False  # by the peer: it has left
         self._shares = shares
         self._merge = merge
         self._spinner = spinner
@@ -148,6 +149,7 @@ class Connection:
                 spell_end_s = time.perf_counter() + BUSY_SPELL_S
                 continue
             if not count:
+                self._was_closed = True
                 return
             messages = decoder.received(count)
             if messages:
@@ -245,4 +247,4 @@ class Connection:
     def _leave_session(self) -> None:
         session = getattr(self, "session", None)
         if session is not None and session.connection is self:
-            self._sessions.left(session)
+            self._sessions.left(session, broke=not self._was_closed)

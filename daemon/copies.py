@@ -16,7 +16,6 @@ import errno
 import logging
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -36,12 +35,11 @@ from gkfs.copy_messages import (
 )
 from gkfs.daemon import keys
 from gkfs.daemon.dispatch import Dispatcher
-from gkfs.daemon.session import BATCH_SLOT, Session
+from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Superblock, plant
 from gkfs.errors import os_error
-from gkfs.limits import DEDUP_WINDOW
 from gkfs.messages import Empty
 from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_RECORDS
 
@@ -65,7 +63,6 @@ class Copy:
         self.heard_s = trio.current_time()
         self._part: list[bytes | None] = []  # of a commit that has come in part
         self._parts = 0
-        self._replies: dict[bytes, deque[tuple[int, bytes]]] = {}
         self.tasks = 0
         self.idle = trio.Event()
 
@@ -88,8 +85,6 @@ class Copy:
                 self.store.delete(key)
             else:
                 self.store.put(key, value)
-                if key[:1] == keys.REPLIES and key[-1] == BATCH_SLOT:
-                    self._keep_replies(key, value)
         self._commit(seq)
 
     def finish(self) -> None:
@@ -102,18 +97,11 @@ class Copy:
         self.store.commit()
         self.seq = seq
 
-    def _keep_replies(self, key: bytes, value: bytes) -> None:
-        known = self._replies.setdefault(key, deque(maxlen=DEDUP_WINDOW))
-        known.extend((seq, reply) for seq, reply in msgpack.unpackb(value))
-
     async def become_original(self) -> None:
         """Close it as what a daemon leaves behind: it can be started on the folder. Raises OSError."""
         while self.tasks:
             self.idle = trio.Event()
             await self.idle.wait()
-        for key, replies in self._replies.items():
-            if self.store.get(key) is not None:
-                self.store.put(key, msgpack.packb(list(replies)))
         self.store.delete(keys.COPIED)
         self.store.commit()
         self.close()

@@ -139,7 +139,7 @@ class Dispatcher:
         if self._store.dirty:
             waits_for_disk = self._store.syncs_commits
             if answered:
-                connection.session.store_replies(self._store, answered, task=False)
+                connection.session.store_replies(self._store, answered)
             try:
                 if waits_for_disk:
                     self._store.commit_unsynced()
@@ -217,7 +217,7 @@ class Dispatcher:
             pieces = wire.encode_reply(row.operation, seq, reply)
             if row.once:
                 session.remember(seq, pieces)
-                session.store_replies(self._store, [seq], task=True)
+                session.store_replies(self._store, [seq])
             self._store.commit()
         except Answered as answered:
             return answered.pieces

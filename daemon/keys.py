@@ -41,6 +41,7 @@ COPIED = b"\x0c"
 UNCLAIMED = b"?"  # value of a chunk's entry: its record does not exist yet
 
 _FID = struct.Struct(">cQ")
+_SLOT = struct.Struct(">H")
 _CHUNK = struct.Struct(">cQI")
 
 # Every record of a path: the root's key, and all keys that start with a slash.
@@ -114,7 +115,18 @@ def fid_of_key(key: bytes) -> int:
 
 
 def replies(client_id: bytes, slot: int) -> bytes:
-    return REPLIES + client_id + bytes([slot])
+    return REPLIES + client_id + _SLOT.pack(slot)
+
+
+def all_replies(client_id: bytes) -> tuple[bytes, bytes]:
+    """From the first to beyond the last of a client."""
+    return REPLIES + client_id, REPLIES + client_id + b"\xff" * (_SLOT.size + 1)
+
+
+def client_and_slot(key: bytes) -> tuple[bytes, int]:
+    """The inverse of `replies`."""
+    slot: int = _SLOT.unpack(key[-_SLOT.size :])[0]
+    return key[1 : -_SLOT.size], slot
 
 
 def tree_lock(name: bytes) -> bytes:

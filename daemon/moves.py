@@ -43,6 +43,11 @@ class Moves:
         if len(self._files) > HINTS_MAX:
             del self._files[next(iter(self._files))]
 
+    def file_came(self, fid: int, path: bytes) -> None:
+        """A file has come to *path*, which is this daemon's: wherever it went from here before, it went on."""
+        if fid in self._files:
+            self.note_file(fid, path)
+
     def was_moved(self, path: bytes) -> bool:
         """Whether a directory that was above *path* was renamed lately, or may have been."""
         if not self._directories:
@@ -54,14 +59,17 @@ class Moves:
 
     def where(self, path: bytes, fid: int) -> bytes:
         """Where *fid* went that was at *path*; b"" when that is not known."""
+        hint = self._files.get(fid)
+        if hint is not None and hint[0] != path:
+            return hint[0]  # whatever became of the directory that it was in
         # The latest that fits: a path may have been taken anew since an older one.
-        found, latest_s = self._files.get(fid, _NEVER)
+        found, latest_s = b"", 0.0
         self._forget_old()
         for old in (path, *_ancestors(path)):
             new, moved_s = self._directories.get(old, _NEVER)
             if moved_s > latest_s:
                 found, latest_s = rebase(path, old, new), moved_s
-        return found
+        return found if found != path else b""
 
     def _forget_old(self) -> None:
         oldest_s = trio.current_time() - MOVED_MEMORY_S

@@ -3,7 +3,8 @@
 A client says every `HOLD_RENEW_S` which files it has open (HOLD), and when it has closed one it spoke of
 (RELEASE); a file that is opened and closed in between costs nothing. A file that loses its last name becomes
 *nameless* (table 01) as long as somebody holds it. Who opened it a moment ago may not have said so yet: while
-other clients are connected, it stays for `NAMELESS_GRACE_S` in any case.
+other clients are connected, it stays for `NAMELESS_GRACE_S` in any case; while the connection of one is broken,
+for `HOLDER_GONE_S`.
 
 Holders of nameless files are stored, so that a restart forgets nobody; all others are in memory. A client that
 says nothing for `HOLDER_GONE_S` is gone.
@@ -82,8 +83,8 @@ class Opens:
         holders = self._held.get(entry.fid, {})
         if entry.fid == open_fid:
             holders = holders | {client_id: now_s}
-        may_be_open = self._may_be_open(client_id, now_s)
-        if not entry.is_regular or not (holders or may_be_open):
+        grace_s = self._grace_s(client_id, now_s)
+        if not entry.is_regular or not (holders or grace_s):
             self._reclaimer.add(entry)
             return False
         nameless = entry.changed(nlink=0, ctime_ns=now_ns)
@@ -92,15 +93,17 @@ class Opens:
             self._store.put(keys.holder(entry.fid, holder), b"")
         if holders:
             self._held[entry.fid] = holders
-        if may_be_open:  # whoever else is known to hold it
-            self._begin_grace(entry.fid, now_s + NAMELESS_GRACE_S)
+        if grace_s:  # whoever else is known to hold it
+            self._begin_grace(entry.fid, now_s + grace_s)
         return entry.fid == open_fid
 
-    def _may_be_open(self, client_id: bytes, now_s: float) -> bool:
-        """Whether somebody but *client_id* may have opened the file without saying so yet."""
+    def _grace_s(self, client_id: bytes, now_s: float) -> float:
+        """For how long somebody but *client_id* may have opened the file without saying so; 0.0: nobody has."""
+        if self._sessions.has_other_client_away(client_id):
+            return HOLDER_GONE_S  # it says so when it has come back
         if self._restarted and now_s - self._started_s < 2 * NAMELESS_GRACE_S:
-            return True  # what was said before is forgotten
-        return self._sessions.has_other_client(client_id)
+            return NAMELESS_GRACE_S  # what was said before is forgotten
+        return NAMELESS_GRACE_S if self._sessions.has_other_client(client_id) else 0.0
 
     def _is_held(self, fid: int) -> bool:
         return bool(self._store.scan(*keys.holders(fid), 1))

@@ -70,7 +70,7 @@ class Renaming:
         if request.source == request.target:
             if request.flags & RENAME_NOREPLACE:
                 raise os_error(errno.EEXIST, paths.printable(request.target))
-            return RenameReply(self._records.at(request.source), 0, False)
+            return RenameReply(self._records.at(request.source), 0, False, False)
         if not plan.tree and self._steps.owner(plan) == self._own_index:
             if self._steps.guards.active:
                 self._steps.guards.check_change(plan.target)

@@ -23,6 +23,7 @@ from gkfs.daemon.session import Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.messages import RenameReply
+from gkfs.metadentry import is_directory_record
 from gkfs.operations import ADOPT, FORGET_INTENT, RENAME
 from gkfs.peer_messages import AdoptReply, ForgetIntentRequest
 
@@ -90,6 +91,8 @@ class RenameSteps:
             self.store.count_entry(entry.mode, 1)
             if entry.is_directory:
                 self._leases.moved(plan.source, plan.client_id)
+            else:
+                self._moves.file_came(entry.fid, plan.source)
         else:
             self.store.delete(key)
         if not plan.tree:
@@ -159,7 +162,8 @@ class RenameSteps:
 
 def client_reply(plan: Plan, reply: AdoptReply) -> RenameReply:
     """What the client is told."""
-    return RenameReply(plan.record, reply.replaced_fid, reply.kept)
+    directory = plan.is_exchange and reply.record != b"" and is_directory_record(reply.record)
+    return RenameReply(plan.record, reply.replaced_fid, reply.kept, directory)
 
 
 class AdoptionUnknown(TimeoutError):

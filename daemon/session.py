@@ -4,15 +4,16 @@ A session belongs to a client id (one mount, one peer's boot) and outlives its c
 repeat would have another outcome (CREATE, UNLINK, ...) it keeps the encoded replies of the last `DEDUP_WINDOW`
 sequence numbers; a client never has more than half as many in flight, so what it repeats is still here.
 
-A daemon that dies may have committed requests whose replies did not leave any more: the replies of each batch
-are therefore committed with it, under one key per client. Only the latest batch is kept: older replies were
-handed to the kernel before, which delivers them although the daemon is dead. Requests that involve other daemons
-store their reply with the step that decides them (`Sessions.answer`), also when a restart takes that step.
+A daemon that dies may have committed requests whose replies did not arrive: the replies of each batch are
+therefore committed with it, under a key of their own. The latest `IN_FLIGHT_MAX` of a client are kept, which may
+all have been under way when its connection broke, before or because the daemon died; then keys are used again.
+Requests that involve other daemons store their reply with the step that decides them (`Sessions.answer`), also
+when a restart takes that step.
 """
 
 import logging
 from collections import deque
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgpack
 import trio
@@ -20,16 +21,19 @@ import trio
 from gkfs import wire
 from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
-from gkfs.limits import DEDUP_WINDOW, REPLIES_KEPT_BYTES, REPLY_OVERHEAD_BYTES, SESSION_MEMORY_S, SESSIONS_MAX
+from gkfs.limits import (
+    DEDUP_WINDOW,
+    HOLDER_GONE_S,
+    IN_FLIGHT_MAX,
+    REPLIES_KEPT_BYTES,
+    REPLY_OVERHEAD_BYTES,
+    SESSION_MEMORY_S,
+    SESSIONS_MAX,
+)
 from gkfs.messages import Buffer
 from gkfs.operations import Operation, Q, R
 
 _log = logging.getLogger(__name__)
-
-# Replies of batches are under slot 0. Requests that are executed by a task of their own (rename, rmdir) finish
-# one by one, and must not displace a batch nor each other.
-BATCH_SLOT: Final = 0
-TASK_SLOTS: Final = 16
 
 
 class Link(Protocol):
@@ -67,7 +71,12 @@ class Session:
         self.replies: dict[int, list[Buffer]] = {}  # by sequence number
         self.replies_bytes = 0
         self._order: deque[int] = deque()  # of *replies*, oldest first; some are forgotten
-        self._next_slot = 1
+        # What is stored of them: slot and number of replies, oldest first; and slots whose replies are too old.
+        self._stored: deque[tuple[int, int]] = deque()
+        self._stored_replies = 0
+        self._free_slots: list[int] = []
+        self._slots = 0  # ever used
+        self._stored_last = 0  # number of the latest that was stored
         # Of all sessions, to be kept up to date; see `Sessions`.
         self.total: ReplyBytes = ReplyBytes() if total is None else total
 
@@ -97,14 +106,28 @@ class Session:
         self.replies_bytes += more_bytes
         self.total.size_bytes += more_bytes
 
-    def store_replies(self, store: MetadataStore, seqs: list[int], *, task: bool) -> None:
+    def store_replies(self, store: MetadataStore, seqs: list[int]) -> None:
         """Put the replies to *seqs* into *store*, to be committed with what they answer."""
-        slot = BATCH_SLOT
-        if task:
-            slot = self._next_slot
-            self._next_slot = slot % TASK_SLOTS + 1
+        while self._stored and self._stored_replies - self._stored[0][1] >= IN_FLIGHT_MAX:
+            slot, count = self._stored.popleft()
+            self._stored_replies -= count
+            self._free_slots.append(slot)
+        slot = self._free_slots.pop() if self._free_slots else self._slots
+        self._note_stored(slot, len(seqs), self._stored_last + 1)
         replies = [(seq, b"".join(self.replies[seq])) for seq in seqs]
-        store.put(keys.replies(self.client_id, slot), msgpack.packb(replies))
+        store.put(keys.replies(self.client_id, slot), msgpack.packb((self._stored_last, replies)))
+
+    def load_replies(self, slot: int, number: int, replies: list[tuple[int, bytes]]) -> None:
+        """Take in what an earlier run has stored, in the order of *number*."""
+        for seq, reply in replies:
+            self.remember(seq, [reply])
+        self._note_stored(slot, len(replies), number)
+
+    def _note_stored(self, slot: int, count: int, number: int) -> None:
+        self._stored.append((slot, count))
+        self._stored_replies += count
+        self._slots = max(self._slots, slot + 1)
+        self._stored_last = number
 
 
 class Sessions:
@@ -114,6 +137,7 @@ class Sessions:
         self._store = store
         self._sessions: dict[bytes, Session] = {}
         self._clients: set[bytes] = set()  # mounts that are connected
+        self._away: dict[bytes, float] = {}  # mounts whose connection broke, and when: they come back
         self._total = ReplyBytes()
         self._load()
 
@@ -131,7 +155,7 @@ class Sessions:
         """Have the next commit store the reply to a request together with what it answers."""
         session = self._known(client_id)
         session.remember(seq, wire.encode_reply(operation, seq, reply))
-        session.store_replies(self._store, [seq], task=True)
+        session.store_replies(self._store, [seq])
 
     def unanswer(self, client_id: bytes, seq: int) -> None:
         """Take `answer` back: the commit has failed."""
@@ -156,16 +180,27 @@ class Sessions:
         """*session* has a connection."""
         if session.role == "client":
             self._clients.add(session.client_id)
+            self._away.pop(session.client_id, None)
 
-    def left(self, session: Session) -> None:
-        """*session* has no connection any more."""
+    def left(self, session: Session, *, broke: bool = False) -> None:
+        """*session* has no connection any more; *broke*: the peer has not closed it."""
         session.connection = None
         session.last_seen_s = trio.current_time()
-        self._clients.discard(session.client_id)
+        if session.client_id in self._clients:
+            self._clients.discard(session.client_id)
+            if broke:
+                self._away[session.client_id] = session.last_seen_s
 
     def has_other_client(self, client_id: bytes) -> bool:
         """Whether a mount other than *client_id* is connected."""
         return len(self._clients) > (client_id in self._clients)
+
+    def has_other_client_away(self, client_id: bytes) -> bool:
+        """Whether the connection of a mount other than *client_id* broke, and it may still come back."""
+        oldest_s = trio.current_time() - HOLDER_GONE_S
+        for gone in [gone for gone, since_s in self._away.items() if since_s < oldest_s]:
+            del self._away[gone]
+        return len(self._away) > (client_id in self._away)
 
     def connected(self) -> int:
         """How many sessions have a connection."""
@@ -187,19 +222,20 @@ class Sessions:
         del self._sessions[session.client_id]
         self._total.size_bytes -= session.replies_bytes
         session.total = ReplyBytes()  # for what tasks still add to it
-        for key, _ in self._store.scan(*_slots(session.client_id), TASK_SLOTS + 1):
-            self._store.delete(key)
+        for page in self._store.pages(*keys.all_replies(session.client_id)):
+            for key, _ in page:
+                self._store.delete(key)
 
     def _load(self) -> None:
         now_s = trio.current_time()
+        stored: dict[bytes, list[tuple[int, int, list[tuple[int, bytes]]]]] = {}
         for page in self._store.pages(*keys.table(keys.REPLIES)):
             for key, value in page:
-                client_id = key[1:-1]
-                session = self._sessions.setdefault(client_id, Session(client_id, "client", self._total))
-                session.last_seen_s = now_s
-                for seq, reply in msgpack.unpackb(value):
-                    session.remember(seq, [reply])
-
-
-def _slots(client_id: bytes) -> tuple[bytes, bytes]:
-    return keys.replies(client_id, 0), keys.replies(client_id, TASK_SLOTS + 1)
+                client_id, slot = keys.client_and_slot(key)
+                number, replies = msgpack.unpackb(value)
+                stored.setdefault(client_id, []).append((number, slot, replies))
+        for client_id, batches in stored.items():
+            session = self._sessions[client_id] = Session(client_id, "client", self._total)
+            session.last_seen_s = now_s
+            for number, slot, replies in sorted(batches):
+                session.load_replies(slot, number, replies)

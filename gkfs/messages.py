@@ -233,6 +233,7 @@ class RenameReply(NamedTuple):
     record: bytes  # of the renamed entry
     replaced_fid: int  # 0: *target* did not exist; the fid of *record*: both were names of one file, and stay
     kept: bool
+    exchanged_directory: bool  # what got the name *source* is one
 
 
 class LinkRequest(NamedTuple):

@@ -1,0 +1,120 @@
+"""What goes wrong in a run, and when: drawn from the seed, at calls of programs."""
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tests.simulation.node import DaemonNode
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_STEPS_MAX: Final = 30  # of a process, before the one at which it ends
+_SOON_S: Final = 2.0  # by which it is killed anyway
+_SHORT_S: Final = (0.01, 0.1, 0.5, 3.0)
+_LONG_S: Final = (25.0, 70.0)
+_LONG_CHANCE: Final = 0.04
+_EARLY_CHANCE: Final = 0.1  # of a daemon that has just started to be killed
+
+
+class Faults:
+    """The faults of one run."""
+
+    def __init__(self, world: "World", random: Random) -> None:
+        self._world = world
+        self._random = random
+        self.longest_s = 0.0  # for which something was away
+        self.killed_daemons = 0
+        self.killed_clients = 0
+        self._kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+            (6, self.kill_daemon),
+            (1, self.end_daemon),
+            (6, self.break_connection),
+            (6, self.lose_replies),
+            (3, self.clog),
+            (2, self.partition),
+            (2, self.kill_client),
+        ]
+
+    def draw(self) -> Callable[[], Awaitable[None]]:
+        """One of them."""
+        return self._random.choices([act for _, act in self._kinds], [weight for weight, _ in self._kinds])[0]
+
+    def _away_s(self) -> float:
+        away_s = self._random.choice(_LONG_S if self._random.random() < _LONG_CHANCE else _SHORT_S)
+        self.longest_s = max(self.longest_s, away_s)
+        return away_s
+
+    async def kill_daemon(self) -> None:
+        """Now, or at one of its next steps."""
+        daemon = self._random.choice(self._world.daemons)
+        if not daemon.is_up:
+            return
+        self.killed_daemons += 1
+        process = daemon.process
+        if self._random.random() < 0.7:
+            process.die_soon(self._random, _STEPS_MAX)
+            await trio.sleep(_SOON_S)
+        if process.alive:
+            self._world.trace(f"{daemon.name} is killed")
+            process.kill()
+
+    async def end_daemon(self) -> None:
+        """As SIGTERM."""
+        daemon = self._random.choice(self._world.daemons)
+        if daemon.is_up:
+            self._world.trace(f"{daemon.name} is told to end")
+            daemon.stop.set()
+
+    async def keep(self, daemon: DaemonNode) -> None:
+        """Start *daemon* again whenever it has ended."""
+        while True:
+            await daemon.ended.wait()
+            self._world.trace(f"{daemon.name} has ended")
+            await trio.sleep(self._away_s())
+            self._world.trace(f"{daemon.name} starts")
+            daemon.start()
+            if self._random.random() < _EARLY_CHANCE:
+                daemon.process.die_soon(self._random, _STEPS_MAX)
+
+    async def break_connection(self) -> None:
+        pipes = self._world.system.network.live_pipes()
+        if pipes:
+            self._world.trace("a connection breaks")
+            self._random.choice(pipes).on_break()
+
+    async def lose_replies(self) -> None:
+        """A connection breaks after a few bytes more in one direction."""
+        pipes = self._world.system.network.live_pipes()
+        if pipes:
+            self._random.choice(pipes).breaks_after = self._random.choice((0, 1, 30, 200))
+
+    async def clog(self) -> None:
+        """One direction between two hosts stops for a while."""
+        source, target = self._random.sample(self._world.hosts(), 2)
+        network = self._world.system.network
+        network.cut(source, target, network.clock.now_s + self._away_s())
+        self._world.trace(f"{source} does not reach {target}")
+
+    async def partition(self) -> None:
+        """One host does not reach the others, nor they it."""
+        one = self._random.choice(self._world.hosts())
+        network = self._world.system.network
+        until_s = network.clock.now_s + self._away_s()
+        self._world.trace(f"{one} is alone")
+        for other in self._world.hosts():
+            if other != one:
+                network.cut(one, other, until_s)
+                network.cut(other, one, until_s)
+
+    async def kill_client(self) -> None:
+        """With its programs; another one comes."""
+        clients = [client for client in self._world.clients if client.is_up]
+        if len(clients) > 1:
+            client = self._random.choice(clients)
+            self.killed_clients += 1
+            self._world.trace(f"{client.name} is killed")
+            await client.kill()
+            self._world.add_client()

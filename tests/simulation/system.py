@@ -1,0 +1,156 @@
+"""What the operating system gives to `gkfs`, simulated: sockets, epoll, threads, clocks, random numbers.
+
+The product is not changed and knows of nothing: the names under which it finds the system are bound to simulated
+ones while a simulation runs. Files are real, in a folder that should be in memory. All is decided by one seed.
+"""
+
+import os
+import random
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pyfuse3
+import pytest
+import trio
+import trio._core._run as trio_run
+
+from gkfs import transport
+from gkfs.client import inodes, mount, pump
+from gkfs.daemon import connection
+from gkfs.daemon.store import MetadataStore
+from tests.simulation.clock import Clock, Times
+from tests.simulation.descriptors import Epoll, Poll, Table
+from tests.simulation.network import Network, Profile
+from tests.simulation.node import SessionPump
+from tests.simulation.process import PROCESS, Killed
+from tests.simulation.sockets import Hosts
+
+T = TypeVar("T")
+_THREAD_MAX_S = 0.003  # what a call in a thread takes
+
+
+class System:
+    """One simulated system; all chance in it comes from *seed*."""
+
+    def __init__(self, seed: int, *, calm: bool) -> None:
+        self.random = random.Random(seed)
+        self.clock = Clock()
+        self.table = Table()
+        self.network = Network(self.clock, self.random, Profile.drawn(self.random, calm=calm))
+        self.hosts = Hosts(self.table, self.network)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within the block the product runs on this system."""
+        state = random.getstate()
+        with pytest.MonkeyPatch.context() as patch:
+            self._bind(patch)
+            random.seed(self.random.random())
+            try:
+                yield
+            finally:
+                random.setstate(state)
+
+    def _bind(self, patch: pytest.MonkeyPatch) -> None:
+        times = Times(self.clock, self.random)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("gkfs."):
+                if vars(module).get("time") is time:
+                    patch.setattr(module, "time", times)
+                if vars(module).get("MetadataStore") is MetadataStore:
+                    patch.setattr(module, "MetadataStore", Store)
+                if "DAEMON_SPIN_S" in vars(module):
+                    patch.setattr(module, "DAEMON_SPIN_S", 0.0)
+        patch.setattr(socket, "gethostname", lambda: PROCESS.get().host)
+        patch.setattr(os, "urandom", self.random.randbytes)
+        patch.setattr(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+        patch.setattr(trio_run, "_r", random.Random(self.random.random()))
+        patch.setattr(trio.to_thread, "run_sync", self._in_thread)
+        for wait in ("wait_readable", "wait_writable", "notify_closing"):
+            patch.setattr(trio.lowlevel, wait, getattr(self.table, wait))
+        patch.setattr(transport, "listen_tcp", self.hosts.listen_tcp)
+        patch.setattr(transport, "listen_unix", self.hosts.listen_unix)
+        patch.setattr(transport, "_connect", self.hosts.connect)
+        patch.setattr(connection, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+        epoll = SimpleNamespace(epoll=lambda: Epoll(self.table), EPOLLIN=select.EPOLLIN)
+        patch.setattr(pump, "select", epoll)
+        names = {name: getattr(self.table, name) for name in ("eventfd", "eventfd_read", "eventfd_write", "close")}
+        patch.setattr(pump, "os", SimpleNamespace(EFD_NONBLOCK=0, EFD_CLOEXEC=0, **names))
+        # Sets of inodes are walked in the order of their hashes, which would be that of their addresses.
+        patch.setattr(inodes.Inode, "__hash__", lambda inode: hash(inode.fid))
+        patch.setattr(mount, "Pump", SessionPump)
+        patch.setattr(pyfuse3, "terminate", lambda: PROCESS.get().end_session())
+        patch.setattr(pyfuse3, "close", lambda unmount: None)
+        patch.setattr(pyfuse3, "readdir_reply", _take_entry)
+        patch.setattr(pyfuse3, "invalidate_inode", lambda *arguments, **options: None)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """For `trio.to_thread.run_sync`: here, at some moment; not to be cancelled, as a thread is not."""
+        process = PROCESS.get()
+        limiter: trio.CapacityLimiter | None = options.get("limiter")
+        if limiter is not None:
+            await limiter.acquire()
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.random.uniform(0.0, _THREAD_MAX_S))
+                last = process.before_step()
+                result = function(*arguments)
+                process.after_step(last)
+                await trio.sleep(self.random.uniform(0.0, _THREAD_MAX_S))
+                process.check()
+        finally:
+            if limiter is not None:
+                limiter.release()
+        return result
+
+
+def _take_entry(token: Callable[[bytes, Any, int], bool], name: bytes, attributes: Any, cookie: int) -> bool:
+    return token(name, attributes, cookie)
+
+
+class Store(MetadataStore):
+    """The product's store, which ends with its process; what it had committed is kept as it was then."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._process = PROCESS.get()
+        self._process.on_kill.append(self._killed)
+
+    def _killed(self) -> None:
+        # What RocksDB has handed to the system stays; what it does when it is closed has not happened.
+        folder = Path(self._folder)
+        image = [(path, path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != "LOCK"]
+        self._db.close()
+        self._db = _Ended(self._process.name)  # type: ignore[assignment]
+        for path in folder.iterdir():
+            path.unlink()
+        for path, data in image:
+            path.write_bytes(data)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        last = self._process.before_step()
+        super()._write(write)
+        self._process.after_step(last)
+
+    def close(self) -> bool:
+        if isinstance(self._db, _Ended):
+            return False
+        self._process.on_kill.remove(self._killed)
+        return super().close()
+
+
+class _Ended:
+    """Stands for the database of a process that has ended."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        raise Killed(self._name)

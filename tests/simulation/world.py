@@ -1,0 +1,347 @@
+"""One run: a cluster on a simulated system, programs, faults; then peace, and the checks."""
+
+import hashlib
+import logging
+import shutil
+import stat
+import tempfile
+import traceback
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import trio
+from pyfuse3 import FUSEError
+
+from gkfs import hostfile
+from gkfs.commands import hostfiles, survey
+from gkfs.daemon.faults import Fault, Kind
+from gkfs.keyfile import KEY_BYTES, Key
+from gkfs.limits import HOLDER_GONE_S, REQUEST_TIMEOUT_S
+from tests.simulation import data_model, names_model
+from tests.simulation.faults import Faults
+from tests.simulation.history import History
+from tests.simulation.kernel import Kernel
+from tests.simulation.node import ClientNode, DaemonNode, folder_in_memory
+from tests.simulation.process import PROCESS, Process
+from tests.simulation.system import System
+from tests.simulation.workload import ALL_NAMES, BLOCKS, DIRECTORIES, LOGS, Numbers, Program, read_block
+
+_FSID: Final = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
+_TRACE_KEPT: Final = 60
+_RUN_MAX_S: Final = 3600.0  # simulated; nothing waits that long
+_LATE_S: Final = 10.0  # what is away for less makes no call fail
+_CALL_MAX_S: Final = 2 * REQUEST_TIMEOUT_S + 1.0  # some have to ask two daemons, one after the other
+
+
+class Violation(AssertionError):
+    """A promise was broken, or a check failed."""
+
+
+@dataclass
+class Report:
+    """What a run has shown."""
+
+    seed: int
+    digest: str = ""
+    violations: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    simulated_s: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {len(self.violations)} violations", *self.violations[:10], "the last events:"]
+        return "\n".join([*lines, *self.trace, f"again: python -m tests.simulation.run --seed {self.seed}"])
+
+
+class World:
+    """A cluster of *daemon_count* hosts with a daemon each, and clients on hosts of their own."""
+
+    def __init__(self, seed: int, folder: Path, *, daemon_count: int = 0, fault_count: int = -1) -> None:
+        self.report = Report(seed)
+        self.system = System(seed, calm=fault_count == 0)
+        self.random = self.system.random
+        self.history = History()
+        self.daemons: list[DaemonNode] = []
+        self.clients: list[ClientNode] = []
+        self._folder = folder
+        self._hosts = folder / "hosts"
+        self._daemon_count = daemon_count or self.random.choice((1, 2, 2, 3, 3, 4))
+        self._fault_count = self.random.choice((0, 2, 4, 8)) if fault_count < 0 else fault_count
+        self._client_count = self.random.choice((1, 2, 3))
+        self._program_count = self.random.choice((1, 1, 2))
+        self._calls = 90 // (self._client_count * self._program_count)
+        self._think_s = self.random.choice((0.0, 0.002, 0.05))
+        self._write_behind = self.random.random() < 0.2
+        self._numbers = Numbers()
+        self._programs: list[Program] = []
+        self._kernels: list[Kernel] = []
+        self._calls_begun = 0
+        self._fault_scopes: list[trio.CancelScope] = []
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._last: deque[str] = deque(maxlen=_TRACE_KEPT)
+        self._faults = Faults(self, self.random)
+        calls = self._calls * self._client_count * self._program_count
+        self._fault_calls = Counter(self.random.randrange(calls) for _ in range(self._fault_count))
+
+    # --- for all parts
+
+    def trace(self, event: str) -> None:
+        """Something has happened."""
+        line = f"{self.system.clock.now_s:.6f} {event}"
+        self._digest.update(line.encode())
+        self._last.append(line)
+
+    def violation(self, text: str) -> None:
+        """A promise was broken."""
+        self.trace(f"VIOLATION: {text}")
+        self.report.violations.append(text)
+
+    def hosts(self) -> list[str]:
+        """Where something runs."""
+        return [node.host for node in (*self.daemons, *self.clients) if node.is_up]
+
+    @property
+    def _daemon_ended(self) -> bool:
+        return any(daemon.starts > 1 for daemon in self.daemons)
+
+    def _took(self, what: str, seconds: float) -> None:
+        if seconds > _CALL_MAX_S:
+            self.violation(f"{what} took {seconds:.3f} s")
+
+    def add_client(self) -> ClientNode:
+        """One more client, with its programs."""
+        client = ClientNode(len(self.clients), self._hosts, self._nursery, write_behind=self._write_behind)
+        self.clients.append(client)
+        client.start()
+        kernel = Kernel(client, self.system.clock, self.history, self.trace, self._took)
+        self._kernels.append(kernel)
+        for _ in range(self._program_count):
+            self._working += 1
+            self._nursery.start_soon(self._work, client, kernel)
+        return client
+
+    # --- the run
+
+    def run(self) -> Report:
+        """All of it."""
+        with self.system.installed(), self._logged():
+            try:
+                trio.run(self._main, clock=self.system.clock)
+            except Exception as error:
+                self.violation("".join(traceback.format_exception(error)))
+        report = self.report
+        report.digest = self._digest.hexdigest()
+        report.trace = list(self._last)
+        report.simulated_s = self.system.clock.now_s
+        report.counts["network events"] = self.system.network.events
+        report.counts["calls about names"] = len(self.history.names)
+        return report
+
+    async def _main(self) -> None:
+        try:
+            with trio.fail_after(_RUN_MAX_S):
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self.system.network.run)
+                    await self._begin()
+                    await self._until_worked()
+                    await self._peace()
+                    await self._check()
+                    for daemon in self.daemons:
+                        await daemon.end()
+                    nursery.cancel_scope.cancel()
+        except trio.TooSlowError:
+            self.violation(f"the run has not ended after {_RUN_MAX_S} s")
+
+    async def _begin(self) -> None:
+        hostfiles.create(self._hosts, _FSID, self._daemon_count, Key(bytes(KEY_BYTES)))
+        for index in range(self._daemon_count):
+            daemon = DaemonNode(index, self._folder, self._hosts, self._nursery)
+            self.daemons.append(daemon)
+            daemon.start()
+        for daemon in self.daemons:
+            await daemon.ready.wait()
+            self._nursery.start_soon(self._while_faults, self._faults.keep, daemon)
+        self._working = 0
+        self._all_worked = trio.Event()
+        self._set_up = False
+        for _ in range(self._client_count):
+            self.add_client()
+
+    async def _work(self, client: ClientNode, kernel: Kernel) -> None:
+        """One program, which ends with its client."""
+        PROCESS.set(Process(f"program of {client.name}", client.host))
+        async with trio.open_nursery() as nursery:
+
+            async def end_with_client() -> None:
+                await client.ended.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with_client)
+            await client.ready.wait()
+            if not self._set_up:
+                self._set_up = True
+                await self._prepare(kernel)
+            large = self.system.network.profile.capacity_bytes > 4096
+            shared = (self.history, self._numbers, self.random, self.trace)
+            program = Program(kernel, *shared, large=large, is_late=lambda: self._faults.longest_s > _LATE_S)
+            self._programs.append(program)
+            await program.run(self._calls, self._think_s, self._call_begins)
+            nursery.cancel_scope.cancel()
+        self._working -= 1
+        if not self._working:
+            self._all_worked.set()
+
+    async def _prepare(self, kernel: Kernel) -> None:
+        for name in LOGS:
+            with suppress(FUSEError):
+                await kernel.close(await kernel.create((name,), exclusive=True))
+        for name in DIRECTORIES:
+            with suppress(FUSEError):  # others are at work already
+                await kernel.mkdir((name,))
+
+    async def _call_begins(self) -> None:
+        for _ in range(self._fault_calls[self._calls_begun]):
+            self._nursery.start_soon(self._while_faults, self._faults.draw())
+        self._calls_begun += 1
+
+    async def _while_faults(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        with trio.CancelScope() as scope:
+            self._fault_scopes.append(scope)
+            await work(*arguments)
+
+    async def _until_worked(self) -> None:
+        await self._all_worked.wait()
+        for scope in self._fault_scopes:
+            scope.cancel()
+
+    async def _peace(self) -> None:
+        """Nothing breaks any more, everything is up, all clients have gone."""
+        self.trace("peace")
+        self.system.network.heal()
+        for daemon in self.daemons:
+            daemon.process.dies_at_step = 0
+        for daemon in self.daemons:
+            while not daemon.is_up:
+                if daemon.ended.is_set():
+                    daemon.start()
+                await trio.sleep(0.5)
+        for client in self.clients:
+            if not client.ended.is_set():
+                await client.end()
+        await trio.sleep(2 * HOLDER_GONE_S)
+
+    # --- the checks
+
+    async def _check(self) -> None:
+        PROCESS.set(Process("checks", "checks"))
+        for program in self._programs:
+            self.report.counts["late"] += program.late
+            for text in program.unexpected:
+                self.violation(f"an outcome that no call has: {text}")
+        await self._fsck()
+        await self._read_all()
+        verdict = names_model.check(self.history.names)
+        self.report.counts["undecided"] += verdict.undecided
+        if not verdict.ok:
+            self.violation(f"names: nothing explains {verdict.stuck}")
+            for op in verdict.longest[-12:]:
+                self._last.append(f"explained: {op}")
+            for op in self.history.names:
+                if verdict.stuck is not None and op not in verdict.longest and op.begun < verdict.stuck.ended:
+                    self._last.append(f"not explained: {op}")
+        for text in data_model.check_reads(self.history, behind=self._write_behind):
+            self.violation(text)
+
+    async def _fsck(self) -> None:
+        """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what it leaves."""
+        stale = sum(kernel.stale for kernel in self._kernels)
+        late = sum(program.late for program in self._programs)
+        if stale and not self._daemon_ended:
+            self.violation(f"{stale} handles of files that are nowhere to be found, and no daemon has ended")
+        self.report.counts["stale"] += stale
+        repair = self._faults.killed_clients > 0 or stale > 0 or late > 0
+        found = await survey.check_async(hostfile.read(self._hosts), repair=repair)
+        for fault in found.faults if not repair else [*self._wrong(found.faults), *found.remaining]:
+            self.violation(f"fsck: {fault}")
+
+    def _wrong(self, faults: list[Fault]) -> list[Fault]:
+        """Those that are not explained by a client that was killed, has lost a file, or has given up to tell."""
+        return [fault for fault in faults if fault.kind not in (Kind.LINKS, Kind.BEYOND, Kind.GARBAGE)]
+
+    async def _read_all(self) -> None:
+        """What a client sees in the end, as part of the history."""
+        client = ClientNode(len(self.clients), self._hosts, self._nursery)
+        client.start()
+        await client.ready.wait()
+        kernel = Kernel(client, self.system.clock, self.history, self.trace, self._took)
+        seen: set[int] = set()
+        folders: deque[tuple[bytes, ...]] = deque([()])
+        try:
+            while folders:
+                path = folders.popleft()
+                for name, found in (await kernel.list(path, ALL_NAMES)).items():
+                    await kernel.lookup(await kernel.walk(path), name)
+                    if stat.S_ISDIR(found.mode):
+                        folders.append((*path, name))
+                    elif found.fid not in seen:
+                        seen.add(found.fid)
+                        await self._read_file(kernel, (*path, name))
+        except FUSEError as error:
+            self.violation(f"reading everything in the end failed with errno {error.errno}")
+        await client.end()
+
+    async def _read_file(self, kernel: Kernel, path: tuple[bytes, ...]) -> None:
+        handle = await kernel.open(path)
+        if path[-1] in LOGS:
+            attributes = await kernel.stat(path)
+            data = await kernel.read(handle, 0, attributes.st_size)
+            if len(data) != attributes.st_size:
+                self.violation(f"{path}: {len(data)} bytes of {attributes.st_size}")
+            appends = [append for append in self.history.appends if append.fid == handle.fid]
+            for text in data_model.check_appends(handle.fid, data, appends):
+                self.violation(text)
+        else:
+            for block in range(len(BLOCKS)):
+                await read_block(kernel, self.history, handle, range(block, block + 1), self.random)
+        await kernel.close(handle)
+
+    @contextmanager
+    def _logged(self):  # type: ignore[no-untyped-def]
+        """The product's log becomes part of the trace."""
+        logger = logging.getLogger("gkfs")
+        handler = _ToTrace(self.trace, str(self._folder))
+        before = logger.level, logger.propagate, logger.handlers
+        logger.setLevel(logging.INFO)
+        logger.propagate, logger.handlers = False, [handler]
+        try:
+            yield
+        finally:
+            logger.level, logger.propagate, logger.handlers = before
+
+
+class _ToTrace(logging.Handler):
+    def __init__(self, trace: Callable[[str], None], folder: str) -> None:
+        super().__init__()
+        self._folder = folder  # which no two runs have
+        self._trace = trace
+        self._before: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name, text = PROCESS.get().name, self.format(record).replace(self._folder, "")
+        if self._before.get(name) != text:  # it says the same all the time while a daemon is away
+            self._before[name] = text
+            self._trace(f"{name} says: {text}")
+
+
+def simulate(seed: int, **options: int) -> Report:
+    """Run *seed* in a fresh folder. Raises whatever the product or the simulation has failed with."""
+    folder = Path(tempfile.mkdtemp(prefix="gkfs-simulation-", dir=folder_in_memory()))
+    try:
+        return World(seed, folder, **options).run()
+    finally:
+        shutil.rmtree(folder)
