@@ -82,7 +82,15 @@ def settings(
     folder = rootdirs.daemon_folder(rootdir, index)
     merge, direct_io = config.merges(os.environ), config.does_direct_io(os.environ)
     return DaemonSettings(
-        folder, hostfile, index, listen, advertise, until_killed, merge, direct_io, capacity or 0
+        folder,
+        hostfile,
+        index,
+        listen,
+        advertise,
+        until_killed,
+        merge,
+        direct_io,
+        capacity_bytes=capacity or 0,
     )
 
 
