@@ -23,7 +23,7 @@ from gkfs.copy_messages import LocateRequest
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, ProtocolError, os_error
 from gkfs.hostfile import DaemonAddress, Hostfile
-from gkfs.limits import RECEIVE_STALL_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX
+from gkfs.limits import RECEIVE_STALL_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, SEND_BUFFERS_MAX, SILENT_TIMEOUT_S
 from gkfs.messages import Buffer
 from gkfs.operations import LOCATE, Operation, Q, R
 from gkfs.tls import TlsSocket
@@ -186,7 +186,9 @@ class Pool:
             connection = self._connections[daemon]
         except KeyError:  # a record says so
             raise os_error(errno.EIO, f"daemon {daemon} of {len(self._hosts.daemons)}") from None
-        call = connection.channel.submit(operation, request, time.monotonic() + self.timeout_s)
+        channel = connection.channel
+        timeout_s = min(self.timeout_s, SILENT_TIMEOUT_S) if channel.silent else self.timeout_s
+        call = channel.submit(operation, request, time.monotonic() + timeout_s)
         if self._merge:
             self._queued.append(connection)
             self.pump.wake()

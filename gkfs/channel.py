@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Self, cast
 
 from gkfs import wire
 from gkfs.errors import ProtocolError, os_error
-from gkfs.limits import IN_FLIGHT_MAX
+from gkfs.limits import IN_FLIGHT_MAX, SILENT_TIMEOUT_S
 from gkfs.messages import Buffer
 from gkfs.operations import TABLE, Operation, Q, R
 
@@ -63,6 +63,9 @@ class Channel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.connected = False
+        self.silent = False  # a call has timed out, and nothing has been heard since long before
+        self._quiet_since_s = 0.0  # as `expire` has found it
+        self._heard = True
         self.sent_batches = 0
         self.sent_requests = 0
         self._sequence = 0
@@ -112,6 +115,7 @@ class Channel:
         messages = self._decoder.received(count)
         self._arrivals += bool(messages)
         for message in messages:
+            self._heard, self.silent = True, False
             if message.kind != wire.REPLY:
                 continue  # notifications from a newer daemon are hints
             call = self._in_flight.get(message.seq)
@@ -125,6 +129,7 @@ class Channel:
     def connection_made(self) -> None:
         """A new connection is up: everything unanswered is sent (again)."""
         self.connected = True
+        self._heard, self.silent = True, False
         self._decoder = wire.Decoder()
         self._unfinished = (-1, 0.0)
         self._output = [piece for call in self._in_flight.values() for piece in call.pieces]
@@ -136,10 +141,13 @@ class Channel:
 
     def expire(self, now_s: float) -> None:
         """Fail every call whose deadline is before *now_s* with ETIMEDOUT."""
+        if self._heard:
+            self._heard, self._quiet_since_s = False, now_s
         late = [call for call in self._in_flight.values() if call.deadline_s < now_s]
         for call in late:
             del self._in_flight[call.seq]
             self._fail(call, "did not answer in time" if self.connected else "cannot be reached")
+            self.silent = self.silent or now_s - self._quiet_since_s > SILENT_TIMEOUT_S
         for call in [call for call in self._backlog if call.deadline_s < now_s]:
             self._backlog.remove(call)
             self._fail(call, "is overloaded")

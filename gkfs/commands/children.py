@@ -156,6 +156,15 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether *pid* is stopped, by SIGSTOP or a debugger: it will not do what it is asked to until it goes on."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] in "Tt"
+
+
 def environment() -> dict[str, str]:
     """Ours without what sets options: a child's options are all on its command line."""
     variables = {setting.variable for setting in config.SETTINGS} | {config.CONFIG_VARIABLE}

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from gkfs.commands import mounts, records, terminal
+from gkfs.commands import children, mounts, records, terminal
 from gkfs.commands.mounts import Busy
 from gkfs.commands.options import chosen_mountdir, mountdir_argument, verb
 from gkfs.commands.records import Record
@@ -27,9 +27,14 @@ A dead mount ("Transport endpoint is not connected") needs no option.
 @mountdir_argument
 def umount(target: Path | None, mountdir: Path | None, lazy: bool, force: bool) -> None:
     """Unmount MOUNTDIR and wait until its client has ended."""
-    path = _gkfs_mount(chosen_mountdir(target, mountdir))
-    record = records.find(path)
-    detached = _unmount(path, record, lazy or force)
+    chosen = chosen_mountdir(target, mountdir)
+    record = records.find(chosen)
+    if force and record is not None and record.running and mounts.locate(chosen) is None:
+        path, detached = chosen, False  # unmounted before, by a call that did not want to wait for ever
+    else:
+        path = _gkfs_mount(chosen)
+        record = records.find(path)
+        detached = _unmount(path, record, lazy or force)
     if record is not None and record.running:
         _wait_for_client(path, record, lazy=detached and not force, force=force)
     if record is not None and not record.running:
@@ -72,10 +77,16 @@ def _wait_for_client(path: Path, record: Record, lazy: bool, force: bool) -> Non
         with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + (END_GRACE_S if force else BUSY_RETRY_S if lazy else STOP_TIMEOUT_S)
-    while record.running and pause_until(deadline_s):
+    waits_for_it = not (lazy or force)
+    while record.running and not (waits_for_it and children.is_stopped(record.pid)) and pause_until(deadline_s):
         pass
     if not record.running:
         return
+    if waits_for_it and children.is_stopped(record.pid):
+        raise GkfsError(
+            f"{path} is unmounted, but its client, process {record.pid}, is stopped (SIGSTOP); "
+            f"SIGCONT lets it end, `gkfs umount --force {path}` ends it"
+        )
     if lazy:
         terminal.say(f"{path} is detached; its client, process {record.pid}, ends when its files are closed")
     elif force:

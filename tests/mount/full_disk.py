@@ -14,7 +14,8 @@ from tests.mount.calls import MIB, noise
 from tests.mount.file_system import FileSystem
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-_JOIN_S: Final = 120
+_JOIN_S: Final = 100
+_FILES_MAX: Final = 20_000
 _SIZES: Final = (0, 700, 4096, 8192, 30_000, 300_000, MIB, 3 * MIB + 17)
 
 
@@ -92,7 +93,7 @@ def _write(
     step = 0
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    while sum(report.errors.values()) < refusals:
+    while sum(report.errors.values()) < refusals and step < _FILES_MAX:
         step += 1
         name, size = f"{os.getpid()}-{step}", dice.choice(sizes)
         late: list[bool] = []

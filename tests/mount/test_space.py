@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,20 +12,31 @@ from tests.mount.calls import MIB, errno_of, noise, opened
 from tests.mount.file_system import FileSystem, wait_until
 from tests.mount.full_disk import NO_ROOM, OnDisk, Report, WithDiskOfOne, assert_all_there, disk, write_until_full
 
+Up = Callable[..., list[Path]]
 _FULL_AGAIN_S = 30.0
 # What daemons may say that share a disk with little room: RocksDB needs some to merge files.
 _SHORT = ["No space left", "what was kept for removals"]
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 200 MB."""
-    with disk(tmp_path / "disk", 200 * MIB) as folder:
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of 200 MB, or as many as the test says."""
+    with disk(tmp_path / "disk", getattr(request, "param", 200) * MIB) as folder:
         yield folder
 
 
-def _end(file_system: FileSystem) -> None:
-    problems = conftest.close_file_system(file_system)
+@pytest.fixture
+def up(small_disk: Path) -> Iterator[Up]:
+    """Bring a file system up, which ends with the test, before the disk does: its mounts."""
+    opened: list[FileSystem] = []
+
+    def bring_up(file_system: FileSystem, *options: str) -> list[Path]:
+        conftest.bring_up(file_system, 2, *options)
+        opened.append(file_system)
+        return file_system.mounts
+
+    yield bring_up
+    problems = [problem for file_system in opened for problem in conftest.close_file_system(file_system)]
     if problems:
         pytest.fail("\n".join(problems))
 
@@ -60,12 +71,11 @@ def _write_again(mountdir: Path, size: int = 30 * MIB) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--write-behind",)], ids=["waiting", "behind"])
 def test_a_full_disk_is_enospc_and_removals_make_room(
-    options: tuple[str, ...], small_disk: Path, tmp_path: Path
+    options: tuple[str, ...], small_disk: Path, tmp_path: Path, up: Up
 ) -> None:
     file_system = OnDisk(tmp_path / "gkfs", 3, small_disk)
     file_system.expected_trouble += _SHORT
-    conftest.bring_up(file_system, 2, *options)
-    here, there = file_system.mounts
+    here, there = up(file_system, *options)
     reports = write_until_full([here, there], writers=4, refusals=5)
     assert _errors(reports).keys() == {errno.ENOSPC}
     assert assert_all_there(there, reports) > 100 * MIB
@@ -76,31 +86,29 @@ def test_a_full_disk_is_enospc_and_removals_make_room(
     _write_again(there)
     reports += write_until_full([here, there], writers=2, refusals=2)
     assert_all_there(here, reports)
-    _end(file_system)
 
 
-def test_space_of_removed_small_files_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small_disk", [64], indirect=True)
+def test_space_of_removed_small_files_comes_back(small_disk: Path, tmp_path: Path, up: Up) -> None:
     """Their data are in records, which RocksDB removes by writing that they are."""
-    with disk(tmp_path / "disk", 64 * MIB) as small:
-        file_system = OnDisk(tmp_path / "gkfs", 1, small)
-        file_system.expected_trouble += _SHORT
-        conftest.bring_up(file_system, 2)
-        here, there = file_system.mounts
-        reports = write_until_full([here, there], writers=2, refusals=5, sizes=(8192,))
-        assert _errors(reports).keys() == {errno.ENOSPC}
-        assert assert_all_there(there, reports) > 20 * MIB
-        for report in reports:
-            for name in report.acknowledged:
-                os.unlink(here / name)
-        _write_again(there)
-        _end(file_system)
+    file_system = OnDisk(tmp_path / "gkfs", 1, small_disk)
+    file_system.expected_trouble += _SHORT
+    here, there = up(file_system)
+    reports = write_until_full([here, there], writers=2, refusals=5, sizes=(8192,))
+    assert _errors(reports).keys() == {errno.ENOSPC}
+    assert assert_all_there(there, reports) > 20 * MIB
+    for report in reports:
+        for name in report.acknowledged:
+            os.unlink(here / name)
+    _write_again(there)
 
 
-def test_removals_work_when_others_have_filled_the_disk_to_the_last_byte(small_disk: Path, tmp_path: Path) -> None:
+def test_removals_work_when_others_have_filled_the_disk_to_the_last_byte(
+    small_disk: Path, tmp_path: Path, up: Up
+) -> None:
     file_system = OnDisk(tmp_path / "gkfs", 2, small_disk)
     file_system.expected_trouble += _SHORT
-    conftest.bring_up(file_system, 2)
-    here, there = file_system.mounts
+    here, there = up(file_system)
     for number in range(400):
         (here / f"{number}").write_bytes(noise(20_000 if number % 2 else 5000, number))
     with open(small_disk / "foreign", "wb", buffering=0) as foreign:
@@ -117,29 +125,27 @@ def test_removals_work_when_others_have_filled_the_disk_to_the_last_byte(small_d
     (small_disk / "foreign").unlink()
     _write_again(there)
     assert file_system.problems() == []
-    _end(file_system)
 
 
-def test_one_full_daemon_of_three_refuses_and_the_others_take(tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", 40 * MIB) as small:
-        file_system = WithDiskOfOne(tmp_path / "gkfs", 3, 1, small)
-        conftest.bring_up(file_system, 2)
-        here, there = file_system.mounts
-        reports = write_until_full([here, there], writers=2, refusals=4)
-        assert _errors(reports).keys() == {errno.ENOSPC}
-        assert_all_there(there, reports)
-        made = [errno_of((here / f"{number}").touch) for number in range(30)]
-        assert made.count(0) > 10, "files whose records are on the other daemons can be made"
-        _remove_half(there, reports)
-        _write_again(here)
-        _end(file_system)
+@pytest.mark.parametrize("small_disk", [40], indirect=True)
+def test_one_full_daemon_of_three_refuses_and_the_others_take(small_disk: Path, tmp_path: Path, up: Up) -> None:
+    file_system = WithDiskOfOne(tmp_path / "gkfs", 3, 1, small_disk)
+    here, there = up(file_system)
+    reports = write_until_full([here, there], writers=2, refusals=4)
+    assert _errors(reports).keys() == {errno.ENOSPC}
+    assert_all_there(there, reports)
+    made = [errno_of((here / f"{number}").touch) for number in range(30)]
+    assert made.count(0) > 10, "files whose records are on the other daemons can be made"
+    _remove_half(there, reports)
+    _write_again(here)
 
 
-def test_beyond_the_capacity_is_edquot_and_df_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_the_capacity_is_edquot_and_df_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
+) -> None:
     monkeypatch.setenv("GKFS_CAPACITY", "40M")
     file_system = FileSystem(tmp_path / "gkfs", 2)
-    conftest.bring_up(file_system, 2)
-    here, there = file_system.mounts
+    here, there = up(file_system)
     found = os.statvfs(here)
     assert found.f_blocks * found.f_frsize == 80 * MIB
     reports = write_until_full([here, there], writers=4, refusals=5)
@@ -163,16 +169,14 @@ def test_beyond_the_capacity_is_edquot_and_df_shows_it(tmp_path: Path, monkeypat
     assert assert_all_there(here, reports) < 80 * MIB
     _remove_half(there, reports)
     _write_again(here)
-    _end(file_system)
 
 
 def test_small_files_count_towards_the_capacity_until_they_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
 ) -> None:
     monkeypatch.setenv("GKFS_CAPACITY", "16M")
     file_system = FileSystem(tmp_path / "gkfs", 1)
-    conftest.bring_up(file_system, 2)
-    here, there = file_system.mounts
+    here, there = up(file_system)
     reports = write_until_full([here, there], writers=2, refusals=5, sizes=(6000,))
     assert _errors(reports).keys() == {errno.EDQUOT}
     assert 7 * MIB < assert_all_there(there, reports) < 16 * MIB
@@ -180,4 +184,3 @@ def test_small_files_count_towards_the_capacity_until_they_are_removed(
         for name in report.acknowledged:
             os.unlink(here / name)
     _write_again(there, 5 * MIB)
-    _end(file_system)
