@@ -3,6 +3,8 @@
 import os
 import shutil
 
+import pytest
+
 from tests.slurm.slurm_cluster import SHARED, SlurmCluster
 
 _PROGRAM = """
@@ -27,7 +29,8 @@ gkfs stop
 """
 
 
-def test_a_script_of_ten_lines(cluster: SlurmCluster) -> None:
+@pytest.mark.parametrize("in_tls", [False, True], ids=["plain", "tls"])
+def test_a_script_of_ten_lines(in_tls: bool, cluster: SlurmCluster) -> None:
     assert len(_SCRIPT.splitlines()) <= 10
     folder = cluster.new_folder()
     source = folder / "input"
@@ -35,7 +38,10 @@ def test_a_script_of_ten_lines(cluster: SlurmCluster) -> None:
     for rank in range(3):
         (source / f"part-{rank}").write_bytes(os.urandom(3_000_007))
     (folder / "program.py").write_text(_PROGRAM)
-    done = cluster.sbatch(_SCRIPT, f"--chdir={SHARED / folder.name}")
+    script = _SCRIPT
+    if in_tls:
+        script = script.replace('start)"', 'start --tls)" && grep "tls=1$" "$GKFS_HOSTFILE"')
+    done = cluster.sbatch(script, f"--chdir={SHARED / folder.name}")
     assert (done.state, done.status) == ("COMPLETED", 0), done.output
     for rank in range(3):
         expected = (source / f"part-{(rank + 2) % 3}").read_bytes()
