@@ -31,7 +31,7 @@ from gkfs.copy_messages import (
 from gkfs.daemon.peers import Locate, Peer
 from gkfs.errors import os_error
 from gkfs.keyfile import Access
-from gkfs.limits import COPY_LEASE_S, COPY_PART_BYTES, COPY_PING_S, COPY_WINDOW_BYTES
+from gkfs.limits import COPY_LEASE_S, COPY_PART_BYTES, COPY_PING_S, COPY_SILENCE_S, COPY_WINDOW_BYTES
 from gkfs.messages import Buffer
 from gkfs.operations import (
     COPY_BEGIN,
@@ -144,6 +144,11 @@ class Mirror:
     def counts(self) -> bool:
         """Whether what leaves waits for the mirror."""
         return self._counts
+
+    @property
+    def copies(self) -> int:
+        """How many complete copies there are, the one here included."""
+        return 2 if self._counts and self.failure is None and self.silent_s < COPY_SILENCE_S else 1
 
     @property
     def is_attached(self) -> bool:

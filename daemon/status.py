@@ -52,7 +52,7 @@ class Control:
             requests=self._dispatcher.requests,
             batches=self._dispatcher.batches,
             connections=self._sessions.connected(),
-            copies=2 if self._dispatcher.mirror is not None and self._dispatcher.mirror.counts else 1,
+            copies=self._dispatcher.mirror.copies if self._dispatcher.mirror is not None else 1,
             records_bytes=self._store.disk_bytes(),
             capacity_bytes=self._storage.room.capacity_bytes,
             damaged_blocks=self._storage.damaged_blocks,

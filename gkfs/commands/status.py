@@ -67,6 +67,10 @@ def _print(hosts: Hostfile, outcomes: Outcomes) -> None:
     used = sum(answer.used_bytes for answer in answers)
     files = sum(answer.files for answer in answers)
     terminal.say(f"together: {files} files, {bytes_text(used)} used, {bytes_text(free)} free")
+    single = [str(answer.daemon_index) for answer in answers if answer.copies < hosts.features.replicas]
+    if single:
+        plural = "s" if len(single) > 1 else ""
+        terminal.say(f"daemon{plural} {', '.join(single)}: no other has a complete copy at the moment")
     for answer in answers:
         if answer.damaged_blocks:
             count = f"{answer.damaged_blocks} block{'' if answer.damaged_blocks == 1 else 's'}"

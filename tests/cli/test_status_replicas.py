@@ -1,0 +1,33 @@
+"""`gkfs status` of a file system with two copies."""
+
+import json
+import os
+import signal
+from typing import Any
+
+from tests.cli.workplace import Workplace
+from tests.mount.file_system import wait_until
+
+
+def test_status_says_whose_copy_is_missing(workplace: Workplace) -> None:
+    workplace.ok("start", "-r", workplace.root, "-H", workplace.hosts, "-n", "3", "--replicas", "2")
+
+    def daemons() -> list[dict[str, Any]]:
+        answer = json.loads(workplace.gkfs("status", "-H", workplace.hosts, "--json").out)
+        return [daemon for daemon in answer["daemons"] if daemon.get("pid")]
+
+    def all_have_two() -> bool:
+        return [daemon["copies"] for daemon in daemons()] == [2, 2, 2]
+
+    wait_until(all_have_two, "everything is on two daemons")
+    lines = workplace.ok("status", "-H", workplace.hosts).out.splitlines()
+    assert lines[0].endswith(", 2 replicas")
+    assert "copy" not in lines[-1]
+    pids = {daemon["daemon"]: int(daemon["pid"]) for daemon in daemons()}
+    os.kill(pids[1], signal.SIGKILL)
+    wait_until(lambda: pids[1] not in [daemon["pid"] for daemon in daemons()] and all_have_two(), "two again")
+    os.kill(pids[2], signal.SIGKILL)  # and what is left cannot know whether that is so
+    wait_until(lambda: [daemon["copies"] for daemon in daemons()] in ([1], [1, 1]), "the mirror is silent")
+    done = workplace.gkfs("status", "-H", workplace.hosts)
+    assert done.out.splitlines()[-1].endswith("no other has a complete copy at the moment")
+    workplace.gkfs("stop", "-H", workplace.hosts)
