@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import socket
 import subprocess
 import time
@@ -20,7 +21,7 @@ from gkfs.hostfile import read
 from tests.mount import conftest
 from tests.mount.calls import MIB, errno_of, noise
 from tests.mount.conftest import Cluster
-from tests.mount.file_system import COMMAND_LIMIT_S, GKFS, FileSystem, wait_until
+from tests.mount.file_system import COMMAND_LIMIT_S, GKFS, FileSystem, is_alive, wait_until
 
 _MAY_FAIL: Final = {0, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ETIMEDOUT}
 
@@ -146,21 +147,40 @@ def test_a_client_without_descriptors_gives_errors_and_goes_on(cluster: Cluster)
     assert file_system.client_pid(mountdir) == client
 
 
-@pytest.mark.parametrize("who", ["daemon", "client"])
-def test_without_memory_there_are_errors_and_it_goes_on(who: str, cluster: Cluster) -> None:
+def _use_side_by_side(mountdir: Path) -> set[int]:
+    """So that more is needed than before; which errnos there were."""
+    with ThreadPoolExecutor(6) as threads:
+        return set().union(*threads.map(partial(_use, mountdir), range(10, 16)))
+
+
+def test_a_daemon_without_memory_gives_errors_and_goes_on(cluster: Cluster) -> None:
     file_system = cluster(1, mounts=0)
-    file_system.expected_trouble += ["MemoryError", "Cannot allocate memory", "can't start new thread", "ERROR"]
-    file_system.expected_faults.append("^beyond: ")
+    file_system.expected_faults.append("^beyond: ")  # what a write that failed has done nevertheless
+    file_system.expected_trouble += ["MemoryError", "Cannot allocate memory", "Traceback", "failed unexpectedly"]
     mountdir = file_system.mount("--request-timeout", "3")
     assert _use(mountdir, 0) == {0}
-    pid = file_system.daemon_pids()[0] if who == "daemon" else file_system.client_pid(mountdir)
+    pid = file_system.daemon_pids()[0]
     with _limited(pid, resource.RLIMIT_AS, MIB):  # it has much more: not one page is added
-        with ThreadPoolExecutor(6) as threads:  # side by side, so that it needs more than it did before
-            errors: set[int] = set().union(*threads.map(partial(_use, mountdir), range(10, 16)))
-        print(f"{who}: {errors}")
-        assert errors <= _MAY_FAIL
+        assert _use_side_by_side(mountdir) <= _MAY_FAIL
     wait_until(lambda: _use(mountdir, 2) == {0}, "all goes well again", 30, 0.5)
-    if who == "daemon":
-        assert file_system.daemon_pids()[0] == pid
-    else:
-        assert file_system.client_pid(mountdir) == pid
+    assert file_system.daemon_pids()[0] == pid
+
+
+def test_a_client_without_memory_gives_errors_and_takes_nobody_with_it(cluster: Cluster) -> None:
+    """It may end: then its mount gives errors until it is unmounted."""
+    file_system = cluster(2, mounts=2)
+    file_system.expected_faults += ["^beyond: "]
+    file_system.expected_trouble += ["MemoryError", "Traceback", "failed"]
+    mountdir, other = file_system.mounts
+    assert _use(mountdir, 0) == {0}
+    client = file_system.client_pid(mountdir)
+    resource.prlimit(client, resource.RLIMIT_AS, (MIB, resource.prlimit(client, resource.RLIMIT_AS)[1]))
+    ended = {errno.ENOTCONN, errno.ECONNABORTED, errno.EEXIST, errno.EINTR}
+    assert _use_side_by_side(mountdir) <= _MAY_FAIL | ended
+    assert _use(other, 30) == {0}
+    os.kill(client, signal.SIGKILL) if is_alive(client) else None
+    if os.path.ismount(mountdir) or errno_of(mountdir.stat) == errno.ENOTCONN:
+        file_system.gkfs("umount", mountdir)
+    file_system.mounts.remove(mountdir)
+    (file_system.runtime / "gkfs" / "errors.log").unlink(missing_ok=True)  # where it says why it has ended
+    assert _use(file_system.mount(), 40) == {0}
