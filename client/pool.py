@@ -135,7 +135,7 @@ class Connection:
             self.channel.received(count)
         except BlockingIOError:
             pass
-        except (OSError, ProtocolError) as error:
+        except (OSError, ProtocolError, MemoryError) as error:
             self._broken(error)
 
     def _broken(self, reason: Exception) -> None:

@@ -98,6 +98,8 @@ class Connection:
             _log.warning("closed connection from %s: %s", self._caller.name, error)
         except OSError as error:
             _log.info("connection from %s broke: %s", self._caller.name, error.strerror)
+        except MemoryError:  # the peer connects again, and repeats what was not answered
+            _log.warning("closed connection from %s: no memory for what it sends", self._caller.name)
         except Exception:  # our mistake; the other connections are served on
             _log.exception("connection from %s failed unexpectedly", self._caller.name)
         finally:

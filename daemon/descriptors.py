@@ -3,7 +3,7 @@
 import resource
 from typing import NamedTuple
 
-from gkfs.limits import CONNECTIONS_MAX, DESCRIPTORS_SPARE, METADATA_FILES_MAX, OPEN_CHUNKS_MAX
+from gkfs.limits import CONNECTIONS_MAX, DESCRIPTORS_SPARE, HANDSHAKES_MAX, METADATA_FILES_MAX, OPEN_CHUNKS_MAX
 
 _LEAST = 8  # of each kind, however few there are
 
@@ -12,6 +12,7 @@ class Descriptors(NamedTuple):
     """How many of each kind may be open."""
 
     connections: int
+    handshakes: int
     chunks: int
     tables: int
 
@@ -32,11 +33,13 @@ def divided(most: int) -> Descriptors:
     """*most* descriptors, divided.
 
     >>> divided(1 << 20)
-    Descriptors(connections=4096, chunks=512, tables=256)
+    Descriptors(connections=4096, handshakes=1024, chunks=512, tables=256)
     >>> divided(256)
-    Descriptors(connections=96, chunks=64, tables=32)
+    Descriptors(connections=72, handshakes=24, chunks=64, tables=32)
     """
     usable = max(0, most - DESCRIPTORS_SPARE)
     chunks = max(_LEAST, min(OPEN_CHUNKS_MAX, usable // 3))
     tables = max(_LEAST, min(METADATA_FILES_MAX, usable // 6))
-    return Descriptors(max(_LEAST, min(CONNECTIONS_MAX, usable - chunks - tables)), chunks, tables)
+    rest = usable - chunks - tables
+    handshakes = max(_LEAST, min(HANDSHAKES_MAX, rest // 4))
+    return Descriptors(max(_LEAST, min(CONNECTIONS_MAX, rest - handshakes)), handshakes, chunks, tables)

@@ -43,13 +43,14 @@ class Doors:
         self._sessions = sessions
         self._dispatcher = dispatcher
         self._nursery = nursery
-        self._gate = Gate(identity, access.key)
+        shares = descriptors.shares()
+        self._connections_max = shares.connections
+        self._gate = Gate(identity, access.key, shares.handshakes)
         self._access = access
         self._connections: set[Connection] = set()
         self._shares = Shares()
         self._spinner = Spinner(DAEMON_SPIN_S)
         self._listeners: list[socket.socket] = []
-        self._connections_max = descriptors.shares().connections
 
     def open(self, listen: str, rootdir: Rootdir, *, merge: bool) -> None:
         """Accept connections from now on. Raises GkfsError: ADDRESS, or what a certificate cannot be made for."""

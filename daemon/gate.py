@@ -109,11 +109,12 @@ class Refusals:
 class Gate:
     """Admits callers of one daemon."""
 
-    def __init__(self, identity: Identity, key: Key) -> None:
+    def __init__(self, identity: Identity, key: Key, waiting_max: int = HANDSHAKES_MAX) -> None:
+        """*waiting_max*: of connections that have not proved yet that they know the key."""
         self._identity = identity
         self._key = key
         self._refusals = Refusals()
-        self._waiting: Strangers[trio.CancelScope] = Strangers(HANDSHAKES_MAX)
+        self._waiting: Strangers[trio.CancelScope] = Strangers(min(waiting_max, HANDSHAKES_MAX))
 
     @property
     def waiting(self) -> int:

@@ -1,5 +1,6 @@
 """The chunk files that are open: the ones used last, up to so many, and those that threads work on."""
 
+import errno
 import os
 
 from gkfs.daemon import keys
@@ -47,17 +48,26 @@ class OpenChunks:
         if file is None:
             path = self.path(fid, chunk)
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                fd = self._descriptor(path, 0)
                 file = ChunkFile(fd, os.fstat(fd).st_size)
             except FileNotFoundError:
                 if not create:
                     return None
                 self._store.put_now(keys.chunk(fid, chunk), b"")
-                file = ChunkFile(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600), 0)
+                file = ChunkFile(self._descriptor(path, os.O_CREAT), 0)
             if len(self._open) >= self._files_max:
                 self.drop(*next(iter(self._open)))
         self._open[name] = file
         return file
+
+    def _descriptor(self, path: str, flags: int) -> int:
+        while True:
+            try:
+                return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                    raise
+                self.drop(*next(iter(self._open)))  # others have taken what there is: fewer must do
 
     def drop(self, fid: int, chunk: int) -> None:
         """Close the chunk's file as soon as no thread works on it."""

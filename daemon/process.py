@@ -6,7 +6,7 @@ import signal
 import trio
 
 from gkfs.buffers import keep_large_buffers
-from gkfs.daemon import descriptors
+from gkfs.daemon import descriptors, threads
 from gkfs.daemon.server import DaemonSettings, serve
 from gkfs.errors import GkfsError
 
@@ -23,13 +23,18 @@ def run_daemon(settings: DaemonSettings) -> None:
     descriptors.take_all()
     keep_large_buffers()
     if settings.until_killed:
-        trio.run(serve, settings)
+        trio.run(_serve, settings)
         return
     early: list[int] = []
     # In force before trio's handlers and after: an early signal is not lost, a late one does not kill.
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda received, _: early.append(received))
     trio.run(_serve_until_signal, settings, early)
+
+
+async def _serve(settings: DaemonSettings, stop: trio.Event | None = None) -> None:
+    await threads.keep()
+    await serve(settings, stop=stop)
 
 
 async def _serve_until_signal(settings: DaemonSettings, early: list[int]) -> None:
@@ -48,7 +53,7 @@ async def _serve_until_signal(settings: DaemonSettings, early: list[int]) -> Non
             if early:
                 stop.set()
             try:
-                await serve(settings, stop=stop)
+                await _serve(settings, stop)
             except GkfsError as error:
                 failure = error  # not out of the nursery, which would wrap it
             nursery.cancel_scope.cancel()

@@ -131,6 +131,9 @@ class Row:
         if isinstance(error, OSError) and error.errno is not None:
             number = error.errno
             text = error.strerror or str(error)
+        elif isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            number, text = errno.ENOMEM, f"Cannot allocate memory: {operation.name}"
+            _log.warning("%s: %s", operation.name, error or "no memory")
         elif isinstance(error, (struct.error, OverflowError)):
             number, text = errno.EINVAL, f"Invalid argument: {operation.name}: {error}"
         else:

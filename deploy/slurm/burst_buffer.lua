@@ -71,6 +71,13 @@ local function problem_of(wishes)
     return nil
 end
 
+-- The bytes that a capacity names, as digits.
+local function bytes_of(capacity)
+    local number, unit = capacity:upper():match("^(%d+)([KMGTP]?)")
+    local power = unit == "" and 0 or ("KMGTP"):find(unit, 1, true)
+    return string.format("%.0f", number * 1024 ^ power)
+end
+
 -- At submission: the user sees the message.
 function slurm_bb_job_process(script)
     local wishes, reason = wishes_of(script)
@@ -104,6 +111,7 @@ function slurm_bb_paths(job_id, script, path_file)
     end
     if wishes.asked then
         file:write("GKFS_BURST_BUFFER=1\n")
+        file:write("GKFS_BURST_BUFFER_CAPACITY=", wishes.capacity and bytes_of(wishes.capacity) or "", "\n")
         file:write("GKFS_BURST_BUFFER_IN=", wishes.stage_in or "", "\n")
         file:write("GKFS_BURST_BUFFER_OUT=", wishes.stage_out or "", "\n")
     end

@@ -15,7 +15,7 @@ import trio
 
 from gkfs import hostfile
 from gkfs.client.mount import Mount, MountSettings, prepare
-from gkfs.daemon import descriptors
+from gkfs.daemon import descriptors, threads
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.errors import GkfsError, first_of
 from gkfs.limits import POLL_INTERVAL_S
@@ -58,6 +58,7 @@ class _Both:
 
     async def _serve(self) -> None:
         stop = trio.Event()
+        await threads.keep()
         async with trio.open_nursery() as nursery:
             daemon = partial(serve, self._daemon, stop=stop, on_shutdown=self._shut_down)
             try:

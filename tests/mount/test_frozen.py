@@ -246,7 +246,8 @@ def test_umount_comes_back_with_a_program_that_waits_for_a_frozen_daemon(option:
     if option == "--force":
         assert waiting.wait(_BUSY_MACHINE_S) != 0
         assert not is_alive(client)
-    _stop(file_system, pid)
+    os.kill(pid, signal.SIGCONT)
+    _stop(file_system, None)
     assert waiting.wait(100) != 0
     wait_until(lambda: not is_alive(client), "the client has ended")
 

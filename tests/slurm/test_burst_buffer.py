@@ -56,11 +56,11 @@ def test_a_script_finds_its_input_and_its_results_are_copied_out(site: SlurmClus
 cd / # the working directory of srun cannot be on the mount
 srun -N2 --ntasks-per-node=1 sh -c '
     cd $GKFS_MOUNTDIR && mkdir -p out && sed "s/^/$(hostname) /" in/deep/numbers > out/$(hostname)'
-echo done
+echo done, $(df --block-size=1 --output=size "$GKFS_MOUNTDIR" | tail -n 1)
 """,
         "-N2",
     )
-    assert (done.state, done.status, done.output) == ("COMPLETED", 0, "done\n")
+    assert (done.state, done.status, done.output) == ("COMPLETED", 0, f"done, {3 << 30}\n")
     for node in ("node1", "node2"):
         result = folder / "results" / node
         assert until(result.exists, 60)
