@@ -299,22 +299,33 @@ def test_flipped_bit_in_a_table_is_eio_and_never_another_value(tmp_path: Path) -
     store.close()
     (table,) = folder.glob("*.sst")
     size = table.stat().st_size
-    failed = 0
-    for offset in range(1000, size // 10 * 9, size // 8):  # behind that are indexes: without them it is refused
+    refused = failed = 0
+    for offset in range(1000, size, size // 12):
         _flip(table, offset)
-        store = MetadataStore(folder)
-        for key, value in expected.items():
-            try:
-                assert store.get(key) == value
-            except OSError as error:
-                failed += 1
-                assert error.errno == errno.EIO  # noqa: PT017
-        with pytest.raises(OSError, match="Corruption") as caught:
-            store.scan(*keys.table(keys.ORPHANS), 10_000)
-        assert caught.value.errno == errno.EIO
-        store.close()
+        try:
+            store = MetadataStore(folder)
+        except GkfsError as error:  # it is in what the counting of records at the start reads
+            refused += 1
+            assert "Corruption" in str(error)  # noqa: PT017
+        else:
+            found = [_get(store, key) for key in expected]
+            failed += found.count(errno.EIO)
+            right = zip(found, expected.values(), strict=True)
+            assert all(value in (errno.EIO, known) for value, known in right)
+            with pytest.raises(OSError, match="Corruption") as caught:
+                store.scan(*keys.table(keys.ORPHANS), 10_000)
+            assert caught.value.errno == errno.EIO
+            store.close()
         _flip(table, offset)
     assert failed > 10
+    assert refused
+
+
+def _get(store: MetadataStore, key: bytes) -> bytes | int | None:
+    try:
+        return store.get(key)
+    except OSError as error:
+        return error.errno
 
 
 # --- syncing
@@ -332,8 +343,9 @@ def test_of_all_who_wait_for_the_disk_few_sync(tmp_path: Path, monkeypatch: pyte
     async def commit(number: int) -> None:
         store.put(b"/%d" % number, b"")
         store.commit_unsynced()
+        wanted = store._commits
         await store.synced()
-        assert store._commits_synced > number
+        assert store._commits_synced >= wanted
 
     async def main() -> None:
         monkeypatch.setattr(store, "sync", spy)
