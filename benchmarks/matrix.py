@@ -8,6 +8,7 @@ system that cannot be had is reported with the reason.
   python -m benchmarks.matrix /var/tmp/bench                              everything, about 25 minutes
   python -m benchmarks.matrix --quick /var/tmp/bench                      a glance, about 4 minutes
   python -m benchmarks.matrix --systems gkfs-1,disk --workloads one-1 /var/tmp/bench
+  python -m benchmarks.matrix --systems safety /var/tmp/bench             what checksums, syncing and the log cost
 
 Results: OUTPUT/results.json, OUTPUT/results.svg, and tables on stdout. docs/performance.md explains them.
 Exit status 1: a system that could be had failed. 2: wrong usage.
@@ -26,9 +27,11 @@ from benchmarks.measure import can_drop_caches
 from benchmarks.processes import Failed
 from benchmarks.runner import Plan, run_plan
 from benchmarks.systems.catalogue import CATALOGUE
+from benchmarks.systems.ours import SAFETY
 from benchmarks.workloads import OPTIONAL, SCALES, cells
 from gkfs.errors import ExitStatus, GkfsError
 
+_SAFETY = "safety"
 CELLS = tuple(cell.key for cell in cells(SCALES["tiny"], Path()))
 
 
@@ -61,6 +64,7 @@ def show(document: results.Document, console: Console) -> None:
         tables.cpu_table(document),
         tables.request_table(document),
         tables.memory_table(document),
+        tables.safety_table(document),
         tables.target_table(document),
         tables.system_table(document),
     ):
@@ -105,7 +109,10 @@ def execute(plan: Plan, output: Path, into: Path | None) -> int:
 @click.option("--quick", is_flag=True, help="the same as --scale quick")
 @click.option("--scale", type=click.Choice(list(SCALES)), default="default", show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="of each workload; 5 by default")
-@click.option("--systems", help=f"some of {','.join(CATALOGUE)}")
+@click.option(
+    "--systems",
+    help=f"some of {','.join(CATALOGUE)}; all of {','.join(SAFETY)} and what they differ from: {_SAFETY}",
+)
 @click.option("--workloads", help=f"some of {','.join(CELLS)}; {','.join(OPTIONAL)} only if named")
 @click.option("--install/--no-install", default=True, help="missing Debian packages")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("benchmark-results"), show_default=True)
@@ -139,11 +146,14 @@ def main(
                 raise GkfsError(f"{change}: not a number", ExitStatus.USAGE) from None
         numbers = numbers._replace(rounds=rounds) if rounds else numbers
         usual = tuple(cell for cell in CELLS if cell not in OPTIONAL)
+        usual_systems = tuple(system for system in CATALOGUE if system not in SAFETY)
+        if systems == _SAFETY:
+            systems = ",".join([*SAFETY, *SAFETY.values()])
         plan = Plan(
             folder.absolute(),
             name,
             numbers,
-            chosen(systems, tuple(CATALOGUE), tuple(CATALOGUE), "system"),
+            chosen(systems, tuple(CATALOGUE), usual_systems, "system"),
             chosen(workloads, CELLS, usual, "workload"),
             install,
         )

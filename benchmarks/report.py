@@ -50,6 +50,7 @@ def text(document: results.Document, picture: str) -> str:
         tables.cpu_table(document),
         tables.request_table(document),
         tables.memory_table(document),
+        tables.safety_table(document),
     ):
         if table.rows:
             parts += [f"### {table.title}", tables.markdown(table)]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.results import Document, Figures, Rates
 from benchmarks.systems.catalogue import CATALOGUE
+from benchmarks.systems.ours import SAFETY
 from benchmarks.targets import verdicts
 
 MIB = 1 << 20
@@ -72,6 +73,27 @@ def request_table(document: Document) -> Table:
 
     title = "RPCs per operation, and requests in a batch"
     return _by_row(document, title, [name for name in _systems(document) if name.startswith("gkfs")], show)
+
+
+def safety_table(document: Document) -> Table:
+    """Rate, and processor time, of each variant over that of what it differs from."""
+    rates = Rates(document)
+    systems = [name for name in _systems(document) if name in SAFETY]
+    rows: list[tuple[str, ...]] = []
+    for row in document["rows"]:
+        values: list[str] = []
+        for system in systems:
+            found, plain = rates.figures(row["key"], system), rates.figures(row["key"], SAFETY[system])
+            values.append("" if found is None or plain is None else _over(found, plain))
+        if any(values):
+            rows.append((row["key"], *values))
+    return Table("Cost of the safety: rate and (processor time), times those without", ("", *systems), rows)
+
+
+def _over(found: Figures, plain: Figures) -> str:
+    rate = f"{found.rate / plain.rate:.2f}" if plain.rate else "-"
+    cpu, cpu_plain = sum(found.cpu_us.values()), sum(plain.cpu_us.values())
+    return f"{rate} ({cpu / cpu_plain:.2f})" if cpu_plain else rate
 
 
 def memory_table(document: Document) -> Table:

@@ -38,8 +38,9 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
-from gkfs.daemon.superblock import Superblock, plant
+from gkfs.daemon.superblock import Ending, Superblock, plant
 from gkfs.errors import os_error
+from gkfs.hostfile import Sync
 from gkfs.messages import Empty
 from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_RECORDS
 
@@ -51,11 +52,12 @@ _FOLDER: Final = "copies"
 class Copy:
     """One copy. *complete*: it has everything; *heard_s*: when its primary was heard last, on trio's clock."""
 
-    def __init__(self, folder: Path, *, direct_io: bool) -> None:
+    def __init__(self, folder: Path, sync: Sync, *, direct_io: bool) -> None:
         """Open the copy in *folder*, which has a superblock. Raises GkfsError, OSError."""
         self.folder = folder
-        self.store = MetadataStore(folder / "metadata")
-        self.storage = ChunkStorage(folder / "chunks", self.store, uses_direct_io=direct_io)
+        # A log that ends too early is no loss: what is missing then is sent again, or the copy is made anew.
+        self.store = MetadataStore(folder / "metadata", ending=Ending.POWER, sync=sync)
+        self.storage = ChunkStorage(folder / "chunks", self.store, uses_direct_io=direct_io, sync=sync)
         state = self.store.get(keys.COPIED)
         self.seq: int
         self.complete: bool
@@ -143,9 +145,12 @@ class Copies:
         for folder in list(self._folder.glob("*")):
             shard = int(folder.name) if folder.name.isdigit() else -1
             if shard in wanted:
-                self._copies[shard] = Copy(folder, direct_io=self._direct_io)
+                self._copies[shard] = self._open(folder)
             elif shard not in originals:
                 self._discard(folder)
+
+    def _open(self, folder: Path) -> Copy:
+        return Copy(folder, Sync(self._superblock.sync), direct_io=self._direct_io)
 
     def heard_all(self) -> None:
         """Begin to count the silence of all primaries anew."""
@@ -190,9 +195,10 @@ class Copies:
         self.drop(request.shard)
         folder = self.folder(request.shard)
         folder.mkdir(parents=True, mode=0o700)
-        original = replace(self._superblock, daemon_index=request.shard, boot_epoch=request.boot_epoch, port=0)
-        plant(folder, original)
-        self._copies[request.shard] = Copy(folder, direct_io=self._direct_io)
+        shard, boot_epoch, power_epoch = request
+        original = replace(self._superblock, daemon_index=shard, boot_epoch=boot_epoch, port=0)
+        plant(folder, replace(original, power_epoch=power_epoch))
+        self._copies[request.shard] = self._open(folder)
         _log.info("begins a copy of shard %d", request.shard)
         return Empty()
 

@@ -68,6 +68,7 @@ class Shard:
 
     index: int
     boot_epoch: int
+    power_epoch: int
     mirror: Mirror
     store: MetadataStore
     storage: MirroredStorage
@@ -362,7 +363,7 @@ class Failover:
 
 async def _ship_all(shard: Shard) -> None:
     """Raises OSError."""
-    await shard.mirror.begin(shard.boot_epoch)
+    await shard.mirror.begin(shard.boot_epoch, shard.power_epoch)
     for page in shard.store.pages(*_EVERY_KEY):
         shard.mirror.commit(dict(page))  # no await since it was read
         await shard.mirror.flushed()

@@ -246,9 +246,9 @@ class Mirror:
 
     # --- a new copy
 
-    async def begin(self, boot_epoch: int) -> None:
+    async def begin(self, boot_epoch: int, power_epoch: int) -> None:
         """Have the mirror begin a copy. Raises OSError when it does not."""
-        self.ship(COPY_BEGIN, CopyBeginRequest(self.shard, boot_epoch))
+        self.ship(COPY_BEGIN, CopyBeginRequest(self.shard, boot_epoch, power_epoch))
         await self.flushed(0)
 
     async def done(self) -> None:

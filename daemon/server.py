@@ -290,7 +290,8 @@ class _Server:
     async def _lead(self, mirror: Mirror, failover: Failover, address: DaemonAddress) -> None:
         assert isinstance(self._storage, MirroredStorage)
         index = self._identity.daemon_index
-        shard = Shard(index, self._identity.boot_epoch, mirror, self._store, self._storage, address)
+        epochs = self._rootdir.superblock.boot_epoch, self._rootdir.superblock.power_epoch
+        shard = Shard(index, *epochs, mirror, self._store, self._storage, address)
         await failover.lead(shard, partial(self._announce, address))
         _log.error("daemon %d was replaced: %s", index, failover.view(index))
         self._stop.set()

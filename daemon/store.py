@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from rocksdict import Rdict, ReadOptions, WriteBatch, WriteOptions
@@ -38,6 +38,7 @@ from gkfs.limits import (
 )
 
 _log = logging.getLogger(__name__)
+_FEW: Final = 16  # records: walking over so many one by one is no slower
 _How = dict[str, WriteOptions]  # arguments for a write of RocksDB's that is not as usual
 
 
@@ -125,13 +126,9 @@ class MetadataStore:
         changed = [key for key in self._overlay if first <= key < end] if self._overlay else []
         bound = ReadOptions()
         bound.set_iterate_upper_bound(end)  # so that deleted records beyond the range are not walked over
-        found: list[tuple[bytes, bytes]] = []
         wanted = limit + len(changed)  # as many as that may be hidden by the overlay
         try:
-            for item in self._db.items(from_key=first, read_opt=bound):
-                found.append(item)  # type: ignore[arg-type]
-                if len(found) >= wanted:
-                    break
+            found = self._walk(first, bound, wanted)
         except Exception as error:
             raise _mapped(error) from error
         if changed:
@@ -141,6 +138,28 @@ class MetadataStore:
             merged.update((key, self._overlay[key]) for key in changed)
             found = sorted((key, value) for key, value in merged.items() if value is not None)
         return found[:limit]
+
+    def _walk(self, first: bytes, bound: ReadOptions, wanted: int) -> list[tuple[bytes, bytes]]:
+        """Up to *wanted* that RocksDB has from *first* on."""
+        found: list[Any] = []
+        if wanted > _FEW:
+            for item in self._db.items(from_key=first, read_opt=bound):
+                found.append(item)
+                if len(found) >= wanted:
+                    return found
+        # That is fast, but it ends at a damaged block as if there were no more; a walk has a status.
+        walk = self._db.iter(bound)
+        try:
+            walk.seek(found[-1][0] if found else first)
+            if found and walk.valid():
+                walk.next()
+            while len(found) < wanted and walk.valid():
+                found.append((walk.key(), walk.value()))
+                walk.next()
+            walk.status()
+        finally:
+            del walk  # not kept by the traceback of an error: what walks keeps RocksDB open
+        return found
 
     def pages(
         self, first: bytes, end: bytes, limit: int = SCAN_PAGE_RECORDS

@@ -31,6 +31,7 @@ class CopyBeginRequest(NamedTuple):
 
     shard: int
     boot_epoch: int  # of the shard's superblock
+    power_epoch: int  # likewise: which checksums nobody may rely on
 
 
 class CopyRecordsRequest(NamedTuple):

@@ -116,7 +116,7 @@ SLOW_DISK_SPELL_S: Final = 1.0  # for so long
 DIRECT_IO_MIN_BYTES: Final = 256 << 10  # larger pieces of chunks go past the page cache
 IO_THREADS: Final = 8
 # What one checksum covers: the unit of the page cache and of direct I/O, so that nothing is read just to be summed
-# (docs/decisions/0013-checksums.md).
+# (docs/decisions/0015-checksums.md).
 CHECKSUM_BLOCK_BYTES: Final = 4096
 SUMS_KEPT_CHUNKS: Final = 4096  # whose checksums are in memory, 1.3 kB each
 SUMS_UNSTORED_CHUNKS: Final = 1024  # changed lately: what a killed daemon cannot verify

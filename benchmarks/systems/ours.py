@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from benchmarks.processes import Failed, run, unmount, wait_until, with_argument
 from benchmarks.systems.base import CLIENT, DAEMON, System
 from gkfs import __version__
 from gkfs.commands import control, hostfiles
+from gkfs.config import LOG_VARIABLE
 from gkfs.messages import StatusReply
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +31,19 @@ class Variant(NamedTuple):
     environment: Mapping[str, str] = {}  # of these commands, and of the processes they start
 
 
-def _separate(count: int) -> tuple[tuple[str, ...], ...]:
+def _separate(count: int, *features: str) -> tuple[tuple[str, ...], ...]:
     return (
-        ("start", "--rootdir", "{root}", "--hostfile", "{hosts}", "--daemons", str(count)),
+        ("start", "--rootdir", "{root}", "--hostfile", "{hosts}", "--daemons", str(count), *features),
         ("mount", "--hostfile", "{hosts}", "{mnt}"),
+    )
+
+
+def _embedded(*features: str) -> tuple[tuple[str, ...], ...]:
+    return (
+        (
+            *("mount", "--hostfile", "{hosts}", "--with-daemon", "--rootdir", "{root}", "--index", "0"),
+            *("--daemons", "1", "--listen", "tcp://127.0.0.1:0", *features, "{mnt}"),
+        ),
     )
 
 
@@ -42,17 +52,31 @@ VARIANTS: dict[str, Variant] = {
     "gkfs-1": Variant("gkfs, 1 daemon", _separate(1)),
     "gkfs-2": Variant("gkfs, 2 daemons", _separate(2)),
     "gkfs-4": Variant("gkfs, 4 daemons", _separate(4)),
-    "gkfs-embedded": Variant(
-        "gkfs, 1 daemon in the client",
-        (
-            (
-                *("mount", "--hostfile", "{hosts}", "--with-daemon", "--rootdir", "{root}", "--index", "0"),
-                *("--daemons", "1", "--listen", "tcp://127.0.0.1:0", "{mnt}"),
-            ),
-        ),
-    ),
+    "gkfs-embedded": Variant("gkfs, 1 daemon in the client", _embedded()),
     "gkfs-1-unmerged": Variant("gkfs, 1 daemon, no merging", _separate(1), {"GKFS_MERGE": "0"}),
 }
+
+
+class Choice(NamedTuple):
+    """Something that makes data safer, on or off: how, and what the variant with it is called."""
+
+    title: str
+    features: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+
+
+CHOICES: Final = {
+    "checksums": Choice("checksums", ("--checksums",)),
+    "sync-commit": Choice("every commit synced", ("--sync", "commit")),
+    "sync-none": Choice("nothing synced by fsync", ("--sync", "none")),
+    "no-log": Choice("no write-ahead log", environment={LOG_VARIABLE: "0"}),
+}
+# Variants that differ from the named one by a choice. Measured when they are asked for.
+SAFETY: Final = {f"{base}-{name}": base for base in ("gkfs-1", "gkfs-embedded") for name in CHOICES}
+for _variant, _base in SAFETY.items():
+    _choice = CHOICES[_variant.removeprefix(f"{_base}-")]
+    _commands = _separate(1, *_choice.features) if _base == "gkfs-1" else _embedded(*_choice.features)
+    VARIANTS[_variant] = Variant(f"{VARIANTS[_base].title}, {_choice.title}", _commands, _choice.environment)
 
 
 class Ours(System):

@@ -90,7 +90,7 @@ class Own(NamedTuple):
     daemons={"help": "With --with-daemon: number of daemons; a missing hostfile is made."},
     index={"envvar": ["GKFS_INDEX", "SLURM_PROCID"], "help": "With --with-daemon: which daemon it is, from 0."},
     listen={"help": f"With --with-daemon: address to listen on.  [default: {_ANY_LISTEN}]"},
-    checksums={"help": "With --with-daemon: keep checksums of all data, in a file system that this makes."},
+    checksums={"default": None, "help": "With --with-daemon: as of `gkfs daemon`."},
     sync={"help": "With --with-daemon: what survives a power failure, in a file system that this makes."},
     advertise={"help": "With --with-daemon: host name or address that others reach it at."},
     tls={"default": None, "help": "With --with-daemon: as of `gkfs daemon`."},

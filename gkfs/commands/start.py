@@ -44,6 +44,7 @@ On one machine, daemons only, until `gkfs stop`:
     daemons={"help": "Number of daemons, in a job of each node.  [default: 1, or as many as ROOTDIR holds]"},
     listen={"help": "Address of the first daemon; the others take the next ports.  [default: any port]"},
     tls={"default": None},
+    checksums={"default": None},
 )
 def start(
     rootdir: Path | None,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gkfs import hostfile
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import DaemonAddress, Hostfile
+from gkfs.hostfile import DaemonAddress, Features, Hostfile, Sync
 
 FSID = "0123456789abcdef0123456789abcdef"
 HEADER = hostfile.format_header(FSID, 2)
@@ -66,3 +66,18 @@ def test_no_text_raises_anything_but_gkfs_error(text: str) -> None:
     for candidate in (text, HEADER + text):
         with contextlib.suppress(GkfsError):
             hostfile.parse(candidate, "hosts")
+
+
+@pytest.mark.parametrize("sync", Sync)
+@pytest.mark.parametrize("checksums", [False, True])
+def test_features_stand_in_the_header(checksums: bool, sync: Sync) -> None:
+    features = Features(checksums, sync)
+    header = hostfile.format_header(FSID, 2, features)
+    assert hostfile.parse(header, "hosts").features == features
+    assert (header == HEADER) == (features == Features())
+
+
+@pytest.mark.parametrize("word", ["checksums=crc32", "sync=fsync", "sync=often", "colour=red"])
+def test_features_that_nobody_knows_are_refused(word: str) -> None:
+    with pytest.raises(GkfsError, match=f"line 1: '{word}' is nothing that this gkfs knows"):
+        hostfile.parse(f"{HEADER.strip()} {word}\n", "hosts")

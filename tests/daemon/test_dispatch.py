@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from gkfs import wire
 from gkfs.daemon import rows
@@ -14,6 +15,7 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
+from gkfs.hostfile import Sync
 from gkfs.messages import Empty, ExtendRequest, RecordReply, StatRequest
 from gkfs.operations import EXTEND, SEAL, STAT
 from gkfs.peer_messages import SealRequest
@@ -163,6 +165,42 @@ def test_failed_commit_fails_the_whole_batch(tmp_path: Path, monkeypatch: pytest
                 dispatcher.execute(cast(Any, recorder), [message(EXTEND, EXTENSION, seq) for seq in (1, 2)])
             assert [(sent.seq, sent.errno) for sent in recorder.sent] == [(1, errno.ENOSPC), (2, errno.ENOSPC)]
             assert store.get(b"/a") is None
+        store.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_with_synced_commits_a_batch_is_answered_when_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    async def main() -> None:
+        store = MetadataStore(tmp_path / "m", sync=Sync.COMMIT)
+        on_disk = trio.Event()
+
+        async def sync() -> None:
+            await on_disk.wait()
+            if fails:
+                raise OSError(errno.EIO, "disk")
+
+        def put(session: Session, request: ExtendRequest) -> RecordReply:
+            store.put(request.path, b"x")
+            return RecordReply(b"")
+
+        monkeypatch.setattr(store, "sync", sync)
+        async with trio.open_nursery() as nursery:
+            dispatcher = Dispatcher(store, nursery)
+            dispatcher.serve(EXTEND, put)
+            dispatcher.serve(STAT, lambda session, request: RecordReply(b""))
+            recorder = Recorder()
+            dispatcher.execute(cast(Any, recorder), [message(EXTEND, EXTENSION, seq) for seq in (1, 2)])
+            dispatcher.execute(cast(Any, recorder), [message(STAT, StatRequest(b"/a", 0), 3)])
+            await trio.testing.wait_all_tasks_blocked()
+            assert [(sent.seq, sent.errno) for sent in recorder.sent] == [(3, 0)]
+            on_disk.set()
+            await dispatcher.idle()
+            expected = errno.EIO if fails else 0
+            assert [(sent.seq, sent.errno) for sent in recorder.sent] == [(3, 0), (1, expected), (2, expected)]
         store.close()
 
     trio.run(main)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gkfs.daemon.superblock import Rootdir
+from gkfs.daemon import superblock
+from gkfs.daemon.superblock import Ending, Rootdir
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Features, Hostfile, Sync
 from gkfs.limits import BOOT_EPOCH_MAX
 
 HOSTS = Hostfile("a" * 32, 2, {})
@@ -80,3 +81,49 @@ def test_used_up_epochs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "superblock.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_epoch": BOOT_EPOCH_MAX}))
     assert "65535 times" in refused(tmp_path)
+
+
+def test_how_the_last_run_ended_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*, opens: bool = True, ends: bool) -> Ending:
+        rootdir = Rootdir(tmp_path, HOSTS, 0)
+        if opens:
+            rootdir.opened()
+        if ends:
+            rootdir.end()
+        rootdir.close()
+        return rootdir.ending
+
+    def reboot(name: str) -> None:
+        (tmp_path / "boot_id").write_text(name)
+        monkeypatch.setattr(superblock, "_BOOT_ID", tmp_path / "boot_id")
+
+    assert run(ends=True) is Ending.CLEAN
+    assert run(ends=False) is Ending.CLEAN
+    assert run(ends=False) is Ending.KILLED
+    reboot("second")
+    assert (
+        run(opens=False, ends=False) is Ending.POWER
+    )  # it could not open its stores: they are still as they were
+    assert run(ends=True) is Ending.POWER
+
+
+def test_epoch_of_the_power_failure_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Rootdir(tmp_path, HOSTS, 0)
+    first.opened()
+    first.close()
+    (tmp_path / "boot_id").write_text("another")
+    monkeypatch.setattr(superblock, "_BOOT_ID", tmp_path / "boot_id")
+    for _ in range(2):
+        again = Rootdir(tmp_path, HOSTS, 0)
+        again.opened()
+        assert again.superblock.power_epoch == 1
+        again.close()
+
+
+def test_features_are_those_of_the_file_system(tmp_path: Path) -> None:
+    made = HOSTS._replace(features=Features(True, Sync.COMMIT))
+    Rootdir(tmp_path, made, 0).close()
+    assert "checksums True, in the hostfile False" in refused(tmp_path, HOSTS)
+    other = Rootdir(tmp_path, made._replace(features=Features(True, Sync.NONE)), 0)
+    assert other.superblock.features == Features(True, Sync.NONE)  # what is synced may change
+    other.close()
