@@ -63,7 +63,7 @@ class Moves:
         if hint is not None and hint[0] != path:
             return hint[0]  # whatever became of the directory that it was in
         # The latest that fits: a path may have been taken anew since an older one.
-        found, latest_s = b"", 0.0
+        found, latest_s = _NEVER
         self._forget_old()
         for old in (path, *_ancestors(path)):
             new, moved_s = self._directories.get(old, _NEVER)
