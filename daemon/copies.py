@@ -6,10 +6,6 @@ A copy is the same kind of store and storage as the original, to which the origi
 order. What a commit of the original was is one commit here, with the number of the request it came in
 (`keys.COPIED`), so that what is sent again after a break is not done twice. To take over, the copy is closed and a
 daemon is started on it.
-
-The original keeps the replies of each client's last batch only, since its kernel delivers the earlier ones even if
-it dies. It does not if the node dies: so here the replies of many batches are kept, in memory, and stored in the
-end.
 """
 
 import errno
