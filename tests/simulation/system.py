@@ -23,7 +23,7 @@ import trio._core._run as trio_run
 
 from gkfs import transport
 from gkfs.client import inodes, mount, pump
-from gkfs.daemon import connection
+from gkfs.daemon import connection, server
 from gkfs.daemon.store import MetadataStore
 from tests.simulation.clock import Clock, Times
 from tests.simulation.descriptors import Epoll, Poll, Table
@@ -33,6 +33,7 @@ from tests.simulation.process import PROCESS, Killed
 from tests.simulation.sockets import Hosts
 
 T = TypeVar("T")
+_MEMTABLE_BYTES = 64 << 10
 _THREAD_MAX_S = 0.003  # what a call in a thread takes
 
 
@@ -79,6 +80,9 @@ class System:
         patch.setattr(transport, "listen_unix", self.hosts.listen_unix)
         patch.setattr(transport, "_connect", self.hosts.connect)
         patch.setattr(connection, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+        # Memory is not to be filled with what is there for a full disk.
+        patch.setattr(server, "memtable_bytes", lambda *arguments: _MEMTABLE_BYTES)
+        patch.setattr(server, "BALLAST_EXTRA_BYTES", 0)
         epoll = SimpleNamespace(epoll=lambda: Epoll(self.table), EPOLLIN=select.EPOLLIN)
         patch.setattr(pump, "select", epoll)
         names = {name: getattr(self.table, name) for name in ("eventfd", "eventfd_read", "eventfd_write", "close")}
