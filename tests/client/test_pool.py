@@ -119,3 +119,32 @@ def test_a_daemon_that_there_is_not_is_an_error() -> None:
     assert caught.value.errno == errno.EIO
     pool.close()
     pump.close()
+
+
+def test_a_connection_that_broke_before_the_first_turn_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pump = Pump()
+    pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 60.0)
+    connection = pool._connections[0]
+    assert isinstance(connection, Connection)
+    made = trio.Event()
+
+    async def reconnect(broken: Connection) -> None:
+        assert broken is connection
+        made.set()
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        connection.attach(ours)
+        theirs.close()
+        connection._receive()  # the pump's first look, before `maintain` runs
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.maintain)
+            with trio.fail_after(30):
+                await made.wait()
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr(pool, "_reconnect", reconnect)
+    trio.run(main)
+    pool.close()
+    pump.close()
