@@ -11,6 +11,8 @@ _LONGEST: Final = (
     "slurm/test_job_ends.py",
     "mount/test_lifecycle.py",
     "mount/test_call_matrix.py",
+    "simulation/test_simulation.py",
+    "simulation/test_more_seeds.py",
     "mount/test_kill_points.py",
     "cli/test_pack_faults.py",
     "slurm/test_mpi.py",

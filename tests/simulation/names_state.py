@@ -14,8 +14,8 @@ class Names:
         self.files: set[int] = set()  # numbers seen as those of files
         self.aliases: dict[int, int] = {}  # of what an unanswered call has made: its number, once somebody saw it
         self.gone: dict[int, float] = {}  # files without name: when the call that took the last one had ended
-        # Names that renames over two daemons have taken: what had them, and when the rename had ended. Until then
-        # they may still be seen; only of an exchange nobody sees one of both under two names.
+        # Names that renames have taken: what had them, and when the rename had ended. Until then they may still be
+        # seen; only of an exchange nobody sees one of both under two names.
         self.ghosts: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.digest = 0
         self._log: list[tuple[object, ...]] = []
