@@ -270,7 +270,6 @@ class InodeTable:
             and not several
             and (inode.parent is not parent or inode.name != name or inode.address is not None)
         ):
-            self._check_not_above(inode, parent)
             self.move(inode, parent, name)
         if several:
             self.detach(inode)
@@ -280,13 +279,6 @@ class InodeTable:
         inode.lookups += 1
         inode.removed = False
         return inode
-
-    def _check_not_above(self, inode: Inode, parent: Inode | None) -> None:
-        """Raise OSError (EIO) when *inode* is *parent*, or a directory above it: no tree has that."""
-        while parent is not None:
-            if parent is inode:
-                raise os_error(errno.EIO, f"directory {inode.fid:#x} is said to be within itself")
-            parent = parent.parent
 
     def oldest(self, count: int) -> list[Inode]:
         """Up to *count* files that are not open and have been held for long; they count as new from now on."""
@@ -320,6 +312,12 @@ class InodeTable:
 
     def move(self, inode: Inode, parent: Inode, name: bytes) -> None:
         """*inode* is now called *name* in *parent*, here or as found out by a lookup."""
+        above: Inode | None = parent
+        while above is not None:
+            if above is inode:  # another node has moved it, or what is above it; or somebody lies
+                self.found(inode, paths.join(self.path(parent), name))
+                return
+            above = above.parent
         self.unname(inode)
         inode.parent, inode.name, inode.address = parent, name, None
         self._by_name[parent.fid, name] = inode

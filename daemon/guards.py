@@ -86,15 +86,15 @@ class Guards:
         if path in self._exchanges:
             raise Blocked(self._paths[path])
         for lock in self._trees.values():
-            if lock.exchange and (is_below(path, lock.source) or is_below(path, lock.target)):
+            # Below the target records come one after another, long before the directory itself.
+            if is_below(path, lock.target) or (lock.exchange and is_below(path, lock.source)):
                 raise Blocked(lock.guard)
 
     def check_list(self, directory: bytes) -> None:
         """Raise Blocked when what is in *directory* must not be seen now."""
         for lock in self._trees.values():
-            if lock.exchange and any(
-                directory == top or is_below(directory, top) for top in (lock.source, lock.target)
-            ):
+            tops = (lock.source, lock.target) if lock.exchange else (lock.target,)
+            if any(directory == top or is_below(directory, top) for top in tops):
                 raise Blocked(lock.guard)
 
     def hold_path(self, path: bytes, reason: str, *, exchange: bool = False) -> Guard:

@@ -93,14 +93,20 @@ class Faults:
 
     async def clog(self) -> None:
         """One direction between two hosts stops for a while."""
-        source, target = self._random.sample(self._world.hosts(), 2)
+        hosts = self._world.hosts()
+        if len(hosts) < 2:
+            return
+        source, target = self._random.sample(hosts, 2)
         network = self._world.system.network
         network.cut(source, target, network.clock.now_s + self._away_s())
         self._world.trace(f"{source} does not reach {target}")
 
     async def partition(self) -> None:
         """One host does not reach the others, nor they it."""
-        one = self._random.choice(self._world.hosts())
+        hosts = self._world.hosts()
+        if not hosts:
+            return
+        one = self._random.choice(hosts)
         network = self._world.system.network
         until_s = network.clock.now_s + self._away_s()
         self._world.trace(f"{one} is alone")

@@ -40,6 +40,8 @@ class _Step:
             if outcome is not None:
                 yield names.mark() != mark
             names.back(mark)
+        if op.error == errno.EINVAL and op.kind == "rename" and _is_into_itself(op):
+            yield False  # whatever is there
         moved = errno.ENOENT if op.kind == "rename" else errno.ESTALE  # names both directories by path and number
         if self.op.error in (errno.ESTALE, moved) and any(
             not names.alive(names.number(place.fid)) or names.resolve(place.path) != names.number(place.fid)
@@ -200,6 +202,12 @@ class _Step:
                 yield errno.ENOTEMPTY
         elif is_tree:
             yield errno.ENOTDIR
+
+
+def _is_into_itself(op: NameOp) -> bool:
+    """Whether a rename has one path below the other."""
+    old, new = ((*place.path, name) for place, name in zip(op.places, op.names, strict=True))
+    return len(old) != len(new) and old[: len(new)] == new[: len(old)]
 
 
 class Verdict:
