@@ -35,7 +35,7 @@ from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Ending, Superblock, plant
-from gkfs.errors import os_error
+from gkfs.errors import GkfsError, os_error
 from gkfs.hostfile import Sync
 from gkfs.messages import Empty
 from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_RECORDS
@@ -140,9 +140,13 @@ class Copies:
         """Open the copies of the *wanted* shards that an earlier run has left; remove all but *originals*."""
         for folder in list(self._folder.glob("*")):
             shard = int(folder.name) if folder.name.isdigit() else -1
-            if shard in wanted:
-                self._copies[shard] = self._open(folder)
-            elif shard not in originals:
+            try:
+                if shard in wanted:
+                    self._copies[shard] = self._open(folder)
+                    continue
+            except (GkfsError, OSError) as error:  # its primary will find that there is none, and make another
+                _log.error("copy of shard %d: %s", shard, error)
+            if shard not in originals:
                 self._discard(folder)
 
     def _open(self, folder: Path) -> Copy:

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -225,41 +226,40 @@ class _Server:
     ) -> None:
         failure: GkfsError | None = None
         own_part: Failover | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                self._dispatcher = Dispatcher(self._store, nursery, mirror)
-                self._doors = Doors(self._identity, self._access, self._sessions, self._dispatcher, nursery)
-                if mirror is not None:
-                    own_part = failover or self._take_part(known, nursery)
-                self._register(nursery, mirror, own_part)
-                nursery.start_soon(self._storage.room.tend)
-                nursery.start_soon(self._storage.background)
-                self._doors.open(self._settings.listen, self._rootdir, merge=self._settings.merge)
-                connect = partial(
-                    LocalClient,
-                    self._identity.daemon_index,
-                    self._dispatcher,
-                    self._store,
-                    self._sessions,
-                    nursery,
-                )
-                address = self._doors.address(self._settings.advertise_host or "")
-                if mirror is None or self._identity.boot_epoch == 1:
-                    self._announce(address)
-                task_status.started(Serving(address, connect))
-                if mirror is not None and own_part is not None:
-                    nursery.start_soon(self._lead, mirror, own_part, address)
-                    if failover is None:
-                        nursery.start_soon(own_part.run)
-                await self._stop.wait()
-            except GkfsError as error:
-                failure = error  # not out of the nursery, which would wrap it
-            finally:
-                self._doors.close()
-            await self._finish()
-            nursery.cancel_scope.cancel()
-        if own_part is not None and failover is None:
-            own_part.close()
+        with ExitStack() as undo:
+            async with trio.open_nursery() as nursery:
+                try:
+                    self._dispatcher = Dispatcher(self._store, nursery, mirror)
+                    self._doors = Doors(self._identity, self._access, self._sessions, self._dispatcher, nursery)
+                    if mirror is not None:
+                        own_part = failover or undo.enter_context(closing(self._take_part(known, nursery)))
+                    self._register(nursery, mirror, own_part)
+                    nursery.start_soon(self._storage.room.tend)
+                    nursery.start_soon(self._storage.background)
+                    self._doors.open(self._settings.listen, self._rootdir, merge=self._settings.merge)
+                    connect = partial(
+                        LocalClient,
+                        self._identity.daemon_index,
+                        self._dispatcher,
+                        self._store,
+                        self._sessions,
+                        nursery,
+                    )
+                    address = self._doors.address(self._settings.advertise_host or "")
+                    if mirror is None or self._identity.boot_epoch == 1:
+                        self._announce(address)
+                    task_status.started(Serving(address, connect))
+                    if mirror is not None and own_part is not None:
+                        nursery.start_soon(self._lead, mirror, own_part, address)
+                        if failover is None:
+                            nursery.start_soon(own_part.run)
+                    await self._stop.wait()
+                except GkfsError as error:
+                    failure = error  # not out of the nursery, which would wrap it
+                finally:
+                    self._doors.close()
+                await self._finish()
+                nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
         _log.info("daemon %d stopped", self._identity.daemon_index)

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from gkfs.copy_messages import NOBODY
+from gkfs.daemon.server import serve
 from gkfs.daemon.views import first_views
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES
@@ -110,6 +111,30 @@ async def test_copies_are_made_again_and_another_loss_is_survived(cluster: Clust
     await mirrored(cluster)
     for chunk, piece in enumerate(data):
         assert await client.read(entry.fid, chunk) == piece
+
+
+@in_cluster(3, replicas=2)
+async def test_a_daemon_that_is_back_at_once_goes_on(cluster: Cluster) -> None:
+    await mirrored(cluster)
+    entries = [await cluster.client.create(b"/%d" % number) for number in range(20)]
+    for daemon in range(3):
+        await cluster.crash(daemon)
+        await cluster.start(daemon)
+        for number, entry in enumerate(entries):
+            assert (await cluster.client.stat(b"/%d" % number)).fid == entry.fid
+        await mirrored(cluster)
+
+
+@in_cluster(3, replicas=2)
+async def test_a_daemon_that_comes_back_without_its_data_is_refused(cluster: Cluster) -> None:
+    await mirrored(cluster)
+    entry = await cluster.client.create(b"/file")
+    await lose(cluster, cluster.client.owner(b"/file"))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, cluster.settings(cluster.client.owner(b"/file")))
+    assert "has been started before" in str(caught.value.exceptions[0])
+    assert (await cluster.client.stat(b"/file")).fid == entry.fid
 
 
 async def mirrored(cluster: Cluster) -> None:
