@@ -1,4 +1,4 @@
-"""`--checksums` and `--sync` on the command line: what they make, who follows, what is said where they differ."""
+"""`--checksums` and `--sync` on the command line: what they make, who follows, and what is refused."""
 
 import json
 import sys
