@@ -74,6 +74,7 @@ class SharedInode(Inode):
         self.data_kept = False
         self.recent_until_s = self.lease_until_s = 0.0
         self.was_read = False
+        self.leaving = None  # of what this worker removes
         self._path, self._path_epoch = b"", -1
         self._stamp, self._bytes = -1, b""
         self._decoded: Metadentry | None = None
