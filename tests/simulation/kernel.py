@@ -61,6 +61,7 @@ class Kernel:
         self._history = history
         self._slow = slow
         self._names_lock = trio.Lock()
+        self._forgotten = 0  # how often something was
         self._file_locks: dict[int, trio.Lock] = {}
         self._known: dict[tuple[int, bytes], tuple[Found, float]] = {}  # directories, until when
 
@@ -116,11 +117,13 @@ class Kernel:
             op = NameOp("lookup", self.name, now, (place,), (name,), ended=now, found=known.fid)
             self._history.names.append(op)
             return known
+        forgotten = self._forgotten
         answer = await self._ask_names(
             "lookup", (place,), (name,), lambda client: client.lookup(place.fid, name, _CONTEXT)
         )
         found = Found(answer.st_ino, answer.st_mode)
-        if stat.S_ISDIR(found.mode):
+        # Linux looks nothing up in a directory while something is removed there: what was asked before is not kept.
+        if stat.S_ISDIR(found.mode) and forgotten == self._forgotten:
             self._known[place.fid, name] = (found, self._clock.now_s + answer.entry_timeout)
         return found
 
@@ -135,6 +138,7 @@ class Kernel:
         return place
 
     def _forget(self, *names: tuple[Place, bytes]) -> None:
+        self._forgotten += 1
         for place, name in names:
             self._known.pop((place.fid, name), None)
 
