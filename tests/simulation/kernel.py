@@ -122,7 +122,7 @@ class Kernel:
             "lookup", (place,), (name,), lambda client: client.lookup(place.fid, name, _CONTEXT)
         )
         found = Found(answer.st_ino, answer.st_mode)
-        # Linux looks nothing up in a directory while something is removed there: what was asked before is not kept.
+        # Linux looks nothing up where something is being removed: what was asked before is not kept.
         if stat.S_ISDIR(found.mode) and forgotten == self._forgotten:
             self._known[place.fid, name] = (found, self._clock.now_s + answer.entry_timeout)
         return found
