@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from gkfs import metadentry, transport, wire
-from gkfs.audit_messages import AuditFilesRequest
 from gkfs.bulk_messages import PutRequest
 from gkfs.daemon import connection as connection_module
 from gkfs.daemon import session as session_module
@@ -40,12 +39,10 @@ from gkfs.limits import (
 )
 from gkfs.messages import (
     CreateRequest,
-    CutChunksRequest,
     DetachRequest,
     ExtendRequest,
     HoldRequest,
     LinkRequest,
-    LookupRequest,
     ReadChunkRequest,
     SetattrRequest,
     StatRequest,
@@ -54,25 +51,16 @@ from gkfs.messages import (
     WriteChunkRequest,
 )
 from gkfs.operations import (
-    AUDIT_FILES,
-    AUDIT_STORE,
-    COPY_BEGIN,
     CREATE,
-    CUT_CHUNKS,
     DETACH,
     EXTEND,
     HOLD,
     LINK,
-    LOCATE,
-    LOOKUP,
-    MEND,
     PUT,
     READ_CHUNK,
-    SEAL,
     SETATTR,
     STAT,
     SYNC_METADATA,
-    TABLE,
     UNLINK,
     WRITE_CHUNK,
 )
@@ -378,47 +366,3 @@ def test_items_of_wrong_types_close_the_connection(operation: Any, tmp_path: Pat
         assert await is_closed(raw)
 
     run_with_daemon(send, tmp_path)
-
-
-# --- roles
-
-
-def test_steps_between_daemons_and_repairs_have_their_role() -> None:
-    assert {row.name for row in TABLE.values() if row.role == "control"} == {
-        "audit_chunks",
-        "audit_files",
-        "audit_store",
-        "mend",
-    }
-    peers = {row.code for row in TABLE.values() if row.role == "peer"}
-    assert peers == {code for code in TABLE if SEAL.code <= code < LOCATE.code}
-    assert {row.code for row in TABLE.values() if row.role == "copy"} == {
-        code for code in TABLE if code >= COPY_BEGIN.code
-    }
-
-
-@pytest.mark.parametrize(("operation", "role"), [(SEAL, "client"), (MEND, "client"), (AUDIT_STORE, "peer")])
-def test_a_request_in_another_role_closes_the_connection(operation: Any, role: str, tmp_path: Path) -> None:
-    requests: dict[Any, list[Any]] = {SEAL: [b"/a", 1], MEND: [[], [], []], AUDIT_STORE: [b"", b"\xff"]}
-
-    async def send(address: DaemonAddress) -> None:
-        raw = await known(address, role=role)
-        await raw.send(wire.encode_request(operation, 1, operation.request(*requests[operation])))
-        assert await is_closed(raw)
-
-    run_with_daemon(send, tmp_path)
-
-
-@with_daemon
-async def test_a_chunk_removed_and_written_in_one_batch_is_known(address: DaemonAddress) -> None:
-    raw = await known(address, role="control")
-    await raw.call(WRITE_CHUNK, 1, WriteChunkRequest(FID, 0, 0, b"old"))
-    await raw.send(
-        wire.encode_request(CUT_CHUNKS, 2, CutChunksRequest(FID, 0)),
-        wire.encode_request(WRITE_CHUNK, 3, WriteChunkRequest(FID, 0, 0, b"new")),
-        wire.encode_request(LOOKUP, 4, LookupRequest(b"/")),
-    )
-    for _ in range(3):
-        assert (await raw.receive()).errno == 0
-    assert (await raw.call(AUDIT_FILES, 5, AuditFilesRequest(b""))).fields[0] == []
-    raw.close()
