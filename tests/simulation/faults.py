@@ -1,5 +1,6 @@
 """What goes wrong in a run, and when: drawn from the seed, at calls of programs."""
 
+import shutil
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _STEPS_MAX: Final = 30  # of a process, before the one at which it ends
+_REPLACED_S: Final = 12.0  # by which another answers in its place
 _SOON_S: Final = 2.0  # by which it is killed anyway
 _SHORT_S: Final = (0.01, 0.1, 0.5, 3.0)
 _LONG_S: Final = (25.0, 70.0)
 _LONG_CHANCE: Final = 0.04
+_PAUSES_S: Final = (0.01, 0.1, 0.5)  # nobody is taken for dead
 _EARLY_CHANCE: Final = 0.1  # of a daemon that has just started to be killed
 
 
@@ -37,13 +40,23 @@ class Faults:
             (2, self.partition),
             (2, self.kill_client),
         ]
+        if world.replicas > 1:
+            # What is away for long is replaced, and of two that are away at once nothing may be left.
+            self._kinds = [
+                (4, self.lose_daemon),
+                (6, self.break_connection),
+                (6, self.lose_replies),
+                (3, self.clog),
+                (2, self.kill_client),
+            ]
 
     def draw(self) -> Callable[[], Awaitable[None]]:
         """One of them."""
         return self._random.choices([act for _, act in self._kinds], [weight for weight, _ in self._kinds])[0]
 
     def _away_s(self) -> float:
-        away_s = self._random.choice(_LONG_S if self._random.random() < _LONG_CHANCE else _SHORT_S)
+        lasts = _LONG_S if self._random.random() < _LONG_CHANCE else _SHORT_S
+        away_s = self._random.choice(lasts if self._world.replicas == 1 else _PAUSES_S)
         self.longest_s = max(self.longest_s, away_s)
         return away_s
 
@@ -61,6 +74,27 @@ class Faults:
             self._world.trace(f"{daemon.name} is killed")
             process.kill()
 
+    async def lose_daemon(self) -> None:
+        """One for good, its disk included, when everything is on two."""
+        daemons = self._world.daemons
+        daemon = self._random.choice(daemons)
+        if any(one.lost for one in daemons) or not await self._world.is_mirrored():
+            return
+        if any(one.lost for one in daemons):
+            return
+        daemon.lost = True
+        self._world.report.counts["daemons lost"] += 1
+        self.killed_daemons += 1
+        self.longest_s = max(self.longest_s, _REPLACED_S)
+        if self._random.random() < 0.7:
+            daemon.process.die_soon(self._random, _STEPS_MAX)
+            await trio.sleep(_SOON_S)
+        if daemon.process.alive:
+            self._world.trace(f"{daemon.name} is lost")
+            daemon.process.kill()
+        await daemon.ended.wait()
+        shutil.rmtree(daemon.settings.rootdir)
+
     async def end_daemon(self) -> None:
         """As SIGTERM."""
         daemon = self._random.choice(self._world.daemons)
@@ -72,6 +106,8 @@ class Faults:
         """Start *daemon* again whenever it has ended."""
         while True:
             await daemon.ended.wait()
+            if daemon.lost:
+                return
             self._world.trace(f"{daemon.name} has ended")
             await trio.sleep(self._away_s())
             self._world.trace(f"{daemon.name} starts")

@@ -86,6 +86,7 @@ class DaemonNode(Node):
     def __init__(self, index: int, folder: Path, hosts: Path, nursery: trio.Nursery) -> None:
         super().__init__(f"daemon {index}", f"daemon{index}", nursery)
         self.index = index
+        self.lost = False  # for good, with all that it has stored
         self.stop = trio.Event()
         # Pieces that could go past the page cache are large, and in memory there is no such way.
         self.settings = DaemonSettings(

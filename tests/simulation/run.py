@@ -19,8 +19,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes that run side by side (1)")
     parser.add_argument("--daemons", type=int, default=0, help="how many (0: as the seed has it)")
     parser.add_argument("--faults", type=int, default=-1, help="how many (-1: as the seed has it)")
+    parser.add_argument("--replicas", type=int, default=1, help="copies of everything; 2: one daemon is lost (1)")
     options = parser.parse_args()
-    run = partial(simulate, daemon_count=options.daemons, fault_count=options.faults)
+    run = partial(simulate, daemon_count=options.daemons, fault_count=options.faults, replicas=options.replicas)
     if options.seed is not None:
         report = run(options.seed)
         print(report if report.violations else f"{_last_events(report)}\nseed {report.seed}: no violation")

@@ -17,10 +17,14 @@ import trio
 from pyfuse3 import FUSEError
 
 from gkfs import hostfile
-from gkfs.commands import hostfiles, survey
+from gkfs.commands import control, hostfiles, survey
 from gkfs.daemon.faults import Kind
+from gkfs.errors import GkfsError
+from gkfs.hostfile import Features
 from gkfs.keyfile import KEY_BYTES, Key
-from gkfs.limits import HOLDER_GONE_S, REQUEST_TIMEOUT_S
+from gkfs.limits import HOLDER_GONE_S, REPLICAS_MAX, REQUEST_TIMEOUT_S
+from gkfs.messages import Empty
+from gkfs.operations import STATUS
 from tests.simulation import data_model, names_model
 from tests.simulation.faults import Faults
 from tests.simulation.history import History
@@ -60,7 +64,9 @@ class Report:
 class World:
     """A cluster of *daemon_count* hosts with a daemon each, and clients on hosts of their own."""
 
-    def __init__(self, seed: int, folder: Path, *, daemon_count: int = 0, fault_count: int = -1) -> None:
+    def __init__(
+        self, seed: int, folder: Path, *, daemon_count: int = 0, fault_count: int = -1, replicas: int = 1
+    ) -> None:
         self.report = Report(seed)
         self.system = System(seed, calm=fault_count == 0)
         self.random = self.system.random
@@ -69,7 +75,9 @@ class World:
         self.clients: list[ClientNode] = []
         self._folder = folder
         self._hosts = folder / "hosts"
-        self._daemon_count = daemon_count or self.random.choice((1, 2, 2, 3, 3, 4))
+        self.replicas = replicas
+        counts = (1, 2, 2, 3, 3, 4) if replicas == 1 else (3, 4)
+        self._daemon_count = daemon_count or self.random.choice(counts)
         self._fault_count = self.random.choice((0, 2, 4, 8)) if fault_count < 0 else fault_count
         self._client_count = self.random.choice((1, 2, 3))
         self._program_count = self.random.choice((1, 1, 2))
@@ -106,7 +114,7 @@ class World:
 
     @property
     def _daemon_ended(self) -> bool:
-        return any(daemon.starts > 1 for daemon in self.daemons)
+        return any(daemon.starts > 1 or daemon.lost for daemon in self.daemons)
 
     def _took(self, what: str, seconds: float) -> None:
         if seconds > _CALL_MAX_S:
@@ -123,6 +131,18 @@ class World:
             self._working += 1
             self._nursery.start_soon(self._work, client, kernel)
         return client
+
+    async def is_mirrored(self) -> bool:
+        """Whether everything is on two daemons now."""
+        PROCESS.set(Process("checks", "checks"))
+
+        async def copies(daemons: dict[int, control.Conversation]) -> list[int]:
+            return [(await daemon.ask(STATUS, Empty())).copies for daemon in daemons.values()]
+
+        try:
+            return set(await control.converse(hostfile.read(self._hosts), copies)) == {REPLICAS_MAX}
+        except (GkfsError, ExceptionGroup):  # a connection broke
+            return False
 
     # --- the run
 
@@ -152,13 +172,15 @@ class World:
                     await self._peace()
                     await self._check()
                     for daemon in self.daemons:
-                        await daemon.end()
+                        if daemon.is_up:
+                            await daemon.end()
                     nursery.cancel_scope.cancel()
         except trio.TooSlowError:
             self.violation(f"the run has not ended after {_RUN_MAX_S} s")
 
     async def _begin(self) -> None:
-        hostfiles.create(self._hosts, _FSID, self._daemon_count, Key(bytes(KEY_BYTES)))
+        features = Features(replicas=self.replicas)
+        hostfiles.create(self._hosts, _FSID, self._daemon_count, Key(bytes(KEY_BYTES)), features)
         for index in range(self._daemon_count):
             daemon = DaemonNode(index, self._folder, self._hosts, self._nursery)
             self.daemons.append(daemon)
@@ -226,7 +248,7 @@ class World:
         for daemon in self.daemons:
             daemon.process.dies_at_step = 0
         for daemon in self.daemons:
-            while not daemon.is_up:
+            while not daemon.is_up and not daemon.lost:
                 if daemon.ended.is_set():
                     daemon.start()
                 await trio.sleep(0.5)

@@ -1,0 +1,37 @@
+"""Simulated runs with `--replicas 2`: one daemon is lost for good, its disk included, which costs time only."""
+
+from collections import Counter
+
+import pytest
+
+from gkfs.daemon.mirror import Mirror, Target
+from gkfs.messages import Buffer
+from tests.simulation.world import simulate
+
+SEEDS_EACH = 20
+
+
+@pytest.mark.parametrize("first", range(1, 61, SEEDS_EACH))
+def test_no_promise_is_broken_when_a_daemon_is_lost(first: int) -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(first, first + SEEDS_EACH):
+        report = simulate(seed, replicas=2)
+        assert not report.violations, str(report)
+        counts += report.counts
+    assert counts["daemons lost"] > 3
+
+
+def test_replies_that_leave_before_the_mirror_has_what_they_tell_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_soon(mirror: Mirror, target: Target, pieces: list[Buffer]) -> None:
+        target.send(pieces)
+
+    monkeypatch.setattr(Mirror, "send", too_soon)
+    found = next((report for seed in range(1, 1001) if (report := simulate(seed, replicas=2)).violations), None)
+    assert found is not None
+    print(f"seed {found.seed}: {found.violations[0]}")
+
+
+def test_a_seed_says_all_of_a_run() -> None:
+    assert simulate(13, replicas=2).digest == simulate(13, replicas=2).digest
