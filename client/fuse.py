@@ -281,8 +281,11 @@ class GkfsOperations(pyfuse3.Operations):
             if node.removed:
                 raise OSError(errno.ESTALE, f"file {inode:#x} was removed")
             await self._names.stat(node)  # close-to-open: what others closed before is seen from here on
-            if node.entry.version != node.listed_version and time.monotonic() < node.listed_until_s:
-                pyfuse3.invalidate_inode(inode, attr_only=True)  # its size would be the end of reading
+            if node.listed_version not in (0, node.entry.version):
+                # The kernel may still use what a listing said, from when it took it: its size would be the end of
+                # reading.
+                node.listed_version = 0
+                pyfuse3.invalidate_inode(inode, attr_only=True)
             if flags & os.O_TRUNC:
                 await self._truncate(node, 0, ctx)
         except OSError:

@@ -19,7 +19,6 @@ from gkfs.limits import (
     DIRECTORY_ATTR_TIMEOUT_S,
     LEASE_MARGIN_S,
     LEASE_S,
-    LISTED_TIMEOUT_S,
 )
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
@@ -60,7 +59,6 @@ class Inode:
         "kept",
         "lease_until_s",
         "leaving",
-        "listed_until_s",
         "listed_version",
         "lookups",
         "name",
@@ -106,8 +104,7 @@ class Inode:
         self.touched_s = 0.0  # and its entries changed then, on the monotonic clock
         self.lease_until_s = 0.0  # nobody else changes it before; of a directory but for what is in it
         self.was_read = False  # since the record was asked for with a lease
-        self.listed_until_s = 0.0  # the kernel may use attributes of *listed_version* that came with a listing
-        self.listed_version = 0
+        self.listed_version = 0  # of the attributes that came with a listing; 0: the kernel does not use them
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
         self._entry: Metadentry | bytes = b""
         self._fresh_until_s = 0.0
@@ -255,7 +252,6 @@ class InodeTable:
         if not inode.is_known or inode.entry.version < metadentry.version_of(record):
             inode.learn(record)
         inode.listed_version = inode.entry.version
-        inode.listed_until_s = time.monotonic() + LISTED_TIMEOUT_S
         return inode
 
     def _referenced(self, parent: Inode, name: bytes, fid: int, *, several: bool) -> Inode:

@@ -177,9 +177,8 @@ class Pump:
         if self._beside is not None:
             self._beside.close()
             self._beside = None
-        for worker in self._ready:  # what the end of calls has begun after the last turn
-            worker.close()
-        self._ready.clear()
+        while self._ready:  # what the end of calls has begun after the last turn; closing one may begin others
+            self._ready.popleft().close()
         self._epoll.close()
         os.close(self._wake_fd)
 

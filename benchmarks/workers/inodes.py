@@ -95,7 +95,6 @@ class SharedInode(Inode):
     listed_version = _word(rows.LISTED_VERSION)
     times_set_ns = _word(rows.TIMES_SET)
     allocated_bytes = _word(rows.ALLOCATED)
-    listed_until_s = _time_s(rows.LISTED_UNTIL)
     touched_s = _time_s(rows.TOUCHED)
 
     @property

@@ -125,7 +125,12 @@ def _started(script: str, *arguments: int, cwd: Path) -> subprocess.Popen[str]:
 def _killed(process: subprocess.Popen[str]) -> list[str]:
     """End it by SIGKILL; the lines it had written."""
     process.kill()
-    return process.communicate(timeout=60)[0].splitlines()
+    assert process.stdout is not None
+    lines = (
+        process.stdout.read().splitlines()
+    )  # communicate() would leave out what is in the buffer of a line before
+    process.communicate(timeout=60)
+    return lines
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
