@@ -18,9 +18,18 @@ from gkfs.hostfile import Features, Sync
 
 LOG_NAME: Final = "daemon.log"
 _PREFIX: Final = "daemon-"
-_FOLDERS: Final = ("metadata", "chunks")
+_FOLDERS: Final = ("metadata", "chunks", "copies")
 # The lock goes last: whoever holds it keeps daemons out meanwhile.
-_FILES: Final = ("superblock.json", "superblock.json.new", "socket", LOG_NAME, "ballast", "lock")
+_FILES: Final = (
+    "superblock.json",
+    "superblock.json.new",
+    "views.json",
+    "views.new",
+    "socket",
+    LOG_NAME,
+    "ballast",
+    "lock",
+)
 
 
 class Contents(NamedTuple):

@@ -1,4 +1,4 @@
-"""`gkfs status` of a file system with two copies."""
+"""File systems with two copies on the command line."""
 
 import json
 import os
@@ -31,3 +31,13 @@ def test_status_says_whose_copy_is_missing(workplace: Workplace) -> None:
     done = workplace.gkfs("status", "-H", workplace.hosts)
     assert done.out.splitlines()[-1].endswith("no other has a complete copy at the moment")
     workplace.gkfs("stop", "-H", workplace.hosts)
+
+
+def test_run_and_stop_with_purge_leave_nothing(workplace: Workplace) -> None:
+    options = ("-r", workplace.root, "-n", "3", "--replicas", "2")
+    assert workplace.ok("run", "-m", workplace.mnt, *options, "--", "echo", "done").out == "done\n"
+    assert list(workplace.root.iterdir()) == []
+    workplace.ok("start", "-H", workplace.hosts, *options)
+    workplace.ok("status", "-H", workplace.hosts, "--wait", "20")
+    workplace.ok("stop", "-H", workplace.hosts, "--purge")
+    assert list(workplace.root.iterdir()) == []
