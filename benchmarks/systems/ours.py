@@ -51,6 +51,7 @@ def _embedded(*features: str) -> tuple[tuple[str, ...], ...]:
 VARIANTS: dict[str, Variant] = {
     "gkfs-1": Variant("gkfs, 1 daemon", _separate(1)),
     "gkfs-2": Variant("gkfs, 2 daemons", _separate(2)),
+    "gkfs-3": Variant("gkfs, 3 daemons", _separate(3)),
     "gkfs-4": Variant("gkfs, 4 daemons", _separate(4)),
     "gkfs-embedded": Variant("gkfs, 1 daemon in the client", _embedded()),
     "gkfs-1-unmerged": Variant("gkfs, 1 daemon, no merging", _separate(1), {"GKFS_MERGE": "0"}),
@@ -77,6 +78,8 @@ for _variant, _base in SAFETY.items():
     _choice = CHOICES[_variant.removeprefix(f"{_base}-")]
     _commands = _separate(1, *_choice.features) if _base == "gkfs-1" else _embedded(*_choice.features)
     VARIANTS[_variant] = Variant(f"{VARIANTS[_base].title}, {_choice.title}", _commands, _choice.environment)
+SAFETY["gkfs-3-replicas"] = "gkfs-3"  # it takes three
+VARIANTS["gkfs-3-replicas"] = Variant("gkfs, 3 daemons, two copies", _separate(3, "--replicas", "2"))
 
 
 class Ours(System):
