@@ -282,9 +282,7 @@ class GkfsOperations(pyfuse3.Operations):
                 raise OSError(errno.ESTALE, f"file {inode:#x} was removed")
             await self._names.stat(node)  # close-to-open: what others closed before is seen from here on
             if node.listed_version not in (0, node.entry.version):
-                # The kernel may still use what a listing said, from when it took it: its size would be the end of
-                # reading.
-                node.listed_version = 0
+                node.listed_version = 0  # the kernel may still use the size of then, and end reading there
                 pyfuse3.invalidate_inode(inode, attr_only=True)
             if flags & os.O_TRUNC:
                 await self._truncate(node, 0, ctx)

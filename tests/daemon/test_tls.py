@@ -313,7 +313,7 @@ def test_a_changed_byte_ends_the_connection_and_what_was_asked_is_repeated(direc
                     replies = await other.call_many(READ_CHUNK, reads)
                     assert [bytes(one.data) for one in replies if not isinstance(one, OSError)] == chunks
             assert changed == [1, 2, 3]
-            assert relay.connections == 4
+            assert relay.connections in (3, 4)  # the last change may be of what nobody waits for any more
 
     test(tmp_path)
 
