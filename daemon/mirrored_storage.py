@@ -1,6 +1,6 @@
 """Chunk storage that tells a mirror what it does."""
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import trio
@@ -11,7 +11,7 @@ from gkfs.daemon.guards import Guard
 from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.summed_storage import SummedStorage
-from gkfs.limits import INLINE_IO_MAX_BYTES, SCAN_PAGE_RECORDS
+from gkfs.limits import INLINE_IO_MAX_BYTES
 from gkfs.messages import Buffer
 
 
@@ -37,13 +37,10 @@ class MirroredStorage(ChunkStorage):
 
     async def copy_all(self) -> None:
         """Ship every chunk there is. Raises OSError, also when the mirror is given up."""
-        for page in self._pages_of_chunks():
+        for page in self._store.pages(*keys.table(keys.CHUNKS)):
             for key, _ in page:
                 await self._copy(*keys.chunk_of_key(key))
                 await self.mirror.flushed()
-
-    def _pages_of_chunks(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        return self._store.pages(*keys.table(keys.CHUNKS), SCAN_PAGE_RECORDS)
 
     async def _copy(self, fid: int, chunk: int) -> None:
         while fid in self._cuts:

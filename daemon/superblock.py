@@ -22,6 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from gkfs.durable import write_json
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Features, Hostfile, Sync
 from gkfs.limits import BOOT_EPOCH_MAX
@@ -196,18 +197,7 @@ class Rootdir:
 
 def plant(path: Path, superblock: Superblock) -> None:
     """Put *superblock* into the rootdir *path*, durably. Raises OSError."""
-    temporary = path / f"{_SUPERBLOCK}.new"
-    with temporary.open("w") as file:
-        json.dump(asdict(superblock), file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path / _SUPERBLOCK)
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_json(path / _SUPERBLOCK, path / f"{_SUPERBLOCK}.new", asdict(superblock))
 
 
 def _with_tls(has_tls: bool) -> str:

@@ -9,11 +9,11 @@ The file is ``views.json`` in the rootdir of the process.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Final
 
 from gkfs.copy_messages import NOBODY, View
+from gkfs.durable import write_json
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import DaemonAddress
 
@@ -83,12 +83,8 @@ class Views:
         return view is not None and view.primary == process
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".new")
-        with temporary.open("w") as file:
-            json.dump({"known": list(self._known.values()), "voted": list(self._voted.values())}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        document = {"known": list(self._known.values()), "voted": list(self._voted.values())}
+        write_json(self._path, self._path.with_suffix(".new"), document)
 
 
 def first_views(daemons: dict[int, DaemonAddress]) -> list[View]:

@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from gkfs.durable import write_json
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.limits import MANIFEST_MAX_BYTES
 
@@ -96,18 +97,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     document = {"format": FORMAT, **manifest._asdict()}
     document["containers"] = [container._asdict() for container in manifest.containers]
     document["digest"] = _digest(document)
-    temporary = folder / f"{NAME}.{manifest.pack}"
-    with open(temporary, "x", encoding="ascii", opener=private) as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / NAME)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_json(folder / NAME, folder / f"{NAME}.{manifest.pack}", document, mode="x", opener=private)
 
 
 def read(folder: Path) -> Manifest:

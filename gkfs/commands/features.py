@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from gkfs.errors import ExitStatus, GkfsError
 from gkfs.hostfile import Features, Sync
 
-_KEPT = (("checksums", "checksums"), ("tls", "TLS"))
+_KEPT = (("checksums", "checksums"), ("tls", "TLS"))  # flags, and what people call them
 
 
 class Wanted(NamedTuple):
@@ -23,7 +23,8 @@ class Wanted(NamedTuple):
 
     def arguments(self) -> list[str]:
         """The same as arguments, which hold whatever the environment says."""
-        found = [f"--{'' if value else 'no-'}{name}" for name, value in self._flags() if value is not None]
+        flags = [(field, getattr(self, field)) for field, _ in _KEPT]
+        found = [f"--{'' if value else 'no-'}{field}" for field, value in flags if value is not None]
         found += ["--sync", self.sync] if self.sync else []
         return [*found, *(["--replicas", str(self.replicas)] if self.replicas else [])]
 
@@ -42,9 +43,6 @@ class Wanted(NamedTuple):
         if self.sync not in (None, known.sync):
             reason = f"{where} is of a file system with --sync {known.sync}, not {self.sync}"
             raise GkfsError(reason, ExitStatus.HOSTFILE)
-
-    def _flags(self) -> list[tuple[str, bool | None]]:
-        return [("checksums", self.checksums), ("tls", self.tls)]
 
     def _check_kept(self, known: Features, where: str, status: ExitStatus) -> None:
         """What was chosen when the file system was made stays."""

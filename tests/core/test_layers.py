@@ -14,6 +14,7 @@ LAYERS: dict[str, int] = {
     "gkfs.chunks": 1,
     "gkfs.hashing": 1,
     "gkfs.buffers": 0,
+    "gkfs.durable": 0,
     "gkfs.spin": 1,
     "gkfs.strangers": 1,
     "gkfs.metadentry": 1,

@@ -1,5 +1,6 @@
 """A daemon for tests, and connections to it of which a test sends every byte itself."""
 
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,8 +15,8 @@ from gkfs.daemon.server import DaemonSettings, serve
 from gkfs.handshake import Call
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import Access, Key
-from gkfs.messages import HelloRequest
-from gkfs.operations import HELLO, Operation
+from gkfs.messages import HelloRequest, StatRequest
+from gkfs.operations import HELLO, STAT, Operation
 
 FSID = "a" * 32
 CLIENT = b"c" * 16
@@ -88,8 +89,8 @@ class Raw:
 
     async def prove(self, client_id: bytes = CLIENT, role: str = "client") -> None:
         """The handshake, but for the HELLO."""
-        call = Call(ACCESS, 0, client_id, role, "the daemon")
-        await self.send([call.prove(await self.answer(call.greeting))])
+        mine = call(client_id=client_id, role=role)
+        await self.send([mine.prove(await self.answer(mine.greeting))])
 
     async def hello(self, client_id: bytes = CLIENT, role: str = "client") -> wire.Message:
         """All of the handshake."""
@@ -126,3 +127,33 @@ async def is_closed(raw: Raw) -> bool:
         raw.close()
         return True
     return False
+
+
+def call(access: Access = ACCESS, index: int = 0, client_id: bytes = CLIENT, role: str = "client") -> Call:
+    return Call(access, index, client_id, role, "the daemon")
+
+
+async def known(address: DaemonAddress, client_id: bytes = CLIENT, role: str = "client") -> Raw:
+    """A connection after its handshake."""
+    raw = Raw(address)
+    assert (await raw.hello(client_id, role)).errno == 0
+    return raw
+
+
+async def serves(address: DaemonAddress) -> None:
+    """The daemon answers who has the key."""
+    good = Raw(address)
+    await good.hello(os.urandom(16))
+    assert (await good.call(STAT, 1, StatRequest(b"/", 0))).errno == 0
+    good.close()
+
+
+async def end_of(raw: Raw) -> bytes:
+    """All that comes until the daemon closes the connection."""
+    data = b""
+    try:
+        while True:
+            data += await raw.take(1)
+    except (EOFError, ConnectionResetError):
+        raw.close()
+        return data

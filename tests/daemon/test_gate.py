@@ -17,39 +17,16 @@ from gkfs.daemon import connection as connection_module
 from gkfs.daemon import gate as gate_module
 from gkfs.daemon.gate import Caller, Refusals
 from gkfs.errors import ExitStatus, GkfsError
-from gkfs.handshake import ANSWER_BYTES, GREETING_BYTES, HEAD_BYTES, Call
+from gkfs.handshake import ANSWER_BYTES, GREETING_BYTES, HEAD_BYTES
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import PROOF_BYTES, Access, Key
 from gkfs.limits import PROTOCOL_VERSION, REFUSALS_LOGGED, REFUSALS_LOGGED_OF_ONE, REFUSALS_WINDOW_S
 from gkfs.messages import CreateRequest, Empty, HelloRequest, StatRequest
 from gkfs.operations import CREATE, HELLO, SHUTDOWN, STAT
-from tests.daemon.raw import ACCESS, CLIENT, FSID, KEY, Raw, daemon, is_closed, with_daemon
+from tests.daemon.raw import ACCESS, CLIENT, FSID, KEY, Raw, call, daemon, end_of, is_closed, serves, with_daemon
 
 OTHER_KEY = Key(b"x" * 32)
 NONCE = slice(GREETING_BYTES - 32, GREETING_BYTES)
-
-
-def call(access: Access = ACCESS, index: int = 0, client_id: bytes = CLIENT, role: str = "client") -> Call:
-    return Call(access, index, client_id, role, "the daemon")
-
-
-async def serves(address: DaemonAddress) -> None:
-    """The daemon answers who has the key."""
-    good = Raw(address)
-    await good.hello(os.urandom(16))
-    assert (await good.call(STAT, 1, StatRequest(b"/", 0))).errno == 0
-    good.close()
-
-
-async def end_of(raw: Raw) -> bytes:
-    """All that comes until the daemon closes the connection."""
-    data = b""
-    try:
-        while True:
-            data += await raw.take(1)
-    except (EOFError, ConnectionResetError):
-        raw.close()
-        return data
 
 
 # --- who has the key

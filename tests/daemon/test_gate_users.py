@@ -13,39 +13,8 @@ import trio
 import trio.testing
 
 from gkfs import transport
-from gkfs.handshake import GREETING_BYTES, Call
-from gkfs.hostfile import DaemonAddress
-from gkfs.keyfile import Access, Key
-from gkfs.messages import StatRequest
-from gkfs.operations import STAT
-from tests.daemon.raw import ACCESS, CLIENT, Raw, daemon
+from tests.daemon.raw import call, daemon, serves
 from tests.users import OTHER_USER, as_other_user
-
-OTHER_KEY = Key(b"x" * 32)
-NONCE = slice(GREETING_BYTES - 32, GREETING_BYTES)
-
-
-def call(access: Access = ACCESS, index: int = 0, client_id: bytes = CLIENT, role: str = "client") -> Call:
-    return Call(access, index, client_id, role, "the daemon")
-
-
-async def serves(address: DaemonAddress) -> None:
-    """The daemon answers who has the key."""
-    good = Raw(address)
-    await good.hello(os.urandom(16))
-    assert (await good.call(STAT, 1, StatRequest(b"/", 0))).errno == 0
-    good.close()
-
-
-async def end_of(raw: Raw) -> bytes:
-    """All that comes until the daemon closes the connection."""
-    data = b""
-    try:
-        while True:
-            data += await raw.take(1)
-    except (EOFError, ConnectionResetError):
-        raw.close()
-        return data
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")

@@ -25,18 +25,9 @@ from gkfs.operations import (
     TABLE,
     WRITE_CHUNK,
 )
-from tests.daemon.raw import Raw, is_closed, with_daemon
+from tests.daemon.raw import is_closed, known, with_daemon
 
-OTHER = b"d" * 16
 FID = 77
-I64_END, U64_END = 1 << 63, 1 << 64
-
-
-async def known(address: DaemonAddress, client_id: bytes = b"c" * 16, role: str = "client") -> Raw:
-    """A connection after its handshake."""
-    raw = Raw(address)
-    assert (await raw.hello(client_id, role)).errno == 0
-    return raw
 
 
 def run_with_daemon(test: Any, folder: Path) -> None:

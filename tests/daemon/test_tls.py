@@ -25,7 +25,7 @@ from gkfs.limits import PROTOCOL_VERSION
 from gkfs.messages import HelloRequest, ReadChunkRequest, StatRequest, WriteChunkRequest
 from gkfs.operations import HELLO, READ_CHUNK, STAT, WRITE_CHUNK
 from gkfs.tls import Certificate, TlsSocket
-from tests.daemon.raw import CLIENT, FSID, KEY, Raw, daemon
+from tests.daemon.raw import CLIENT, FSID, KEY, Raw, daemon, end_of
 from tests.relay import Relay
 
 IN_TLS = Access(FSID, KEY, tls=True)
@@ -92,16 +92,6 @@ async def begin(connection: TlsSocket) -> Raw:
 async def dial(address: DaemonAddress) -> Raw:
     """A connection in TLS, before anything is said."""
     return await begin(tls.call(socket.create_connection(transport.tcp_address(address.tcp))))
-
-
-async def end_of(raw: Raw) -> bytes:
-    data = b""
-    try:
-        while True:
-            data += await raw.take(1)
-    except (EOFError, ConnectionResetError):
-        raw.close()
-        return data
 
 
 # --- who speaks as he should
