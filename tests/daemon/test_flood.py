@@ -114,8 +114,8 @@ def test_a_client_is_answered_while_another_floods_the_daemon(what: str, takes: 
             assert trio.run(_longest_answer_s, target) <= _ANSWER_MAX_S
             assert flooder.is_alive()
             assert target.rss_bytes() <= _RSS_MAX_BYTES
-            if takes:  # it is the flood that was met, not the calm after it
-                assert target.status().requests > first + 2 * _ANSWERS
+            if takes:  # It is the flood that was met, not the calm after it; their shares are the same.
+                assert target.status().requests > first + _ANSWERS + _ANSWERS // 2
         finally:
             flooder.kill()
             flooder.join()
