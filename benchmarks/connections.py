@@ -21,7 +21,8 @@ from pathlib import Path
 import click
 import trio
 
-from benchmarks.systems.ours import GKFS, ROOT
+from benchmarks.program import ROOT
+from benchmarks.systems.ours import GKFS
 from gkfs import handshake, hostfile
 from gkfs.commands import control, hostfiles
 from gkfs.errors import GkfsError

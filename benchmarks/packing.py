@@ -1,6 +1,6 @@
 """How fast `gkfs pack`, `unpack` and `du` are, beside tar and du on the mount. Prints a table.
 
-    python benchmarks/packing.py [--files 20000] [--large-mib 2048] [--daemons 2] [--folder DIR]
+    python -m benchmarks.packing [--files 20000] [--large-mib 2048] [--daemons 2] [--folder DIR]
 
 The tree is of many small files (0 to 8 KiB, 20 folders), or one large file of random bytes. DIR holds daemons'
 data and packs alike, so that all of it is one disk; caches are as the runs before leave them.
@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import program
 
 
 class Site:
@@ -44,7 +44,7 @@ def gkfs(*arguments: object) -> None:
 
 def run(command: Sequence[object]) -> None:
     """Run a command that must succeed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | program.ENVIRONMENT
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, env=environment)
 
 

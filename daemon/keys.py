@@ -45,7 +45,7 @@ _SLOT = struct.Struct(">H")
 _CHUNK = struct.Struct(">cQI")
 
 # Every record of a path: the root's key, and all keys that start with a slash.
-ROOT = paths.key(paths.ROOT)
+ROOT: bytes = paths.key(paths.ROOT)
 PATHS = (b"/", b"0")
 
 

@@ -158,7 +158,8 @@ fetch_source() { # PACKAGE FOLDER
 venv_identity() {
     echo "$root"
     /usr/bin/python3 --version
-    sha256sum <"$root/pyproject.toml"
+    echo "${GKFS_COMPILE-}"
+    (cd "$root" && sha256sum pyproject.toml setup.py {gkfs,gkfs/commands,client,daemon}/*.py | sha256sum)
 }
 
 venv_is_ready() { # EXTRA
@@ -171,7 +172,7 @@ venv_works() {
         "$venv/bin/python" -m pip --version &>/dev/null
 }
 
-# Installs the project into .venv, as links to the checkout. EXTRA: run, test or dev.
+# Installs the project into .venv, compiled (setup.py); anew when a module has changed. EXTRA: run, test or dev.
 need_venv() { # EXTRA
     local extra=$1 lock
     venv_is_ready "$extra" && return 0
@@ -193,10 +194,17 @@ make_venv() {
 }
 
 pip_install() { # EXTRA
-    local project=$root extra
-    [[ $1 == run ]] || project+="[$1]"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$project" ||
-        return
+    local pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check) wheel extra
+    if [[ ! -f $venv/wheel/made-from || $(<"$venv/wheel/made-from") != "$(venv_identity)" ]]; then
+        rm -rf "$venv/wheel" "$root/build" # setuptools would pack what an earlier build has left there
+        "${pip[@]}" wheel --no-deps --wheel-dir "$venv/wheel" "$root" || return
+        venv_identity >"$venv/wheel/made-from"
+    fi
+    wheel=$(compgen -G "$venv/wheel/*.whl") || return
+    extra=$1
+    [[ $extra == run ]] && extra='' || extra="[$extra]"
+    # Of the same version is not of the same source.
+    "${pip[@]}" install --no-deps --force-reinstall "$wheel" && "${pip[@]}" install "$wheel$extra" || return
     for extra in run test dev; do # each holds the ones before it
         venv_identity >"$venv/installed-$extra"
         [[ $extra != "$1" ]] || break

@@ -23,7 +23,7 @@ import errno
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, NAME_MAX_BYTES
 
-ROOT = b"/"
+ROOT: bytes = b"/"
 _SLASH = ROOT[0]
 _ADDRESS_MARK = b"\x09"
 

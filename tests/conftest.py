@@ -5,6 +5,8 @@ from typing import Final
 
 import pytest
 
+from benchmarks import program
+
 # These take longest, from two minutes down to a quarter of one. They begin first: else, with files side by side,
 # one worker would be busy with such a file when all others have nothing left to do.
 _LONGEST: Final = (
@@ -55,6 +57,11 @@ _LONGEST: Final = (
     "mount/test_tls.py",
     "daemon/test_tls.py",
 )
+
+
+def pytest_report_header() -> str:
+    """Says what is tested."""
+    return f"gkfs as a process: {program.DESCRIPTION}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

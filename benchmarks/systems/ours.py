@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks import program
 from benchmarks.processes import Failed, run, unmount, wait_until, with_argument
 from benchmarks.systems.base import CLIENT, DAEMON, System
 from gkfs import __version__
@@ -14,7 +15,6 @@ from gkfs.commands import control, hostfiles
 from gkfs.config import LOG_VARIABLE
 from gkfs.messages import StatusReply
 
-ROOT = Path(__file__).resolve().parents[2]
 GKFS = (sys.executable, "-m", "gkfs")
 
 
@@ -99,11 +99,12 @@ class Ours(System):
         return self._variant.title
 
     def version(self) -> str:
+        how = "" if program.IS_COMPILED else ", not compiled"
         try:
-            revision = run(["git", "-C", ROOT, "describe", "--always", "--dirty"], 10.0).strip()
+            revision = run(["git", "-C", program.ROOT, "describe", "--always", "--dirty"], 10.0).strip()
         except Failed:
-            return f"gkfs {__version__}"
-        return f"gkfs {__version__}, {revision}"
+            return f"gkfs {__version__}{how}"
+        return f"gkfs {__version__}, {revision}{how}"
 
     def bring_up(self) -> None:
         self.backing("root")
@@ -164,5 +165,5 @@ class Ours(System):
     def _gkfs(self, *arguments: object) -> None:
         """In an environment without this user's settings and with a runtime folder of its own."""
         plain = {name: "" for name in os.environ if name.startswith("GKFS_")}  # empty counts as not set
-        own = {"XDG_RUNTIME_DIR": str(self.folder / "run"), "PYTHONPATH": str(ROOT)}
+        own = {"XDG_RUNTIME_DIR": str(self.folder / "run"), **program.ENVIRONMENT}
         run([*GKFS, *arguments], cwd=self.folder, env=plain | own | dict(self._variant.environment))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import program
 from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -200,7 +201,7 @@ def test_mount_waits_for_daemons_as_long_as_told(workplace: Workplace) -> None:
 def test_a_missing_fuse_device_is_named(workplace: Workplace) -> None:
     gkfs = [sys.executable, "-m", "gkfs", "mount", "-H", str(workplace.hosts), str(workplace.mnt)]
     script = 'mount -t tmpfs none /dev && exec "$@"'
-    environment = workplace.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = workplace.environment | program.ENVIRONMENT
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", *gkfs],
         env=environment,

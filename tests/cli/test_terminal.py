@@ -7,12 +7,12 @@ import select
 import signal
 import sys
 import time
-from pathlib import Path
 from types import ModuleType
 from typing import Self
 
 import pytest
 
+from benchmarks import program
 from gkfs.commands import launch, terminal
 from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
 
@@ -33,11 +33,10 @@ class Shell:
     def __init__(self, workplace: Workplace) -> None:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
-            root = str(Path(__file__).parents[2])
             os.execve(
                 "/bin/bash",
                 ["bash", "--norc", "--noprofile", "-i"],
-                workplace.environment | {"PS1": "$ ", "PYTHONPATH": root},
+                workplace.environment | program.ENVIRONMENT | {"PS1": "$ "},
             )
         self.shown = ""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benchmarks import program
 from gkfs.commands import mounts
 
 # Far above what anything takes: on a busy machine only what hangs reaches it.
@@ -69,7 +70,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=self.environment | dict(env or {}) | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=self.environment | dict(env or {}) | program.ENVIRONMENT,
             cwd=cwd,
         )
         self._started.append(process)

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from benchmarks import program
 from gkfs import hostfile, metadentry, transport
 from gkfs.audit_messages import AuditStoreRequest
 from gkfs.commands import hostfiles, survey
@@ -73,7 +74,10 @@ class Daemon:
         command = [sys.executable, "-m", "gkfs", "daemon", "-i", "0", "-r", str(folder), "-H", str(self.hostfile)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "-l", "tcp://127.0.0.1:0", "--die-with", str(os.getpid())], stdout=log, stderr=log
+                [*command, "-l", "tcp://127.0.0.1:0", "--die-with", str(os.getpid())],
+                stdout=log,
+                stderr=log,
+                env=os.environ | program.ENVIRONMENT,
             )
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pytest
 
+from benchmarks import program
 from gkfs import hostfile
 from gkfs.commands import survey
 from gkfs.errors import GkfsError
@@ -87,8 +88,8 @@ class FileSystem:
         return done
 
     def _environment(self) -> dict[str, str]:
-        own = {_MARK: self._mark, "PYTHONPATH": str(REPOSITORY), "XDG_RUNTIME_DIR": str(self.runtime)}
-        return os.environ | own
+        own = {_MARK: self._mark, "XDG_RUNTIME_DIR": str(self.runtime)}
+        return os.environ | own | program.ENVIRONMENT
 
     def start(self) -> None:
         """Start all daemons; after a stop they find their data again."""

@@ -1,0 +1,37 @@
+"""Compiles the modules that requests pass through; all else about the build is in pyproject.toml.
+
+They are compiled for a wheel, which is what `pip install .` makes. An editable install has them as they are, and so
+has a wheel with GKFS_COMPILE=0 (docs/decisions/0016-compiled.md).
+"""
+
+import os
+import sys
+from typing import Final
+
+from setuptools import setup
+
+_CORE: Final = "channel chunks distributor metadentry paths spin wire"
+_CLIENT: Final = (
+    "attributes beside context data fuse handles holds inodes listing namespace pool pump reading touches writing"
+)
+_DAEMON: Final = (
+    "attributes chunk_files connection dispatch guards handlers inline_data intents kept keys leases local "
+    "namespace open_chunks opens outbox parents records rows session shares store"
+)
+
+
+def _compiled() -> list[object]:
+    from mypyc.build import mypycify
+
+    modules = [
+        *(f"gkfs/{name}.py" for name in _CORE.split()),
+        *(f"gkfs/client/{name}.py" for name in _CLIENT.split()),
+        *(f"gkfs/daemon/{name}.py" for name in _DAEMON.split()),
+    ]
+    # Where a wheel is built, what is imported is not installed.
+    options = ["--ignore-missing-imports", "--allow-subclassing-any"]
+    return mypycify([*options, *modules], opt_level="2", debug_level="0", multi_file=True)
+
+
+_wanted = "bdist_wheel" in sys.argv and os.environ.get("GKFS_COMPILE") != "0"
+setup(ext_modules=_compiled() if _wanted else [])
