@@ -1,7 +1,7 @@
 """Compiles the modules that requests pass through; all else about the build is in pyproject.toml.
 
-They are compiled for a wheel, which is what `pip install .` makes. An editable install has them as they are, and so
-has a wheel with GKFS_COMPILE=0 (docs/decisions/0016-compiled.md).
+They are compiled for a wheel, which is what `pip install .` makes. An editable install has them as they are, and
+so has a wheel with GKFS_COMPILE=0 (docs/decisions/0016-compiled.md).
 """
 
 import os
@@ -28,8 +28,8 @@ def _compiled() -> list[object]:
         *(f"gkfs/client/{name}.py" for name in _CLIENT.split()),
         *(f"gkfs/daemon/{name}.py" for name in _DAEMON.split()),
     ]
-    # Where a wheel is built, what is imported is not installed.
-    options = ["--ignore-missing-imports", "--allow-subclassing-any"]
+    # What is imported is not installed where a wheel is built: the project's checks would fail.
+    options = ["--config-file=", "--ignore-missing-imports"]
     return mypycify([*options, *modules], opt_level="2", debug_level="0", multi_file=True)
 
 
