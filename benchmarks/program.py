@@ -35,8 +35,8 @@ def _find() -> Path:
 
 FOLDER: Final = _find()
 IS_COMPILED: Final = any((FOLDER / "gkfs").glob("*.so"))
-# By which a process finds it, unless its working directory is the checkout. Empty counts as not set.
-ENVIRONMENT: Final = {"PYTHONPATH": str(ROOT) if FOLDER == ROOT else ""}
+# By which a process finds it, in whatever working directory. Empty counts as not set.
+ENVIRONMENT: Final = {"PYTHONPATH": str(ROOT) if FOLDER == ROOT else "", "PYTHONSAFEPATH": "1"}
 DESCRIPTION: Final = (
     f"{'compiled' if IS_COMPILED else 'not compiled'}, from {'the checkout' if FOLDER == ROOT else FOLDER}"
 )

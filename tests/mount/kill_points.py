@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks import program
 from gkfs.distributor import Distributor
 from gkfs.paths import inode_address
 from tests.mount.calls import noise
@@ -56,7 +57,7 @@ class MortalFileSystem(FileSystem):
             process = subprocess.Popen(
                 [*command, "--listen", "tcp://127.0.0.1:0"],
                 cwd=self.folder,
-                env=self._environment(),
+                env=self._environment() | {"PYTHONPATH": str(program.ROOT)},  # whose steps it can count
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
