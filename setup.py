@@ -11,8 +11,8 @@ from typing import Final
 from setuptools import setup
 
 _CORE: Final = "channel chunks distributor metadentry paths spin wire"
-# Not `fuse` and `beside`: their classes have bases in packages that are not installed where a wheel is built, which
-# the compiler has to know.
+# Not `fuse` and `beside`: their classes have bases in packages that are not installed where a wheel is built, and
+# which the compiler would have to know.
 _CLIENT: Final = "attributes context data handles holds inodes listing namespace pool pump reading touches writing"
 _DAEMON: Final = (
     "attributes chunk_files connection dispatch guards handlers inline_data intents kept keys leases local "

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benchmarks import program
 from tests.mount.file_system import GKFS, FileSystem, resident_bytes, wait_until
 
 _REQUEST_TIMEOUT_S: Final = (
@@ -45,7 +46,8 @@ class LyingFileSystem(FileSystem):
         command = [GKFS[0], *lying, "daemon", "-r", str(self.rootdir), "-H", str(self.hostfile)]
         command += ["-n", str(self.daemons), "--index", str(index), "--listen", "tcp://127.0.0.1:0"]
         with open(self.folder / f"daemon-{index}.log", "wb") as log:
-            self._own.append(subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log))
+            environment = self._environment() | {"PYTHONPATH": str(program.ROOT)}
+            self._own.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
 
     def start(self) -> None:
         """Start all daemons, honest ones as yet."""
