@@ -15,7 +15,7 @@ _CORE: Final = "channel chunks distributor metadentry paths spin wire"
 # which the compiler would have to know.
 _CLIENT: Final = "attributes context data handles holds inodes listing namespace pool pump reading touches writing"
 _DAEMON: Final = (
-    "attributes chunk_files connection dispatch guards handlers inline_data intents kept keys leases local "
+    "attributes chunk_files connection dispatch guards handlers inline_data kept keys leases local "
     "namespace open_chunks opens outbox parents records rows session shares store"
 )
 

@@ -13,7 +13,7 @@ when a restart takes that step.
 
 import logging
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgpack
 import trio
@@ -117,8 +117,8 @@ class Session:
         replies = [(seq, b"".join(self.replies[seq])) for seq in seqs]
         store.put(keys.replies(self.client_id, slot), msgpack.packb((self._stored_last, replies)))
 
-    def load_replies(self, slot: int, number: int, replies: list[tuple[int, bytes]]) -> None:
-        """Take in what an earlier run has stored, in the order of *number*."""
+    def load_replies(self, slot: int, number: int, replies: list[list[Any]]) -> None:
+        """Take in what an earlier run has stored, pairs of a number and a reply, in the order of *number*."""
         for seq, reply in replies:
             self.remember(seq, [reply])
         self._note_stored(slot, len(replies), number)
@@ -228,7 +228,7 @@ class Sessions:
 
     def _load(self) -> None:
         now_s = trio.current_time()
-        stored: dict[bytes, list[tuple[int, int, list[tuple[int, bytes]]]]] = {}
+        stored: dict[bytes, list[tuple[int, int, list[list[Any]]]]] = {}
         for page in self._store.pages(*keys.table(keys.REPLIES)):
             for key, value in page:
                 client_id, slot = keys.client_and_slot(key)
