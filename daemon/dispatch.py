@@ -13,7 +13,6 @@ else is our mistake: it is logged with its traceback and becomes EIO (`rows.Row.
 """
 
 import errno
-import inspect
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
@@ -250,7 +249,7 @@ class Dispatcher:
             try:
                 # no await between here and the commit of what a synchronous handler did
                 result = row.handler(session, request)
-                if inspect.iscoroutine(result):
+                if isinstance(result, Coroutine):
                     result = await result
             except Blocked as blocked:
                 result = await retry(row, session, 0, request, blocked.guard)

@@ -5,13 +5,12 @@ have the same outcomes.
 """
 
 import errno
-import inspect
 import logging
 import re
 import struct
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import trio
 
@@ -173,6 +172,6 @@ async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard
         try:
             # no await between here and the return when the handler is synchronous: the caller commits
             result = row.handler(session, request)
-            return await cast(Awaitable[Any], result) if inspect.iscoroutine(result) else result
+            return await result if isinstance(result, Coroutine) else result
         except Blocked as blocked:
             guard = blocked.guard
