@@ -6,6 +6,7 @@ so has a wheel with GKFS_COMPILE=0 (docs/decisions/0016-compiled.md).
 
 import os
 import sys
+import tempfile
 from typing import Final
 
 from setuptools import setup
@@ -20,7 +21,8 @@ _DAEMON: Final = (
 )
 
 
-def _compiled() -> list[object]:
+def _compiled(folder: str) -> list[object]:
+    """Extensions whose C sources are in *folder*."""
     from mypyc.build import mypycify
 
     modules = [
@@ -30,8 +32,12 @@ def _compiled() -> list[object]:
     ]
     # Without the project's strict checks, which have to know what is imported; the same wherever it is compiled.
     options = ["--config-file=", "--no-site-packages", "--ignore-missing-imports"]
-    return mypycify([*options, *modules], opt_level="2", debug_level="0", multi_file=True)
+    return mypycify([*options, *modules], opt_level="2", debug_level="0", multi_file=True, target_dir=folder)
 
 
-_wanted = "bdist_wheel" in sys.argv and os.environ.get("GKFS_COMPILE") != "0"
-setup(ext_modules=_compiled() if _wanted else [])
+if "bdist_wheel" in sys.argv and os.environ.get("GKFS_COMPILE") != "0":
+    # Not in build/: what an earlier build has left there would be packed, too, and does not fit what is new.
+    with tempfile.TemporaryDirectory(prefix="gkfs-build-") as folder:
+        setup(ext_modules=_compiled(folder), options={"build": {"build_base": folder}})
+else:
+    setup()

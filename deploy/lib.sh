@@ -196,7 +196,7 @@ make_venv() {
 pip_install() { # EXTRA
     local pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check) wheel extra
     if [[ ! -f $venv/wheel/made-from || $(<"$venv/wheel/made-from") != "$(venv_identity)" ]]; then
-        rm -rf "$venv/wheel" "$root/build" # setuptools would pack what an earlier build has left there
+        rm -rf "$venv/wheel"
         "${pip[@]}" wheel --no-deps --wheel-dir "$venv/wheel" "$root" || return
         venv_identity >"$venv/wheel/made-from"
     fi
