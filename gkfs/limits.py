@@ -102,6 +102,11 @@ DAEMON_SPIN_S: Final = 150e-6
 SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
 SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more
 
+# --- garbage in cycles, which is rare (gkfs/garbage.py)
+GARBAGE_AFTER_OBJECTS: Final = 50_000  # some MiB; Python's own is 700
+GARBAGE_TIMES_YOUNG: Final = 20  # before what has stayed once is looked through, too
+GARBAGE_TIMES_MIDDLE: Final = 100  # and before everything is, which takes 0.1 s for a million objects
+
 # --- daemon
 LEASES_MAX: Final = 100_000  # paths leased at once, some 300 bytes each
 FILE_CALM_S: Final = 10.0  # a file that one node changed while another read it is not leased for so long

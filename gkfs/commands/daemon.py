@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gkfs import config
+from gkfs import config, garbage
 from gkfs.commands import children, hostfiles, rootdirs
 from gkfs.commands.features import Wanted
 from gkfs.commands.options import verb
@@ -65,6 +65,7 @@ def daemon(
     from gkfs.daemon.process import run_daemon  # imports trio and rocksdict
 
     set_up_logging()
+    garbage.look_seldom()
     run_daemon(settings(rootdir, hostfile, index, listen, advertise, capacity, until_killed=until_killed))
 
 

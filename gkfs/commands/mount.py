@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import click
 from click.core import ParameterSource
 
-from gkfs import config
+from gkfs import config, garbage
 from gkfs.commands import children, hostfiles, mounts, records
 from gkfs.commands.children import Child
 from gkfs.commands.daemon import join, set_up_logging
@@ -266,6 +266,7 @@ def _serve(
         records.write(mountdir, hostfile, own_log)
         _report(ready_fd, {})
 
+    garbage.look_seldom()
     try:
         if own is None:
             run_mount(settings, on_ready)

@@ -15,6 +15,7 @@ LAYERS: dict[str, int] = {
     "gkfs.hashing": 1,
     "gkfs.buffers": 0,
     "gkfs.durable": 0,
+    "gkfs.garbage": 1,
     "gkfs.spin": 1,
     "gkfs.strangers": 1,
     "gkfs.metadentry": 1,
