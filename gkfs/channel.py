@@ -54,7 +54,8 @@ class Call(Generic[R]):
         self.reply, self.error, self.done = reply, error, True
         self.pieces = []
         if self.on_done is not None:
-            self.on_done()
+            on_done, self.on_done = self.on_done, None  # who waits has the call: else each would hold the other
+            on_done()
 
 
 class Channel:

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gkfs.limits import SPINS_IN_VAIN, SPINS_LEFT_OUT
+from gkfs.limits import SPIN_GAP_S, SPINS_IN_VAIN, SPINS_LEFT_OUT
 
 
 class Spinner:
-    """Spins of *spin_s* at most. After some in vain many are left out before the next is tried."""
+    """Spins of *spin_s* at most. After some in vain many are left out before the next is tried.
+
+    Those do not count during which somebody else had the processor: what was waited for may have come by then.
+    """
 
     __slots__ = ("_in_vain", "_left_out", "_spin_s", "client")
 
@@ -28,13 +31,18 @@ class Spinner:
         if self._left_out:
             self._left_out -= 1
             return []
-        end_s = time.perf_counter() + self._spin_s
-        while time.perf_counter() < end_s:
+        now_s = time.perf_counter()
+        end_s = now_s + self._spin_s
+        was_interrupted = False
+        while now_s < end_s:
             events = poll()
             if events:
                 self._in_vain = 0
                 return events
-        self._in_vain += 1
-        if self._in_vain >= SPINS_IN_VAIN:
-            self._left_out = SPINS_LEFT_OUT
+            before_s, now_s = now_s, time.perf_counter()
+            was_interrupted = was_interrupted or now_s - before_s > SPIN_GAP_S
+        if not was_interrupted:
+            self._in_vain += 1
+            if self._in_vain >= SPINS_IN_VAIN:
+                self._left_out = SPINS_LEFT_OUT
         return []

@@ -1,12 +1,16 @@
 """Calls over one connection: merging, repeats, time-outs."""
 
 import errno
+import gc
+import weakref
+from typing import Any
 
 import pytest
 
 from gkfs import metadentry, wire
 from gkfs.bulk_messages import PutReply, PutRequest
 from gkfs.channel import Call, Channel
+from gkfs.client.ahead import Block
 from gkfs.errors import ProtocolError
 from gkfs.limits import IN_FLIGHT_MAX
 from gkfs.messages import Buffer, Empty, LookupReply, LookupRequest, RecordReply, StatRequest
@@ -127,6 +131,25 @@ def test_on_done_is_called_once_done() -> None:
     call.on_done = lambda: told.append(call.done)
     channel.fail_all("has gone")
     assert told == [True]
+
+
+class _Data(bytearray):
+    """Bytes whose end can be seen."""
+
+
+def test_a_call_that_is_done_and_who_waited_for_it_do_not_hold_each_other() -> None:
+    """Else what was read would stay until the next search for garbage."""
+    call: Call[Any] = Call(STAT, 1, [], 10.0)
+    block = Block(call, 1, 0.0)
+    data = _Data(b"x")
+    gone = weakref.ref(data)
+    gc.disable()
+    try:
+        call.finish(data, None)
+        del block, call, data
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"\1", record(1)[:-1], record(1) + b"\7", b"\2" + record(1)[1:]])

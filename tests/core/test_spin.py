@@ -1,49 +1,71 @@
 """Spinning before sleeping: how long, and when it is left out."""
 
 import os
-import select
 import time
-from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Final
 
 import pytest
 
-from gkfs.limits import SPINS_IN_VAIN, SPINS_LEFT_OUT
+from gkfs import spin
+from gkfs.limits import SPIN_GAP_S, SPINS_IN_VAIN, SPINS_LEFT_OUT
 from gkfs.spin import Spinner
 
-SPIN_S = 0.001
+_SPIN_S: Final = 0.001
+_LOOK_S: Final = 1e-6
+
+
+class _Source:
+    """Something to look for, and the time that looking takes."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.looks = 0
+        self.looks_until_event = 0  # 0: it does not come
+        self.gap_s = 0.0  # in which another process runs, once in a spin
+
+    def look(self) -> list[int]:
+        self.looks += 1
+        self.now_s += _LOOK_S + (self.gap_s if self.looks == 5 else 0.0)
+        return [1] if self.looks == self.looks_until_event else []
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    yield reader, writer
-    os.close(reader)
-    os.close(writer)
-
-
-def test_spinning_is_left_out_while_it_does_not_pay(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def source(monkeypatch: pytest.MonkeyPatch) -> _Source:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    spinner = Spinner(SPIN_S)
-    poller = select.poll()
-    poller.register(pipe[0], select.POLLIN)
+    made = _Source()
+    monkeypatch.setattr(spin, "time", SimpleNamespace(perf_counter=lambda: made.now_s))
+    return made
 
-    def spin() -> tuple[bool, bool]:
-        """Whether it found an event, and whether it looked at all."""
-        begun_s = time.perf_counter()
-        found = bool(spinner.look(lambda: poller.poll(0)))
-        return found, found or time.perf_counter() - begun_s >= SPIN_S
 
-    assert [spin() for _ in range(SPINS_IN_VAIN)] == [(False, True)] * SPINS_IN_VAIN
+def _spin(spinner: Spinner, source: _Source) -> tuple[bool, bool]:
+    """Whether it found an event, and whether it looked at all."""
+    source.looks = 0
+    found = bool(spinner.look(source.look))
+    assert found or not source.looks or source.looks * _LOOK_S + source.gap_s == pytest.approx(_SPIN_S, rel=0.01)
+    return found, source.looks > 0
+
+
+def test_spinning_is_left_out_while_it_does_not_pay(source: _Source) -> None:
+    spinner = Spinner(_SPIN_S)
+    assert [_spin(spinner, source) for _ in range(SPINS_IN_VAIN)] == [(False, True)] * SPINS_IN_VAIN
     for _ in range(2):
-        assert [spin() for _ in range(SPINS_LEFT_OUT)] == [(False, False)] * SPINS_LEFT_OUT
-        assert spin() == (False, True)  # tried once more
+        assert [_spin(spinner, source) for _ in range(SPINS_LEFT_OUT)] == [(False, False)] * SPINS_LEFT_OUT
+        assert _spin(spinner, source) == (False, True)  # tried once more
     for _ in range(SPINS_LEFT_OUT):
-        spin()
-    os.write(pipe[1], b"x")
-    assert spin() == (True, True)
-    assert spin() == (True, True)  # it pays again
+        _spin(spinner, source)
+    source.looks_until_event = 7
+    assert _spin(spinner, source) == (True, True)
+    assert _spin(spinner, source) == (True, True)  # it pays again
+
+
+def test_spins_while_which_another_process_ran_do_not_count(source: _Source) -> None:
+    spinner = Spinner(_SPIN_S)
+    source.gap_s = 2 * SPIN_GAP_S
+    assert [_spin(spinner, source) for _ in range(3 * SPINS_IN_VAIN)] == [(False, True)] * 3 * SPINS_IN_VAIN
+    source.gap_s = SPIN_GAP_S / 2
+    assert [_spin(spinner, source) for _ in range(SPINS_IN_VAIN)] == [(False, True)] * SPINS_IN_VAIN
+    assert _spin(spinner, source) == (False, False)
 
 
 def test_on_one_processor_nobody_spins(monkeypatch: pytest.MonkeyPatch) -> None:
