@@ -71,8 +71,11 @@ class Context:
             try:
                 return await self.call_owner(path, operation, make(path))
             except OSError as error:
-                if error.errno not in (errno.ESTALE, errno.ENOENT) or not await self.follow(inode, path):
+                if error.errno not in (errno.ESTALE, errno.ENOENT):
                     raise
+                missed = error
+            if not await self.follow(inode, path):
+                raise missed
         raise os_error(errno.ESTALE, f"file {inode.fid:#x} is being renamed all the time")
 
     async def follow(self, inode: Inode, path: bytes) -> bool:

@@ -119,11 +119,14 @@ class Namespace:
         """
         for _ in range(MOVES_FOLLOWED):
             path = self._child(parent, name)
+            missed: FileNotFoundError | None = None
             try:
                 reply = await ask(path)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                missed = error
+            if missed is not None:
                 if not await self._has_moved(parent):
-                    raise
+                    raise missed
                 continue
             if not metadentry.is_link_record(reply.record):
                 return self._inodes.seen(parent, name, reply.record), reply

@@ -207,8 +207,11 @@ class Pool:
         async def one(connection: Connection) -> None:
             while True:
                 try:
-                    async with limit:
+                    await limit.acquire()
+                    try:
                         connection.attach(await self._open(connection.address))
+                    finally:
+                        limit.release()
                     return
                 except GkfsError as error:
                     if error.status is not ExitStatus.UNREACHABLE or trio.current_time() >= deadline_s:
@@ -230,16 +233,19 @@ class Pool:
             self._nursery = nursery
             for connection in self._broken_before:
                 self.reconnect(connection)
-            while True:
-                await trio.sleep(_EXPIRY_CHECK_S)
-                now_s = time.monotonic()
-                for connection in self._connections.values():
-                    connection.expire(now_s)
-                    if connection.is_stuck(now_s, self.timeout_s):
-                        nursery.start_soon(self._look_elsewhere, connection)
-                if self._local is not None:
-                    self._local.expire(now_s)
-                self.pump.wake()
+            nursery.start_soon(self._expire, nursery)
+
+    async def _expire(self, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.sleep(_EXPIRY_CHECK_S)
+            now_s = time.monotonic()
+            for connection in self._connections.values():
+                connection.expire(now_s)
+                if connection.is_stuck(now_s, self.timeout_s):
+                    nursery.start_soon(self._look_elsewhere, connection)
+            if self._local is not None:
+                self._local.expire(now_s)
+            self.pump.wake()
 
     async def _look_elsewhere(self, connection: Connection) -> None:
         """The daemon is silent: another one may have taken its place."""

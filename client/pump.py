@@ -65,7 +65,7 @@ class Gate:
 
 
 class Lock:
-    """Lets one handler at a time into a block with awaits; the others follow in their order."""
+    """Lets one handler at a time into a block with awaits, `with await lock.taken()`; others follow in order."""
 
     __slots__ = ("_waiting", "held")
 
@@ -73,15 +73,20 @@ class Lock:
         self.held = False
         self._waiting: deque[Gate] = deque()
 
-    async def __aenter__(self) -> None:
+    async def taken(self) -> Self:
+        """Wait for it."""
         if not self.held:
             self.held = True
-            return
+            return self
         gate = Gate()
         self._waiting.append(gate)
         await gate
+        return self
 
-    async def __aexit__(self, kind: object, value: object, traceback: object) -> None:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
         if self._waiting:
             self._waiting.popleft().open()  # it holds the lock now
         else:
@@ -203,7 +208,7 @@ class Pump:
         result: T = self._outcome.unwrap()
         return result
 
-    def start(self, task: Coroutine[Any, None, None]) -> None:
+    def start(self, task: Coroutine[Any, None, object]) -> None:
         """Run a coroutine of ours beside the handlers; for callers that run in another trio task."""
         self._ready.append(task)
         self.wake()

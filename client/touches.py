@@ -58,18 +58,13 @@ class Touches:
     def send(self, path: bytes) -> None:
         """Queue what is noted for *path*, so that a request queued next for it finds it done."""
         if path in self._waiting:
-            self._submit(path)
+            self._send(path)
 
     async def send_all(self) -> None:
         """Send everything and wait until it is done: at the end, and where a program wants it on disk."""
         sent = [(path, *self._submit(path)) for path in list(self._waiting)]
         for path, touch, call in sent:
-            try:
-                await call
-            except OSError as error:
-                await self._failed(path, touch, error)
-            finally:
-                self._landed(call)
+            await self._outcome(path, touch, call)
         while self._under_way:  # sent before, to a daemon that was away perhaps
             gate = Gate()
             self._landing.append(gate)
@@ -81,13 +76,8 @@ class Touches:
         sent = [(path, *self._submit(path)) for path in below]
         late: TimeoutError | None = None
         for path, touch, call in sent:
-            try:
-                await call
-            except OSError as error:
-                await self._failed(path, touch, error)
-                late = error if isinstance(error, TimeoutError) else late
-            finally:
-                self._landed(call)
+            error = await self._outcome(path, touch, call)
+            late = error if isinstance(error, TimeoutError) else late
         if late is not None:
             raise late
 
@@ -98,23 +88,28 @@ class Touches:
             await trio.sleep(DIRECTORY_TOUCH_DELAY_S)
             self._work = trio.Event()
             for path in list(self._waiting):
-                self._submit(path)
+                self._send(path)
 
     def _submit(self, path: bytes) -> tuple[_Touch, Call[Empty]]:
+        """Send what is noted for *path*; `_outcome` must follow."""
         touch = self._waiting.pop(path)
         call = self._context.call_owner(path, TOUCH, touch.request(path))
+        self._under_way[id(call)] = call
+        return touch, call
+
+    def _send(self, path: bytes) -> None:
+        touch, call = self._submit(path)
 
         def done() -> None:
-            self._landed(call)
-            if call.error is not None:
-                self._context.pool.pump.start(self._failed(path, touch, call.error))
+            if call.error is None:
+                self._landed(call)
+            else:
+                self._context.pool.pump.start(self._outcome(path, touch, call))
 
-        self._under_way[id(call)] = call
         if call.done:  # of a daemon in this process
             done()
         else:
             call.on_done = done
-        return touch, call
 
     def _landed(self, call: Call[Empty]) -> None:
         self._under_way.pop(id(call), None)
@@ -122,6 +117,20 @@ class Touches:
             landing, self._landing = self._landing, []
             for gate in landing:
                 gate.open()
+
+    async def _outcome(self, path: bytes, touch: _Touch, call: Call[Empty]) -> OSError | None:
+        """Wait for it, also for what its failure calls for; why it failed."""
+        failure: OSError | None = None
+        try:
+            await call
+        except OSError as error:
+            failure = error
+        try:
+            if failure is not None:
+                await self._failed(path, touch, failure)
+        finally:
+            self._landed(call)
+        return failure
 
     async def _failed(self, path: bytes, touch: _Touch, error: OSError) -> None:
         """Say it once more where another node has renamed the directory to, if it has."""

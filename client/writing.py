@@ -87,7 +87,7 @@ class Writer:
             behind = inode.behind = Behind()
         self.check(inode)
         while behind.gathered and offset != behind.stop:
-            async with behind.lock:
+            with await behind.lock.taken():
                 await self._send(inode, behind)
         if not behind.gathered:
             behind.start = offset
@@ -101,7 +101,7 @@ class Writer:
             await self.settle(inode)
             self.check(inode)
         elif behind.start // CHUNK_SIZE_BYTES != end // CHUNK_SIZE_BYTES:  # a chunk is full
-            async with behind.lock:
+            with await behind.lock.taken():
                 await self._send(inode, behind)
         elif self._gathered_bytes > WRITE_BEHIND_ALL_BYTES:
             await self.settle(inode)
@@ -111,7 +111,7 @@ class Writer:
         behind = inode.behind
         if behind is None:
             return
-        async with behind.lock:
+        with await behind.lock.taken():
             await self._send(inode, behind)
             while behind.sent:
                 await self._confirm(inode, behind)

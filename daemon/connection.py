@@ -145,6 +145,8 @@ class Connection:
             try:
                 count = recv_into(decoder.buffer())
             except BlockingIOError:
+                count = -1
+            if count < 0:
                 if self._is_alone and self._spinner.look(look):
                     continue
                 await self._until_readable(decoder)

@@ -22,7 +22,7 @@ import trio
 from gkfs import wire
 from gkfs.daemon.guards import Blocked
 from gkfs.daemon.mirror import Mirror, Target
-from gkfs.daemon.rows import Answered, Handler, Row, retry
+from gkfs.daemon.rows import Answered, Handler, Row, finished, retry
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import ProtocolError, os_error
@@ -207,10 +207,7 @@ class Dispatcher:
         self, row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]
     ) -> list[Buffer]:
         try:
-            try:
-                reply = await task
-            except Blocked as blocked:
-                reply = await retry(row, session, seq, request, blocked.guard)
+            reply = await finished(row, session, seq, request, task)
             if row.once and seq in session.replies:
                 return session.replies[seq]  # stored with the step that decided it
             pieces = wire.encode_reply(row.operation, seq, reply)
@@ -246,13 +243,13 @@ class Dispatcher:
         """Execute a request of this daemon to itself and commit. Raises OSError, also when blocked too long."""
         row = self.rows[operation.code]
         try:
+            # no await between here and the commit of what a synchronous handler did
             try:
-                # no await between here and the commit of what a synchronous handler did
                 result = row.handler(session, request)
-                if isinstance(result, Coroutine):
-                    result = await result
             except Blocked as blocked:
-                result = await retry(row, session, 0, request, blocked.guard)
+                result = retry(row, session, 0, request, blocked.guard)
+            if isinstance(result, Coroutine):
+                result = await finished(row, session, 0, request, result)
             self._store.commit()
         except OSError:
             self._store.rollback()

@@ -16,7 +16,7 @@ import trio
 from gkfs.channel import Call
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked
-from gkfs.daemon.rows import Row, retry
+from gkfs.daemon.rows import Row, finished, retry
 from gkfs.daemon.session import Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
@@ -103,10 +103,7 @@ class LocalClient:
         reply = error = None
         mirror = self._dispatcher.mirror
         try:
-            try:
-                reply = await task
-            except Blocked as blocked:
-                reply = await retry(row, self._session, call.seq, request, blocked.guard)
+            reply = await finished(row, self._session, call.seq, request, task)
             self._store.commit()
             if mirror is not None:
                 await mirror.settled()

@@ -155,6 +155,15 @@ class Answered(Exception):
         self.pieces = pieces
 
 
+async def finished(row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]) -> Any:
+    """What *task* returns, which the handler has made; as `retry` if it is blocked."""
+    try:
+        return await task
+    except Blocked as blocked:
+        guard = blocked.guard
+    return await retry(row, session, seq, request, guard)
+
+
 async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard) -> Any:
     """Run the handler again, each time after what it was blocked by is lifted.
 
