@@ -67,8 +67,8 @@ class System:
                     patch.setattr(module, "time", times)
                 if vars(module).get("MetadataStore") is MetadataStore:
                     patch.setattr(module, "MetadataStore", Store)
-                if "DAEMON_SPIN_S" in vars(module):
-                    patch.setattr(module, "DAEMON_SPIN_S", 0.0)
+                for spin in {"SPIN_S", "DAEMON_SPIN_S"} & vars(module).keys():
+                    patch.setattr(module, spin, 0.0)
         patch.setattr(socket, "gethostname", lambda: PROCESS.get().host)
         patch.setattr(os, "urandom", self.random.randbytes)
         patch.setattr(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
