@@ -83,13 +83,25 @@ class Context:
         if inode is self.inodes.root:
             return False
         if self.inodes.path(inode) == path:
-            found = (await self.call_owner(path, WHERE, WhereRequest(path, inode.fid))).path
+            found = await self._where(path, inode.fid)
             if not found and not inode.entry.is_directory and not is_address(path):
                 found = await self._address(inode)
             if found and self.inodes.path(inode) == path:
                 self.inodes.found(inode, found)
                 return True
         return self.inodes.path(inode) != path
+
+    async def _where(self, path: bytes, fid: int) -> bytes:
+        """Where the record of *fid* is that was at *path*, or its inode address; b"" when that is not known.
+
+        What a daemon remembers may be of something else that was there before: it counts when the record is there.
+        """
+        for _ in range(MOVES_FOLLOWED):
+            found = (await self.call_owner(path, WHERE, WhereRequest(path, fid))).path
+            if not found or found == path or is_address(found):
+                return found
+            path = found
+        return b""
 
     async def _address(self, inode: Inode) -> bytes:
         """The inode address of a file, if another node has given it more names and removed the one known here."""

@@ -27,6 +27,7 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
+    RecordReply,
     ReleaseRequest,
     RemovexattrRequest,
     RenameRequest,
@@ -53,7 +54,7 @@ from gkfs.operations import (
 )
 
 log = logging.getLogger(__name__)
-E = TypeVar("E", LookupReply, CreateReply)
+E = TypeVar("E", LookupReply, CreateReply, RecordReply)
 
 
 @contextlib.contextmanager
@@ -115,25 +116,30 @@ class Namespace:
     async def _named(self, parent: Inode, name: bytes, ask: Callable[[bytes], Call[E]]) -> tuple[Inode, E]:
         """What *ask* answers about the path of *name*, and the inode, with one more reference of the kernel.
 
-        Asked again where the directory turns out to have moved, or one of several names was just removed.
+        Asked again where one of several names was just removed.
         """
         for _ in range(MOVES_FOLLOWED):
-            path = self._child(parent, name)
-            missed: FileNotFoundError | None = None
-            try:
-                reply = await ask(path)
-            except FileNotFoundError as error:
-                missed = error
-            if missed is not None:
-                if not await self._has_moved(parent):
-                    raise missed
-                continue
+            reply = await self._within(parent, name, ask)
             if not metadentry.is_link_record(reply.record):
                 return self._inodes.seen(parent, name, reply.record), reply
             inode = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
             if inode is not None:
                 return inode, reply
-        raise os_error(errno.ESTALE, f"{paths.printable(path)} changes all the time")
+        raise self._unsteady(parent, name)
+
+    async def _within(self, parent: Inode, name: bytes, ask: Callable[[bytes], Call[E]]) -> E:
+        """What *ask* answers about the path of *name*; asked again where the directory turns out to have moved."""
+        for _ in range(MOVES_FOLLOWED):
+            try:
+                return await ask(self._child(parent, name))
+            except FileNotFoundError as error:
+                missed = error
+            if not await self._has_moved(parent):
+                raise missed
+        raise self._unsteady(parent, name)
+
+    def _unsteady(self, parent: Inode, name: bytes) -> OSError:
+        return os_error(errno.ESTALE, f"{paths.printable(self._child(parent, name))} changes all the time")
 
     async def _follow_link(self, parent: Inode, name: bytes, fid: int) -> Inode | None:
         """The inode behind one of several names; None when that name was just removed."""
@@ -229,14 +235,16 @@ class Namespace:
 
     async def link(self, inode: Inode, parent: Inode, name: bytes) -> Inode:
         """Give a file one more name. Counts one reference of the kernel."""
-        path = self._child(parent, name)
         await self._data.publish(inode)  # the record is about to move
         if inode.names is None:
             await self._context.about(inode, DETACH, lambda path: DetachRequest(path, inode.fid))
             self._inodes.detach(inode)
-        address = self._inodes.path(inode)
-        request = LinkRequest(inode.fid, path, parent.fid, time.time_ns())
-        reply = await self._context.call_owner(address, LINK, request)
+        address, now_ns = self._inodes.path(inode), time.time_ns()
+
+        def ask(path: bytes) -> Call[RecordReply]:
+            return self._context.call_owner(address, LINK, LinkRequest(inode.fid, path, parent.fid, now_ns))
+
+        reply = await self._within(parent, name, ask)
         self._inodes.seen(parent, name, reply.record, several=True)
         self._touches.note(parent)
         return inode

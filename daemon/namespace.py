@@ -122,6 +122,8 @@ class Namespace:
 
     def where(self, session: Session, request: WhereRequest) -> WhereReply:
         path, fid = request
+        if self._guards.active:
+            self._guards.check_read(path)
         if not paths.is_address(path):
             record = self._store.get(paths.key(path))
             if record is not None and metadentry.fid_of(record) == fid:

@@ -253,7 +253,7 @@ class DetachRequest(NamedTuple):
 
 
 class WhereRequest(NamedTuple):
-    """Where the record of *fid* went that was at *path*."""
+    """Where the record of *fid* is that was at *path*: still there, or where renames seem to have taken it."""
 
     path: bytes
     fid: int
