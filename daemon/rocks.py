@@ -5,7 +5,13 @@ from typing import Final
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, WriteOptions
 
 from gkfs.daemon.superblock import Ending
-from gkfs.limits import METADATA_CACHE_BYTES, METADATA_LOG_BYTES
+from gkfs.limits import (
+    METADATA_CACHE_BYTES,
+    METADATA_LOG_BYTES,
+    METADATA_MEMTABLE_BYTES,
+    METADATA_UNMERGED_MAX,
+    METADATA_UNMERGED_SLOW,
+)
 
 # What may be wrong with the log. A node that went down wrote its pages in no order: what follows the first gap is
 # lost. A killed daemon leaves at most a last record that is torn. Everything else is damage, and cutting the log
@@ -36,6 +42,9 @@ def options(memtable_bytes: int, files_max: int, recovery: DBRecoveryMode) -> Op
     found.set_max_compaction_bytes(8 * memtable_bytes)
     found.set_level_compaction_dynamic_level_bytes(False)
     found.set_max_write_buffer_number(3)
+    if memtable_bytes < METADATA_MEMTABLE_BYTES:
+        found.set_level_zero_slowdown_writes_trigger(METADATA_UNMERGED_SLOW)
+        found.set_level_zero_stop_writes_trigger(METADATA_UNMERGED_MAX)
     found.set_max_background_jobs(2)  # the node's cores belong to the application
     found.set_max_open_files(files_max)
     found.set_compression_type(DBCompressionType.lz4())

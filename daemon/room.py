@@ -113,7 +113,7 @@ class Room:
         self._unlooked_bytes = self._step_bytes  # taken since the last look
         self._chunks_most_bytes = _NO_LIMIT  # by the limit, as of the last look
         self._short = trio.Event()
-        store.make_room = self._give_ballast
+        store.make_room = self._make_room
         self._has_ballast(self.disk().free_bytes - self._base_bytes)
 
     def disk(self) -> Disk:
@@ -137,7 +137,7 @@ class Room:
 
     def _look(self, length: int, share: int) -> None:
         free_bytes, records_bytes = self.disk().free_bytes, self._store.disk_bytes()
-        reserve_bytes = self._base_bytes + min(records_bytes, SPACE_RESERVE_MEMTABLES * self._memtable_bytes)
+        reserve_bytes = self._base_bytes + min(2 * records_bytes, SPACE_RESERVE_MEMTABLES * self._memtable_bytes)
         self._chunks_most_bytes = self.capacity_bytes - records_bytes if self.capacity_bytes else _NO_LIMIT
         if not self._has_ballast(free_bytes - reserve_bytes):
             free_bytes = 0
@@ -162,8 +162,9 @@ class Room:
             return True
         return available_bytes > ballast.size_bytes and ballast.make()
 
-    def _give_ballast(self) -> bool:
-        """Whether there is more space than there was before."""
+    def _make_room(self) -> bool:
+        """RocksDB has none: whether there is more than there was before."""
+        self._short.set()
         if self._ballast is None or not self._ballast.give_up():
             return False
         _log.error("no space left under %s: what was kept for removals is used now", self._folder)
@@ -177,13 +178,15 @@ class Room:
             await self._short.wait()
             self._short = trio.Event()
             writes = self._store.writes()
-            if writes == merged:
+            if writes == merged and self._store.merges:
                 await trio.sleep(MERGE_PAUSE_S)
                 continue
             started_s = time.monotonic()
             try:
                 # Merging needs space itself. Where there is none, tables of removals alone may have some merged.
-                needed_bytes = min(self._store.disk_bytes(), SPACE_RESERVE_MEMTABLES * self._memtable_bytes) // 2
+                needed_bytes = (
+                    min(2 * self._store.disk_bytes(), SPACE_RESERVE_MEMTABLES * self._memtable_bytes) // 4
+                )
                 await self._store.merge_files(all_of_them=self.disk().free_bytes >= needed_bytes)
                 merged = writes
             except OSError as error:  # RocksDB, short of space

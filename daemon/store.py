@@ -69,6 +69,9 @@ class MetadataStore:
         self._commits = self._commits_synced = 0  # of `commit_unsynced`
         self._syncing: trio.Event | None = None
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
+        self.merges = (
+            True  # RocksDB merges files by itself; not after it had no space, which that would take first
+        )
         self._merged = threading.Event()  # clear while a thread has RocksDB's files merged
         self._merged.set()
         self._options = partial(options, memtable_bytes, files_max)
@@ -251,6 +254,8 @@ class MetadataStore:
     def _merge_files(self, all_of_them: bool) -> None:
         try:
             self._db.flush(True)
+            self._db.set_options({"disable_auto_compactions": "false"})
+            self.merges = True
             if all_of_them:
                 self._db.compact_range(None, None)
         except Exception as error:
@@ -258,11 +263,10 @@ class MetadataStore:
         finally:
             self._merged.set()
 
-    def _end_merge(self) -> None:
-        """End the merge that a thread is busy with: what it uses cannot be closed."""
-        if not self._merged.is_set():
-            self._db.cancel_all_background(True)
-            self._merged.wait(MERGE_END_S)
+    def _end_merges(self) -> None:
+        """End the merges, and wait for a thread that is busy with one: what it uses cannot be closed."""
+        self._db.cancel_all_background(True)
+        self._merged.wait(MERGE_END_S)
 
     def _property(self, name: str) -> int:
         try:
@@ -272,7 +276,7 @@ class MetadataStore:
 
     def close(self) -> bool:
         """Release the files, whether that went well; nothing may be called afterwards."""
-        self._end_merge()
+        self._end_merges()
         try:
             self._db.close()
         except Exception as error:
@@ -283,7 +287,9 @@ class MetadataStore:
         return not self._failed
 
     def _open(self) -> Rdict:
-        opened = Rdict(self._folder, self._options(self._recovery))
+        how = self._options(self._recovery)
+        how.set_disable_auto_compactions(not self.merges)
+        opened = Rdict(self._folder, how)
         opened.set_write_options(self._how)
         return opened
 
@@ -295,11 +301,13 @@ class MetadataStore:
         except Exception as error:
             self._failed = True
             failure = _mapped(error)
-            if failure.errno != errno.ENOSPC or not self.make_room():
+            if failure.errno != errno.ENOSPC:
                 raise failure from error
+            self.merges = False
+            self.make_room()
         else:
             return
-        self._reopen()  # ends a merge, too, which may have taken what space there was
+        self._reopen()  # what merges had taken is free then
         try:
             write()  # what there is of it already is written again
         except Exception as error:
@@ -308,7 +316,7 @@ class MetadataStore:
 
     def _reopen(self) -> None:
         """Open RocksDB anew, which needs some space: without, what is open can at least be read."""
-        self._end_merge()
+        self._end_merges()
         needed_bytes = METADATA_REOPEN_BYTES + self._property("cur-size-all-mem-tables")
         if _free_bytes(self._folder) < needed_bytes and not (
             self.make_room() and _free_bytes(self._folder) >= needed_bytes

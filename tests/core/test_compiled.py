@@ -1,6 +1,6 @@
 """What compiled modules must not do (docs/decisions/0016-compiled.md).
 
-A compiled coroutine that sleeps while it handles an exception may find another one in its place afterwards: what is
+A compiled coroutine that sleeps while it handles an exception may find another one in its place later: what is
 handled is kept for each thread, not for each coroutine. What it raises again is someone else's error.
 """
 
