@@ -82,24 +82,22 @@ class FileData:
             inode.dirty_sparse = True
         through = handle.append or handle.direct or not self._context.options.write_behind
         # The size of an append is known before its data is there. Publishing makes those look again who saw zeros.
-        await self._writer.write(inode, offset, data, now_ns, through=through, reserved=handle.append)
+        await self._writer.write(handle, offset, data, now_ns, through=through, reserved=handle.append)
         inode.data_changes += 1  # again: who read while this waited has read what was there before
         return len(data)
 
-    async def publish(self, inode: Inode, *, report: bool = True) -> None:
-        """Tell the owner what was written here.
+    async def flush(self, handle: FileHandle) -> None:
+        """`publish`; errors of earlier writes are raised, once. ESTALE: the file is nowhere to be found."""
+        await self.publish(handle.inode)
+        self._writer.check(handle)
 
-        With *report* errors of earlier writes are raised, once; ESTALE: the file is nowhere to be found.
-        """
+    async def publish(self, inode: Inode) -> None:
+        """Tell the owner what was written here."""
         if not inode.dirty:
-            if report:
-                self._writer.check(inode)
             return
         await self._writer.settle(inode)
         if inode.dirty and not inode.gone:
             await self._extend(inode)
-        if report:
-            self._writer.check(inode)
 
     async def _extend(self, inode: Inode) -> None:
         size, mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
@@ -130,7 +128,7 @@ class FileData:
 
     async def _publish_one(self, inode: Inode) -> None:
         try:
-            await self.publish(inode, report=False)
+            await self.publish(inode)
         except OSError as error:
             log.warning("cannot publish the size of file %#x: %s", inode.fid, error)
         finally:
@@ -156,9 +154,10 @@ class FileData:
         finally:
             inode.data_changes += 1
 
-    async def fsync(self, inode: Inode) -> None:
+    async def fsync(self, handle: FileHandle) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""
-        await self.publish(inode)
+        inode = handle.inode
+        await self.flush(handle)
         inode.data_changes += 1  # MPI programs sync before they read what others have written: read it again
         daemons, inode.unsynced = inode.unsynced, frozenset()
         pool = self._context.pool

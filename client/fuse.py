@@ -301,11 +301,11 @@ class GkfsOperations(pyfuse3.Operations):
 
     @handler
     async def flush(self, fh: int) -> None:
-        await self.data.publish(self._files[fh].inode)
+        await self.data.flush(self._files[fh])
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self.data.fsync(self._files[fh].inode)
+        await self.data.fsync(self._files[fh])
 
     @handler
     async def release(self, fh: int) -> None:

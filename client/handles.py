@@ -12,13 +12,15 @@ T = TypeVar("T")
 class FileHandle:
     """One open(2) of a file."""
 
-    __slots__ = ("ahead", "append", "direct", "inode", "privileged")
+    __slots__ = ("ahead", "append", "direct", "failures_seen", "inode", "privileged", "writes")
 
     def __init__(self, inode: Inode, flags: int, *, direct: bool, privileged: bool) -> None:
         self.inode = inode
         self.ahead = Ahead()
         self.privileged = privileged  # opened by root, whose writes leave the set-id bits
         self.append = bool(flags & os.O_APPEND)
+        self.writes = flags & os.O_ACCMODE != os.O_RDONLY
+        self.failures_seen = inode.behind.failures if inode.behind is not None else 0  # nobody else's
         # Direct handles bypass the kernel's page cache, so the kernel does not cut reads at the size it knows.
         self.direct = direct or bool(flags & os.O_DIRECT)
 

@@ -17,6 +17,7 @@ from typing import Any
 from gkfs import chunks, metadentry
 from gkfs.channel import Call
 from gkfs.client.context import Context
+from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
 from gkfs.client.pump import Lock
 from gkfs.limits import (
@@ -49,7 +50,18 @@ class _Sent:
 class Behind:
     """What was written to one file here and is not confirmed. *lock* is held by who sends or waits."""
 
-    __slots__ = ("error", "gathered", "lock", "reserved", "sending", "sent", "sent_bytes", "start", "stop")
+    __slots__ = (
+        "error",
+        "failures",
+        "gathered",
+        "lock",
+        "reserved",
+        "sending",
+        "sent",
+        "sent_bytes",
+        "start",
+        "stop",
+    )
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -59,7 +71,8 @@ class Behind:
         self.sending = False  # what was gathered is taken, and not yet among *sent*
         self.sent: deque[_Sent] = deque()
         self.sent_bytes = 0
-        self.error: OSError | None = None  # of something sent; nobody was told yet
+        self.error: OSError | None = None  # of what has failed last
+        self.failures = 0  # so many: each handle is told of those that it has not seen
 
     @property
     def pending(self) -> bool:
@@ -76,16 +89,17 @@ class Writer:
         self.dirty: set[Inode] = set()
 
     async def write(
-        self, inode: Inode, offset: int, data: bytes, now_ns: int, *, through: bool, reserved: bool = False
+        self, handle: FileHandle, offset: int, data: bytes, now_ns: int, *, through: bool, reserved: bool = False
     ) -> None:
         """Take *data*; with *through* it is confirmed when this returns. Raises OSError, of earlier data, too.
 
         *reserved*: the owner has given this range to an append; with *through* only, and nothing gathered.
         """
+        inode = handle.inode
         behind = inode.behind
         if behind is None:
             behind = inode.behind = Behind()
-        self.check(inode)
+        self.check(handle)
         while behind.gathered and offset != behind.stop:
             with await behind.lock.taken():
                 await self._send(inode, behind)
@@ -98,8 +112,9 @@ class Writer:
         inode.behind_end = max(inode.behind_end, end)
         self.note(inode, 0, now_ns)
         if through:
+            handle.failures_seen = behind.failures
             await self.settle(inode)
-            self.check(inode)
+            self._tell(handle, behind)
         elif behind.start // CHUNK_SIZE_BYTES != end // CHUNK_SIZE_BYTES:  # a chunk is full
             with await behind.lock.taken():
                 await self._send(inode, behind)
@@ -116,12 +131,17 @@ class Writer:
             while behind.sent:
                 await self._confirm(inode, behind)
 
-    def check(self, inode: Inode) -> None:
-        """Raise the OSError of a write that has failed, once."""
-        behind = inode.behind
-        if behind is not None and behind.error is not None:
-            error, behind.error = behind.error, None
-            raise OSError(error.errno or errno.EIO, error.strerror)
+    def check(self, handle: FileHandle) -> None:
+        """Raise the OSError of a write that has failed, to each who may have written and only once."""
+        behind = handle.inode.behind
+        # Who waits for each write has been told of his; that the file is lost is news for all.
+        if behind is not None and handle.writes and (self._context.options.write_behind or handle.inode.gone):
+            self._tell(handle, behind)
+
+    def _tell(self, handle: FileHandle, behind: Behind) -> None:
+        if behind.failures != handle.failures_seen and behind.error is not None:
+            handle.failures_seen = behind.failures
+            raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
 
     def drop(self, inode: Inode) -> None:
         """Forget what is gathered: the file has no name any more, and nobody will read it."""
@@ -133,7 +153,7 @@ class Writer:
     def closed(self, inode: Inode) -> None:
         """Nobody has the file open any more, and all was published: most files are never written again."""
         behind = inode.behind
-        if behind is not None and behind.error is None and not (behind.pending or behind.lock.held):
+        if behind is not None and not (behind.failures or behind.pending or behind.lock.held):
             inode.behind = None
 
     def clean(self, inode: Inode) -> None:
@@ -264,13 +284,13 @@ class Writer:
         inode.gone = True
         if inode.behind is None:
             inode.behind = Behind()
-        if inode.behind.error is None:
-            inode.behind.error = OSError(errno.ESTALE, error.strerror)
+        inode.behind.failures += 1
+        inode.behind.error = OSError(errno.ESTALE, error.strerror)
         return True
 
     def _failed(self, inode: Inode, behind: Behind, error: OSError) -> None:
         if self.is_lost(inode, error):
             return
         log.warning("write to file %#x: %s", inode.fid, error)
-        if behind.error is None:
-            behind.error = error
+        behind.failures += 1
+        behind.error = error

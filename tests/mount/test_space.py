@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,23 @@ def test_small_files_count_towards_the_capacity_until_they_are_removed(
         for name in report.acknowledged:
             os.unlink(here / name)
     _write_again(there, 5 * MIB)
+
+
+def test_each_writer_is_told_of_what_was_lost_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
+) -> None:
+    """With write-behind: who only reads, or closes late, must not take the error from those who have to know."""
+    monkeypatch.setenv("GKFS_CAPACITY", "16M")
+    file_system = FileSystem(tmp_path / "gkfs", 1)
+    here, _ = up(file_system, "--write-behind")
+    (here / "file").write_bytes(bytes(MIB))
+    with opened(here / "file", os.O_WRONLY) as early, opened(here / "file", os.O_WRONLY) as other:
+        with pytest.raises(OSError, match="quota"):
+            (here / "rest").write_bytes(bytes(20 * MIB))
+        os.pwrite(early, noise(3 * MIB), MIB)
+        os.close(os.open(here / "file", os.O_RDONLY))
+        for writer in (early, other):
+            assert errno_of(partial(os.fsync, writer)) == errno.EDQUOT
+            assert errno_of(partial(os.fsync, writer)) == 0, "once"
+        with opened(here / "file", os.O_WRONLY) as late:
+            assert errno_of(partial(os.fsync, late)) == 0
