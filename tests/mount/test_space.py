@@ -58,10 +58,11 @@ def _remove_half(mountdir: Path, reports: list[Report]) -> None:
                 del report.acknowledged[name]
 
 
-def _write_again(mountdir: Path, size: int = 30 * MIB) -> None:
-    """Write one more file, as soon as there is room."""
+def _write_again(mountdir: Path, size: int = 24 * MIB) -> None:
+    """Write one more file, as soon as there is room. Each attempt is a new one, whose chunks go elsewhere."""
 
     def fits() -> bool:
+        (mountdir / "again").unlink(missing_ok=True)
         number = errno_of(lambda: (mountdir / "again").write_bytes(noise(size)))
         assert number in (0, *NO_ROOM), os.strerror(number)
         return number == 0
