@@ -62,7 +62,9 @@ def _write_again(mountdir: Path, size: int = 24 * MIB) -> None:
     """Write one more file, as soon as there is room. Each attempt is a new one, whose chunks go elsewhere."""
 
     def fits() -> bool:
-        (mountdir / "again").unlink(missing_ok=True)
+        if (mountdir / "again").exists():
+            os.truncate(mountdir / "again", 0)
+            os.unlink(mountdir / "again")
         number = errno_of(lambda: (mountdir / "again").write_bytes(noise(size)))
         assert number in (0, *NO_ROOM), os.strerror(number)
         return number == 0
