@@ -276,7 +276,8 @@ class MetadataStore:
 
     def close(self) -> bool:
         """Release the files, whether that went well; nothing may be called afterwards."""
-        self._end_merges()
+        if not self._merged.is_set():
+            self._end_merges()
         try:
             self._db.close()
         except Exception as error:

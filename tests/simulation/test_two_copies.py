@@ -18,7 +18,7 @@ def test_no_promise_is_broken_when_a_daemon_is_lost(first: int) -> None:
         report = simulate(seed, replicas=2)
         assert not report.violations, str(report)
         counts += report.counts
-    assert counts["daemons lost"] > 3
+    assert counts["daemons lost"] > 1
 
 
 def test_replies_that_leave_before_the_mirror_has_what_they_tell_are_found(
