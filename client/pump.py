@@ -279,6 +279,10 @@ class Pump:
                 if worker is self._main:
                     self._main, self._outcome = None, outcome.Error(error)
                     continue
+                if isinstance(
+                    error, MemoryError
+                ):  # and next time: who asked would wait for ever, an end gives errors
+                    raise
                 # A bug in pyfuse3 or in a handler's wrapper: one request stays unanswered, the mount lives.
                 log.exception("%s failed", worker)
                 if worker in self._workers:
