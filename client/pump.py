@@ -10,6 +10,7 @@ It runs until it awaits one that is not done; then it is parked with it. Nothing
 handler needs no locks for state it does not hold across one.
 """
 
+import errno
 import logging
 import os
 import select
@@ -91,6 +92,10 @@ class Lock:
             self._waiting.popleft().open()  # it holds the lock now
         else:
             self.held = False
+
+
+def _is_for_want_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 class _FuseReadable:
@@ -279,10 +284,8 @@ class Pump:
                 if worker is self._main:
                     self._main, self._outcome = None, outcome.Error(error)
                     continue
-                if isinstance(
-                    error, MemoryError
-                ):  # and next time: who asked would wait for ever, an end gives errors
-                    raise
+                if worker in self._workers and _is_for_want_of_memory(error):
+                    raise  # it would fail again, and who asked would wait for ever; an end gives errors
                 # A bug in pyfuse3 or in a handler's wrapper: one request stays unanswered, the mount lives.
                 log.exception("%s failed", worker)
                 if worker in self._workers:
