@@ -1,5 +1,6 @@
 """The pump, without a mount: coroutines, gates, descriptors, waking."""
 
+import errno
 import os
 import select
 from typing import Any
@@ -179,3 +180,19 @@ def test_without_trios_insides_the_pump_works_too(pump: Pump, monkeypatch: pytes
         return outcome
 
     assert trio.run(main) == "done"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "fuse_session_receive_buf failed")])
+def test_without_memory_for_requests_the_session_ends(pump: Pump, error: Exception) -> None:
+    async def receive() -> None:
+        raise error
+
+    async def session() -> None:
+        worker = receive()
+        pump._workers.add(worker)
+        pump.start(worker)
+        await Gate()
+
+    with pytest.raises(type(error)):
+        trio.run(pump.drive, session())
+    pump.close()
