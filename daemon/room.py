@@ -137,7 +137,7 @@ class Room:
 
     def _look(self, length: int, share: int) -> None:
         free_bytes, records_bytes = self.disk().free_bytes, self._store.disk_bytes()
-        reserve_bytes = self._base_bytes + min(2 * records_bytes, SPACE_RESERVE_MEMTABLES * self._memtable_bytes)
+        reserve_bytes = self._base_bytes + self._kept_for_merging(records_bytes)
         self._chunks_most_bytes = self.capacity_bytes - records_bytes if self.capacity_bytes else _NO_LIMIT
         if not self._has_ballast(free_bytes - reserve_bytes):
             free_bytes = 0
@@ -154,6 +154,9 @@ class Room:
             raise os_error(errno.EDQUOT, f"{stored_bytes} of the daemon's {self.capacity_bytes} bytes are stored")
         if left_bytes >= reserve_bytes:
             self._unlooked_bytes = 0
+
+    def _kept_for_merging(self, records_bytes: int) -> int:
+        return min(2 * records_bytes, SPACE_RESERVE_MEMTABLES * self._memtable_bytes)
 
     def _has_ballast(self, available_bytes: int) -> bool:
         """Whether the ballast is there, or not wanted; if it fits it is made."""
@@ -184,9 +187,7 @@ class Room:
             started_s = time.monotonic()
             try:
                 # Merging needs space itself. Where there is none, tables of removals alone may have some merged.
-                needed_bytes = (
-                    min(2 * self._store.disk_bytes(), SPACE_RESERVE_MEMTABLES * self._memtable_bytes) // 4
-                )
+                needed_bytes = self._kept_for_merging(self._store.disk_bytes()) // 4
                 await self._store.merge_files(all_of_them=self.disk().free_bytes >= needed_bytes)
                 merged = writes
             except OSError as error:  # RocksDB, short of space

@@ -69,9 +69,7 @@ class MetadataStore:
         self._commits = self._commits_synced = 0  # of `commit_unsynced`
         self._syncing: trio.Event | None = None
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
-        self.merges = (
-            True  # RocksDB merges files by itself; not after it had no space, which that would take first
-        )
+        self.merges = True  # by itself; not after RocksDB had no space, which that would take first
         self._merged = threading.Event()  # clear while a thread has RocksDB's files merged
         self._merged.set()
         self._options = partial(options, memtable_bytes, files_max)

@@ -169,14 +169,12 @@ def test_a_program_outside_of_the_group_does_not_keep_the_mount(workplace: Workp
 
 def test_killed_with_9_it_takes_daemons_and_client_along(workplace: Workplace) -> None:
     process = running(workplace, "exec sleep 60", "-n", "2")
-    sleepers: list[int] = []
 
-    def has_begun() -> bool:
-        sleepers.extend(pid for pid, name in workplace.processes().items() if name.startswith("sleep 60"))
-        return bool(sleepers)
+    def sleepers() -> list[int]:
+        return [pid for pid, name in workplace.processes().items() if name.startswith("sleep 60")]
 
-    eventually(has_begun, "the shell has become sleep")
-    sleeper = sleepers[0]
+    eventually(sleepers, "the shell has become sleep")
+    sleeper = sleepers()[0]
     process.kill()
     process.wait(timeout=TIMEOUT_S)  # the sleeper has its stdout still
     eventually(lambda: list(workplace.processes()) == [sleeper], "daemons and client are gone")

@@ -244,7 +244,6 @@ def _flip(path: Path, offset: int) -> None:
 
 _COMMIT_AND_DIE = """
 import os, signal, sys
-from functools import partial
 from pathlib import Path
 from gkfs.daemon.store import MetadataStore
 from tests.daemon.test_store import record
