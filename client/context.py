@@ -86,6 +86,9 @@ class Context:
             found = await self._where(path, inode.fid)
             if not found and not inode.entry.is_directory and not is_address(path):
                 found = await self._address(inode)
+            if not found and inode.opens and inode.held_path != path:
+                # It may have lost its name before a directory above was renamed, and has stayed where that was.
+                found = await self._where(inode.held_path, inode.fid)
             if found and self.inodes.path(inode) == path:
                 self.inodes.found(inode, found)
                 return True

@@ -26,6 +26,8 @@ class Holds:
 
     def opened(self, inode: Inode) -> None:
         """One more handle; from now on an unlink through this mount keeps the file."""
+        if not inode.opens:
+            inode.held_path = self._context.inodes.path(inode)
         inode.opens += 1
         self._open.add(inode)
 
@@ -64,7 +66,9 @@ class Holds:
                 some = files[start : start + HOLD_FILES]
                 lost = set((await self._hold(owner, some)).lost)
                 for path, inode in some:
-                    if inode.fid in lost and inode.opens:
+                    if inode.fid not in lost:
+                        inode.held_path = path
+                    elif inode.opens:
                         await self._find(path, inode)
         except OSError as error:
             log.info("open files: %s", error)
@@ -83,4 +87,5 @@ class Holds:
             path = self._context.inodes.path(inode)
             reply = await self._hold(self._context.distributor.path_owner(path), [(path, inode)])
             if not reply.lost:
+                inode.held_path = path
                 return

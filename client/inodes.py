@@ -56,6 +56,7 @@ class Inode:
         "fid",
         "gone",
         "held",
+        "held_path",
         "kept",
         "lease_until_s",
         "leaving",
@@ -82,6 +83,7 @@ class Inode:
         # Of a file with several names: those seen here. Its record is under its inode address.
         self.names: set[tuple[int, bytes]] | None = None
         self.held = False  # its daemon was told that it is open here
+        self.held_path = b""  # and where its record was then, or when it was opened
         self.kept = False  # its last name may be gone: its daemon keeps it until it is told that it is closed
         self.gone = False  # its record was removed elsewhere while it was open here
         # Its name is being removed through this mount, and it was not open: who opens it now waits here.

@@ -3,8 +3,8 @@
 A client says every `HOLD_RENEW_S` which files it has open (HOLD), and when it has closed one it spoke of
 (RELEASE); a file that is opened and closed in between costs nothing. A file that loses its last name becomes
 *nameless* (table 01) as long as somebody holds it. Who opened it a moment ago may not have said so yet: while
-other clients are connected, it stays for `NAMELESS_GRACE_S` in any case; while the connection of one is broken,
-for `HOLDER_GONE_S`.
+other clients are connected, it stays for `NAMELESS_GRACE_S` in any case; where the connection of one is broken,
+until it has been back for so long, or has been away for `HOLDER_GONE_S`.
 
 Holders of nameless files are stored, so that a restart forgets nobody; all others are in memory. A client that
 says nothing for `HOLDER_GONE_S` is gone.
@@ -99,11 +99,10 @@ class Opens:
 
     def _grace_s(self, client_id: bytes, now_s: float) -> float:
         """For how long somebody but *client_id* may have opened the file without saying so; 0.0: nobody has."""
-        if self._sessions.has_other_client_away(client_id):
-            return HOLDER_GONE_S  # it says so when it has come back
         if self._restarted and now_s - self._started_s < 2 * NAMELESS_GRACE_S:
             return NAMELESS_GRACE_S  # what was said before is forgotten
-        return NAMELESS_GRACE_S if self._sessions.has_other_client(client_id) else 0.0
+        others = self._sessions.has_other_client(client_id) or self._sessions.has_other_client_away(client_id)
+        return NAMELESS_GRACE_S if others else 0.0
 
     def _is_held(self, fid: int) -> bool:
         return bool(self._store.scan(*keys.holders(fid), 1))
@@ -157,6 +156,8 @@ class Opens:
 
     def _end_graces(self) -> None:
         now_s = trio.current_time()
+        if now_s - self._sessions.all_there_since_s() < NAMELESS_GRACE_S:
+            return  # who is away says what it has open when it has come back
         while self._grace and self._grace[0][0] <= now_s:
             for _ in range(min(len(self._grace), SCAN_PAGE_RECORDS)):
                 if self._grace[0][0] > now_s:

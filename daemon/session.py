@@ -12,6 +12,7 @@ when a restart takes that step.
 """
 
 import logging
+import math
 from collections import deque
 from typing import Any, Protocol
 
@@ -138,6 +139,7 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}
         self._clients: set[bytes] = set()  # mounts that are connected
         self._away: dict[bytes, float] = {}  # mounts whose connection broke, and when: they come back
+        self._came_back_s = -math.inf  # when the last of them did
         self._total = ReplyBytes()
         self._load()
 
@@ -180,7 +182,8 @@ class Sessions:
         """*session* has a connection."""
         if session.role == "client":
             self._clients.add(session.client_id)
-            self._away.pop(session.client_id, None)
+            if self._away.pop(session.client_id, None) is not None:
+                self._came_back_s = trio.current_time()
 
     def left(self, session: Session, *, broke: bool = False) -> None:
         """*session* has no connection any more; *broke*: the peer has not closed it."""
@@ -197,10 +200,18 @@ class Sessions:
 
     def has_other_client_away(self, client_id: bytes) -> bool:
         """Whether the connection of a mount other than *client_id* broke, and it may still come back."""
+        self._forget_away()
+        return len(self._away) > (client_id in self._away)
+
+    def all_there_since_s(self) -> float:
+        """Since when no mount is away that may still come back; inf while one is."""
+        self._forget_away()
+        return math.inf if self._away else self._came_back_s
+
+    def _forget_away(self) -> None:
         oldest_s = trio.current_time() - HOLDER_GONE_S
         for gone in [gone for gone, since_s in self._away.items() if since_s < oldest_s]:
             del self._away[gone]
-        return len(self._away) > (client_id in self._away)
 
     def connected(self) -> int:
         """How many sessions have a connection."""

@@ -1,5 +1,6 @@
 """What a daemon remembers of its clients, and for how long."""
 
+import math
 from pathlib import Path
 
 import trio
@@ -61,15 +62,22 @@ def test_client_whose_connection_broke_may_have_files_open(tmp_path: Path) -> No
         sessions.joined(session)
         sessions.left(session)
         assert not sessions.has_other_client_away(OTHER)  # it has closed: it is gone
+        assert sessions.all_there_since_s() == -math.inf
         sessions.joined(session)
         sessions.left(session, broke=True)
         assert sessions.has_other_client_away(OTHER)
         assert not sessions.has_other_client_away(CLIENT)
+        clock.jump(1)
+        assert sessions.all_there_since_s() == math.inf
+        back_s = trio.current_time()
         sessions.joined(session)
         assert not sessions.has_other_client_away(OTHER)
+        clock.jump(1)
+        assert sessions.all_there_since_s() == back_s
         sessions.left(session, broke=True)
         clock.jump(HOLDER_GONE_S + 1)
         assert not sessions.has_other_client_away(OTHER)
+        assert sessions.all_there_since_s() == back_s
         store.close()
 
     clock = trio.testing.MockClock()

@@ -191,6 +191,30 @@ def test_an_open_file_stays_the_same_whatever_another_node_does_to_its_names(ope
             file.check()
 
 
+@pytest.mark.parametrize("open_s", [0.0, _TOLD_S], ids=["just-opened", "long-open"])
+def test_an_open_file_without_name_stays_when_a_directory_above_it_is_renamed(
+    open_s: float, cluster: Cluster
+) -> None:
+    """It stays with the daemon that had its name, although its directory has another one now."""
+    here, there = cluster(3, mounts=2).mounts
+    content = noise(_SIZE)
+    with ExitStack() as until:
+        files = {}
+        for number in range(8):  # their paths before and after are not all of one daemon
+            directory = there / f"{number}" / "sub"
+            directory.mkdir(parents=True)
+            (directory / "file").write_bytes(content)
+            files[directory] = Open(directory / "file", content, until)
+        time.sleep(open_s)
+        for directory in files:
+            (here / directory.relative_to(there) / "file").unlink()
+            directory.rename(directory.with_name("moved"))
+            directory.parent.rename(directory.parent.with_name(f"moved-{directory.parent.name}"))
+        for file in files.values():
+            file.use()
+            assert os.fstat(file.file).st_nlink == 0
+
+
 def use_after(change: Change, file: Open, place: Place) -> None:
     """Change the names on one node and use the *file* on the other."""
     name = change(place.here / change.__name__)

@@ -62,6 +62,8 @@ class Network:
         self._queue: list[tuple[float, int, Event]] = []
         self._numbers = count()
         self._cut: dict[tuple[str, str], float] = {}  # (from, to) -> until when nothing arrives
+        self._cut_since: dict[tuple[str, str], float] = {}
+        self.stalled_s: dict[str, float] = {}  # host -> for how long it was cut off from another, at the longest
         self.pipes: list[Pipe] = []
 
     def at(self, time_s: float, event: Event) -> None:
@@ -102,7 +104,12 @@ class Network:
 
     def cut(self, source: str, target: str, until_s: float) -> None:
         """Nothing that *source* sends reaches *target* before *until_s*."""
-        self._cut[source, target] = max(until_s, self._cut.get((source, target), 0.0))
+        way, now_s = (source, target), self.clock.now_s
+        if self._cut.get(way, 0.0) < now_s:
+            self._cut_since[way] = now_s
+        self._cut[way] = max(until_s, self._cut.get(way, 0.0))
+        for host in way:
+            self.stalled_s[host] = max(self.stalled_s.get(host, 0.0), self._cut[way] - self._cut_since[way])
 
     def cut_until_s(self, source: str, target: str) -> float:
         """Until when nothing gets there; 0.0 when it does."""

@@ -22,7 +22,7 @@ from gkfs.daemon.faults import Kind
 from gkfs.errors import GkfsError
 from gkfs.hostfile import Features
 from gkfs.keyfile import KEY_BYTES, Key
-from gkfs.limits import HOLDER_GONE_S, REPLICAS_MAX, REQUEST_TIMEOUT_S
+from gkfs.limits import HOLD_RENEW_S, HOLDER_GONE_S, NAMELESS_GRACE_S, REPLICAS_MAX, REQUEST_TIMEOUT_S
 from gkfs.messages import Empty
 from gkfs.operations import STATUS
 from tests.simulation import data_model, names_model
@@ -280,11 +280,20 @@ class World:
             self.violation(text)
 
     async def _fsck(self) -> None:
-        """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what it leaves."""
+        """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what it leaves.
+
+        Handles are lost with what a daemon that has ended remembered of renames, and where a node was cut off for
+        so long that it could not say what it has open.
+        """
         stale = sum(kernel.stale for kernel in self._kernels)
         late = sum(program.late for program in self._programs)
-        if stale and not self._daemon_ended:
-            self.violation(f"{stale} handles of files that are nowhere to be found, and no daemon has ended")
+        if not self._daemon_ended:
+            for kernel in self._kernels:
+                stalled_s = self.system.network.stalled_s.get(kernel.client.host, 0.0)
+                if kernel.stale and stalled_s < NAMELESS_GRACE_S - HOLD_RENEW_S:
+                    self.violation(
+                        f"{kernel.name}: {kernel.stale} calls for open files that are nowhere to be found"
+                    )
         self.report.counts["stale"] += stale
         allowed: set[Kind] = set()
         if self._daemon_ended:  # which knows no more where a directory went whose count is to be changed
