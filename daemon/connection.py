@@ -237,7 +237,7 @@ class Connection:
         decoder = wire.Decoder()
         decoder.buffer()[: len(head) + len(body)] = head + body
         hello, *rest = decoder.received(len(head) + len(body))
-        wire.decode_request(HELLO, HELLO.field_types(), hello)
+        wire.decode_request(HELLO, hello)
         # no await between here and the reply: from now on this is the client's one connection
         self.session = self._sessions.open(greeting.client_id, greeting.role)
         if self.session.connection is not None:

@@ -86,7 +86,7 @@ class Dispatcher:
                         continue
                     if message.seq in session.executing:
                         continue  # its task answers on the session's live connection
-                request = wire.decode_request(row.operation, row.types, message)
+                request = wire.decode_request(row.operation, message)
                 pieces = self._execute_one(row, connection, message, request)
             except ProtocolError as error:
                 fault = error

@@ -81,13 +81,11 @@ class Row:
         "plain",
         "reply",
         "role",
-        "types",
     )
 
     def __init__(self, operation: Operation[Any, Any], handler: Handler[Any, Any]) -> None:
         self.operation = operation
         self.handler = handler
-        self.types = operation.field_types()
         self.reply = operation.reply
         self.once = not operation.idempotent
         self.role = operation.role
@@ -95,7 +93,7 @@ class Row:
         fields = operation.request._fields
         self.plain = _PATH_OR_ADDRESS if operation.by_inode else _PLAIN_PATH
         self.path_fields = tuple(index for index, name in enumerate(fields) if name in names)
-        numbers = [index for index, kind in enumerate(self.types) if kind is int]
+        numbers = [index for index, kind in enumerate(operation.request_types) if kind is int]
         self._numbers = itemgetter(*numbers) if len(numbers) > 1 else None
         self._number = numbers[0] if len(numbers) == 1 else None
         self._ranges = struct.Struct("<" + "".join(_range_of(fields[index]) for index in numbers))

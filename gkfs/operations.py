@@ -115,7 +115,8 @@ class Operation(Generic[Q, R]):
     may_lack_record: bool = False  # b"" in its reply stands for no record
     role: str = ""  # the only one in which it may be asked for; "": any
 
-    def field_types(self) -> tuple[type | None, ...]:
+    @cached_property
+    def request_types(self) -> tuple[type | None, ...]:
         """The type of each request field in the body, for checking what came from the wire."""
         return _types(self.request, bulk=self.bulk_request)
 

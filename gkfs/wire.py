@@ -14,6 +14,7 @@ own, which the message then owns; smaller bulk is copied out, so a message never
 import struct
 from collections.abc import Callable, Iterable
 from functools import partial
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -98,7 +99,8 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
+        # Most of it is never used: the system gives memory for what is, and a daemon has a thousand of them.
+        self._buffer = mmap(-1, RECEIVE_BUFFER_BYTES, flags=MAP_PRIVATE | MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._start = 0  # of the first message not yet returned
         self._end = 0  # of the bytes received
@@ -186,10 +188,10 @@ def _decode_body(body: memoryview) -> list[Any]:
     return fields
 
 
-def decode_request(operation: Operation[Q, R], types: tuple[type | None, ...], message: Message) -> Q:
+def decode_request(operation: Operation[Q, R], message: Message) -> Q:
     """The typed request in *message*. Raises ProtocolError when number or types of fields are wrong."""
     fields = message.fields
-    if tuple(map(type, fields)) != types:
+    if tuple(map(type, fields)) != operation.request_types:
         raise ProtocolError(f"{operation.name} request with fields {_kinds(fields)}")
     if operation.request_lists:
         _check_lists(f"{operation.name} request", operation.request_lists, fields)

@@ -1,7 +1,9 @@
 """The wire protocol: whole messages come out whatever the pieces they arrive in."""
 
 import contextlib
+import mmap
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,13 @@ from hypothesis import strategies as st
 
 from gkfs import wire
 from gkfs.errors import ProtocolError
-from gkfs.limits import BULK_OWN_BUFFER_BYTES, MESSAGE_BODY_MAX_BYTES, MESSAGE_BULK_MAX_BYTES, READDIR_PAGE_ENTRIES
+from gkfs.limits import (
+    BULK_OWN_BUFFER_BYTES,
+    MESSAGE_BODY_MAX_BYTES,
+    MESSAGE_BULK_MAX_BYTES,
+    READDIR_PAGE_ENTRIES,
+    RECEIVE_BUFFER_BYTES,
+)
 from gkfs.messages import Buffer, ReadChunkReply, ReaddirReply, StatRequest, WriteChunkRequest
 from gkfs.operations import READ_CHUNK, READDIR, STAT, TABLE, WRITE_CHUNK
 
@@ -47,8 +55,7 @@ def test_messages_survive_any_fragmentation(lengths: list[int], sizes: random.Ra
     requests = [WriteChunkRequest(3, 1, 0, bytes([n % 251]) * length) for n, length in enumerate(lengths)]
     data = b"".join(joined(wire.encode_request(WRITE_CHUNK, seq, request)) for seq, request in enumerate(requests))
     messages = feed(wire.Decoder(), data, sizes)
-    types = WRITE_CHUNK.field_types()
-    decoded = [wire.decode_request(WRITE_CHUNK, types, message) for message in messages]
+    decoded = [wire.decode_request(WRITE_CHUNK, message) for message in messages]
     assert [message.seq for message in messages] == list(range(len(lengths)))
     assert decoded == requests
 
@@ -103,9 +110,22 @@ def test_random_bytes_raise_nothing_but_protocol_error(data: bytes) -> None:
 def test_requests_with_wrong_fields_are_a_protocol_error(fields: list[object]) -> None:
     message = wire.Message(1, STAT.code, wire.REQUEST, 0, fields, b"")
     with pytest.raises(ProtocolError, match="stat request"):
-        wire.decode_request(STAT, STAT.field_types(), message)
+        wire.decode_request(STAT, message)
 
 
 def test_codes_and_names_of_operations_are_unique() -> None:
     assert len({row.name for row in TABLE.values()}) == len(TABLE)
     assert all(0 < code < 256 for code in TABLE)
+
+
+def test_a_connection_takes_the_memory_that_it_uses() -> None:
+    """A process of a large job has a thousand of them, most of them idle."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before_bytes = resident_bytes()
+    decoders = [wire.Decoder() for _ in range(200)]
+    for decoder in decoders:
+        decoder.buffer()[:10_000] = bytes(10_000)
+    assert resident_bytes() - before_bytes < len(decoders) * RECEIVE_BUFFER_BYTES // 10

@@ -45,7 +45,7 @@ def _decode(message: wire.Message) -> None:
     if operation is None:
         return
     with contextlib.suppress(ProtocolError):
-        wire.decode_request(operation, operation.field_types(), message)
+        wire.decode_request(operation, message)
     with contextlib.suppress(ProtocolError):
         reply = wire.decode_reply(operation, message)
         if isinstance(reply, UsageReply):
