@@ -14,9 +14,11 @@ from setuptools import setup
 _CORE: Final = "channel chunks distributor metadentry paths spin wire"
 # Not `fuse` and `beside`: their classes have bases in packages that are not installed where a wheel is built, and
 # which the compiler would have to know.
-_CLIENT: Final = "attributes context data handles holds inodes listing namespace pool pump reading touches writing"
+_CLIENT: Final = (
+    "attributes context data handles holds inodes listing name_leases namespace pool pump reading touches writing"
+)
 _DAEMON: Final = (
-    "attributes chunk_files connection dispatch guards handlers inline_data kept keys leases local "
+    "attributes chunk_files connection dispatch guards handlers inline_data kept keys leases local name_leases "
     "namespace open_chunks opens outbox parents records rows session shares store"
 )
 

@@ -23,6 +23,7 @@ from gkfs.limits import (
 from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 
 if TYPE_CHECKING:
+    from gkfs.client.name_leases import KnownNames
     from gkfs.client.pump import Gate
     from gkfs.client.writing import Behind
 
@@ -64,6 +65,7 @@ class Inode:
         "lookups",
         "name",
         "names",
+        "names_known",
         "opens",
         "parent",
         "recent_until_s",
@@ -82,6 +84,7 @@ class Inode:
         self.address: bytes | None = None
         # Of a file with several names: those seen here. Its record is under its inode address.
         self.names: set[tuple[int, bytes]] | None = None
+        self.names_known: dict[int, KnownNames] | None = None  # of a directory: see name_leases.py
         self.held = False  # its daemon was told that it is open here
         self.held_path = b""  # and where its record was then, or when it was opened
         self.kept = False  # its last name may be gone: its daemon keeps it until it is told that it is closed

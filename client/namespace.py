@@ -14,6 +14,7 @@ from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
+from gkfs.client.name_leases import NameLeases
 from gkfs.client.pump import Gate
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
@@ -98,9 +99,14 @@ class Namespace:
         self._data = data
         self._touches = touches
         self._inodes = context.inodes
+        self._name_leases = NameLeases()
 
     async def lookup(self, parent: Inode, name: bytes) -> Inode:
         """The entry *name*; ENOENT when there is none. Counts one reference of the kernel."""
+        if parent.names_known is not None:
+            owner = self._context.distributor.path_owner(self._child(parent, name))
+            if self._name_leases.lack(parent, owner, self._inodes.path(parent), name):
+                raise FileNotFoundError(errno.ENOENT, "nobody else makes entries in that directory")
         sent_s = 0.0
 
         def ask(path: bytes) -> Call[LookupReply]:
@@ -223,12 +229,18 @@ class Namespace:
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
 
+        asked, directory, sent_s, generation = 0, b"", 0.0, 0  # whom, about what and when at last
+
         def ask(path: bytes) -> Call[CreateReply]:
-            now_ns = time.time_ns()
-            request = CreateRequest(path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, now_ns)
-            return self._context.call_owner(path, CREATE, request)
+            nonlocal asked, directory, sent_s, generation
+            asked, directory = self._context.distributor.path_owner(path), self._inodes.path(parent)
+            lease, generation = self._name_leases.begin(parent, asked, name), self._name_leases.generation
+            sent_s, now_ns = time.monotonic(), time.time_ns()
+            request = CreateRequest(path, parent.fid, mode, owner.uid, gid, rdev, exclusive, target, now_ns, lease)
+            return self._context.pool.call(asked, CREATE, request)
 
         inode, reply = await self._named(parent, name, ask)
+        self._name_leases.granted(parent, asked, directory, sent_s, generation, reply)
         if reply.created:
             self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
         return inode, reply.created
@@ -242,6 +254,7 @@ class Namespace:
         address, now_ns = self._inodes.path(inode), time.time_ns()
 
         def ask(path: bytes) -> Call[RecordReply]:
+            self._name_leases.comes(parent, name)
             return self._context.call_owner(address, LINK, LinkRequest(inode.fid, path, parent.fid, now_ns))
 
         reply = await self._within(parent, name, ask)
@@ -281,6 +294,8 @@ class Namespace:
         exchange = bool(flags & RENAME_EXCHANGE)
         if moved is None or moved.entry.is_directory or exchange:
             await self._touches.send_below(source, target)  # they name directories by path
+            self._name_leases.clear()  # so do these
+        self._name_leases.comes(new_parent, new_name)
         request = RenameRequest(source, target, new_parent.fid, flags, open_fid, time.time_ns())
         with _leaving(None if exchange else replaced):
             reply = await self._context.call_owner(source, RENAME, request)

@@ -18,6 +18,7 @@ from gkfs.daemon.intents import Intent
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.links import Links
 from gkfs.daemon.moves import Moves
+from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.session import Session
@@ -40,9 +41,11 @@ class Adoption:
         opens: Opens,
         links: Links,
         leases: Leases,
+        name_leases: NameLeases,
     ) -> None:
         self._store = store
         self._leases = leases
+        self._name_leases = name_leases
         self._guards = guards
         self._moves = moves
         self._parents = parents
@@ -110,6 +113,8 @@ class Adoption:
             return self._exchange(request, entry, existing)
         if existing is None:
             self._parents.check(request.path, request.parent_fid)
+            self._name_leases.enter(request.path, request.client_id)
+            self._name_leases.came(request.path)
             reply = AdoptReply(0, False, b"")
         else:
             old = metadentry.decode(existing)

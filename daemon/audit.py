@@ -6,7 +6,7 @@ Nothing is judged here; that is what `inspection` is for. A page takes a moment;
 import errno
 import os
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,10 +40,18 @@ _ENTRY_OVERHEAD_BYTES: Final = 16  # msgpack's, of a key, its value and size
 class Audit:
     """The handlers; *folder* holds the chunk files."""
 
-    def __init__(self, store: MetadataStore, storage: ChunkStorage, guards: Guards, folder: Path) -> None:
+    def __init__(
+        self,
+        store: MetadataStore,
+        storage: ChunkStorage,
+        guards: Guards,
+        names_mended: Callable[[], None],
+        folder: Path,
+    ) -> None:
         self._store = store
         self._storage = storage
         self._guards = guards
+        self._names_mended = names_mended
         self._folder = folder
 
     def register(self, dispatcher: Dispatcher) -> None:
@@ -110,6 +118,7 @@ class Audit:
             else:
                 self._store.put(key, value)
             if _is_path(key):
+                self._names_mended()
                 for record, delta in ((expected, -1), (value, 1)):
                     if record is not None:
                         self._store.count_entry(metadentry.decode(record).mode, delta)

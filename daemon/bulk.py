@@ -21,6 +21,7 @@ from gkfs.bulk_messages import (
 )
 from gkfs.changes import check_xattrs
 from gkfs.daemon.guards import Guards
+from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.namespace import Fids, check_kind, has_device
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.session import Session
@@ -48,6 +49,7 @@ class Bulk:
         store: MetadataStore,
         storage: ChunkStorage,
         guards: Guards,
+        name_leases: NameLeases,
         parents: Parents,
         fids: Fids,
     ) -> None:
@@ -55,6 +57,7 @@ class Bulk:
         self._store = store
         self._storage = storage
         self._guards = guards
+        self._name_leases = name_leases
         self._parents = parents
         self._fids = fids
 
@@ -64,17 +67,17 @@ class Bulk:
         if self._guards.active:
             self._guards.check_change(request.path)
         if self._parents.need_verification(request.path, request.parent_fid):
-            return self._put_waiting(request, None, None, verify=True)
-        key = paths.key(request.path)
-        existing = self._store.get(key)
+            return self._put_waiting(session.client_id, request, None, None, verify=True)
+        existing = self._store.get(paths.key(request.path))
         if existing is not None:
             return PutReply(metadentry.fid_of(existing), existing)
         self._parents.check(request.path, request.parent_fid)
+        self._name_leases.enter(request.path, session.client_id)
         entry = self._entry(request)
         work = self._begin(entry, request)
         if work is not None:
-            return self._put_waiting(request, entry, work, verify=False)
-        return self._keep(key, entry, _has_chunk(entry, request))
+            return self._put_waiting(session.client_id, request, entry, work, verify=False)
+        return self._keep(request.path, entry, _has_chunk(entry, request))
 
     def _begin(self, entry: Metadentry, request: PutRequest) -> Coroutine[Any, Any, None] | None:
         """Write the first chunk, if there is one."""
@@ -89,6 +92,7 @@ class Bulk:
 
     async def _put_waiting(
         self,
+        client_id: bytes,
         request: PutRequest,
         entry: Metadentry | None,
         work: Coroutine[Any, Any, None] | None,
@@ -109,16 +113,16 @@ class Bulk:
                 await self._parents.verify(request.path, request.parent_fid)
             # no await between here and the end: what is found now holds
             self._guards.check_change(request.path)
-            key = paths.key(request.path)
-            existing = self._store.get(key)
+            existing = self._store.get(paths.key(request.path))
             self._parents.check(request.path, request.parent_fid)
+            self._name_leases.enter(request.path, client_id)
         except BaseException:  # Blocked, too: then all is done again
             await self._discard(entry.fid)
             raise
         if existing is not None:
             await self._discard(entry.fid)
             return PutReply(metadentry.fid_of(existing), existing)
-        return self._keep(key, entry, _has_chunk(entry, request))
+        return self._keep(request.path, entry, _has_chunk(entry, request))
 
     async def _discard(self, fid: int) -> None:
         work = self._storage.cut(fid, 0)
@@ -126,11 +130,12 @@ class Bulk:
         if work is not None:
             await work
 
-    def _keep(self, key: bytes, entry: Metadentry, has_chunk: bool) -> PutReply:
+    def _keep(self, path: bytes, entry: Metadentry, has_chunk: bool) -> PutReply:
         if has_chunk:
             self._storage.claim(entry.fid)
-        self._store.put(key, metadentry.encode(entry))
+        self._store.put(paths.key(path), metadentry.encode(entry))
         self._store.count_entry(entry.mode, 1)
+        self._name_leases.came(path)
         return PutReply(entry.fid, b"")
 
     def _entry(self, request: PutRequest) -> Metadentry:

@@ -13,7 +13,7 @@ Guards that must outlive the daemon are set again from the store when it starts.
 """
 
 import errno
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import trio
 
@@ -166,6 +166,18 @@ class Guards:
 
     def _update(self) -> None:
         self.active = bool(self._paths or self._trees)
+
+
+def block_until(nursery: trio.Nursery, end_s: float, reason: str) -> NoReturn:
+    """Raise Blocked, with a guard that is lifted at *end_s* on trio's clock."""
+    guard = Guard(reason)
+    nursery.start_soon(_lift_at, end_s, guard)
+    raise Blocked(guard)
+
+
+async def _lift_at(end_s: float, guard: Guard) -> None:
+    await trio.sleep_until(end_s)
+    guard.lifted.set()
 
 
 def busy(guard: Guard) -> OSError:

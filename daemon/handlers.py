@@ -12,6 +12,7 @@ from gkfs.daemon.inline_data import InlineData
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.links import Links
 from gkfs.daemon.moves import Moves
+from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.namespace import Fids, Namespace
 from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
@@ -91,6 +92,7 @@ class Handlers:
         moves, room = Moves(), storage.room
         records = Records(store, guards)
         leases = Leases(nursery, restarted=restarted)
+        self.name_leases = NameLeases(nursery, store, restarted=restarted)
         parents = Parents(own_index, store, guards, moves, distributor, peers)
         fids = Fids(own_index, identity.boot_epoch)
         self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, nursery)
@@ -99,7 +101,7 @@ class Handlers:
             store, records, guards, distributor, peers, self._opens, sessions, leases, nursery, room
         )
         self._namespace = Namespace(
-            store, records, guards, moves, parents, self._opens, self._links, fids, leases, room
+            store, records, guards, moves, parents, self._opens, self._links, fids, leases, self.name_leases, room
         )
         self._inline_data = InlineData(own_index, identity.daemon_count, records, leases, storage)
         self._attributes = Attributes(records, leases, self._inline_data, room)
@@ -108,9 +110,11 @@ class Handlers:
         )
         self._chunks = Chunks(storage)
         self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
-        self._bulk = Bulk(own_index, store, storage, guards, parents, fids)
-        self._trees = Trees(store, guards, moves, distributor, peers)
-        self._adoption = Adoption(store, guards, moves, parents, self._opens, self._links, leases)
+        self._bulk = Bulk(own_index, store, storage, guards, self.name_leases, parents, fids)
+        self._trees = Trees(store, guards, self.name_leases, moves, distributor, peers)
+        self._adoption = Adoption(
+            store, guards, moves, parents, self._opens, self._links, leases, self.name_leases
+        )
         steps = RenameSteps(store, guards, moves, distributor, peers, sessions, leases, nursery)
         self._renaming = Renaming(own_index, records, steps, parents, self._adoption, leases)
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from gkfs.daemon.guards import Blocked, Guard
+from gkfs.daemon.guards import block_until
 from gkfs.limits import CONNECTIONS_MAX, FILE_CALM_S, LEASE_S, LEASES_MAX
 from gkfs.metadentry import Metadentry
 from gkfs.paths import printable
@@ -83,17 +83,10 @@ class Leases:
         for waited in [waited for waited, until_s in self._refused.items() if until_s < now_s]:
             del self._refused[waited]
         self._refused[path] = end_s + (FILE_CALM_S if is_file else _PRIORITY_S)
-        guard = Guard(f"{printable(path)} was looked at by other nodes a moment ago")
-        self._nursery.start_soon(_lift_at, end_s, guard)
-        raise Blocked(guard)
+        block_until(self._nursery, end_s, f"{printable(path)} was looked at by other nodes a moment ago")
 
     def _drop_ended(self, now_s: float) -> bool:
         """Forget leases that ran out; whether there is room again."""
         for path in [path for path, holders in self._held.items() if max(holders.values()) <= now_s]:
             del self._held[path]
         return len(self._held) < LEASES_MAX
-
-
-async def _lift_at(end_s: float, guard: Guard) -> None:
-    await trio.sleep_until(end_s)
-    guard.lifted.set()

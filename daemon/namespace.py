@@ -17,6 +17,7 @@ from gkfs.daemon.guards import Guards
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.links import Links
 from gkfs.daemon.moves import Moves
+from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.records import Records
@@ -78,6 +79,7 @@ class Namespace:
         links: Links,
         fids: Fids,
         leases: Leases,
+        name_leases: NameLeases,
         room: Room,
     ) -> None:
         self._store = store
@@ -90,6 +92,7 @@ class Namespace:
         self._links = links
         self._fids = fids
         self._leases = leases
+        self._name_leases = name_leases
 
     def create_root(self) -> None:
         """Make sure that the root has its record, which this daemon owns. Commits."""
@@ -159,16 +162,17 @@ class Namespace:
         if self._guards.active:
             self._guards.check_change(request.path)
         if self._parents.need_verification(request.path, request.parent_fid):
-            return self._create_verified(request)
-        return self._create(request)
+            return self._create_verified(session.client_id, request)
+        return self._create(session.client_id, request)
 
-    def _create(self, request: CreateRequest) -> CreateReply:
+    def _create(self, client_id: bytes, request: CreateRequest) -> CreateReply:
         key = paths.key(request.path)
         existing = self._store.get(key)
         if existing is not None:
             return self._existing(request, existing)
         self._parents.check(request.path, request.parent_fid)
         check_kind(request.path, request.mode, request.target)
+        self._name_leases.enter(request.path, client_id)
         self._room.take_record(len(key) + len(request.target))
         entry = Metadentry.new(
             mode=request.mode,
@@ -182,18 +186,19 @@ class Namespace:
         record = metadentry.encode(entry)
         self._store.put(key, record)
         self._store.count_entry(request.mode, 1)
-        return CreateReply(record, True)
+        lease, names = self._name_leases.created(request.path, request.parent_fid, client_id, request.names_lease)
+        return CreateReply(record, True, lease, names)
 
     def _existing(self, request: CreateRequest, record: bytes) -> CreateReply:
         if request.exclusive:
             raise os_error(errno.EEXIST, paths.printable(request.path))
-        return CreateReply(record, False)
+        return CreateReply(record, False, 0, [])
 
-    async def _create_verified(self, request: CreateRequest) -> CreateReply:
+    async def _create_verified(self, client_id: bytes, request: CreateRequest) -> CreateReply:
         await self._parents.verify(request.path, request.parent_fid)
         # no await between here and the put: what was verified still holds
         self._guards.check_change(request.path)
-        return self._create(request)
+        return self._create(client_id, request)
 
     # --- removal
 

@@ -103,7 +103,9 @@ class TreeRenaming:
 
     async def _step(self, plan: Plan, step: str) -> None:
         """Have every daemon do *step*. Raises OSError."""
-        await self._ask_all(TREE, TreeRequest(plan.name, plan.source, plan.target, step, plan.is_exchange))
+        await self._ask_all(
+            TREE, TreeRequest(plan.name, plan.source, plan.target, step, plan.is_exchange, plan.client_id)
+        )
 
     async def _ask_all(self, operation: Operation[Q, R], request: Q) -> None:
         outcomes = await self._steps.peers.call_all(self._all, operation, request, TREE_TIMEOUT_S)

@@ -313,7 +313,8 @@ class _Server:
         self._dispatcher.serve(LOCATE, self._say_where)
         handlers = Handlers(self._identity, self._store, self._storage, guards, peers, self._sessions, nursery)
         handlers.register(self._dispatcher)
-        Audit(self._store, self._storage, guards, self._rootdir.chunks).register(self._dispatcher)
+        audit = Audit(self._store, self._storage, guards, handlers.name_leases.clear, self._rootdir.chunks)
+        audit.register(self._dispatcher)
         Usage(self._store, guards).register(self._dispatcher)
         if failover is not None:
             failover.register(self._dispatcher)

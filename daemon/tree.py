@@ -28,6 +28,7 @@ from gkfs import metadentry, paths
 from gkfs.daemon import keys
 from gkfs.daemon.guards import Guards, TreeLock
 from gkfs.daemon.moves import Moves
+from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
@@ -43,10 +44,17 @@ class Trees:
     """The handlers of TREE and PUT_RECORDS."""
 
     def __init__(
-        self, store: MetadataStore, guards: Guards, moves: Moves, distributor: Distributor, peers: Peers
+        self,
+        store: MetadataStore,
+        guards: Guards,
+        name_leases: NameLeases,
+        moves: Moves,
+        distributor: Distributor,
+        peers: Peers,
     ) -> None:
         self._store = store
         self._guards = guards
+        self._name_leases = name_leases
         self._moves = moves
         self._distributor = distributor
         self._peers = peers
@@ -75,7 +83,9 @@ class Trees:
         # Deeper ones as well: they may be here without a child. What is below the target later is ours to undo.
         if not request.exchange and any(self._store.scan(first, end, 1) for first, end in _below(request.target)):
             raise os_error(errno.ENOTEMPTY, paths.printable(request.target))
-        _, source, target, _, exchange = request
+        source, target, exchange = request.source, request.target, request.exchange
+        for top in (source, target):
+            self._name_leases.end_below(top, request.client_id)
         self._store.put(keys.tree_lock(request.intent), msgpack.packb([source, target, exchange, False]))
         self._guards.lock_tree(request.intent, source, target, exchange=exchange)
         return Empty()

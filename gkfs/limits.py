@@ -33,7 +33,7 @@ HOSTFILE_MAX_BYTES: Final = 16 << 20  # DAEMONS_MAX lines, each written again by
 CONFIGURATION_MAX_BYTES: Final = 1 << 20
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 6
+PROTOCOL_VERSION: Final = 7
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 HELLO_BODY_MAX_BYTES: Final = 1024  # of the first message, before there is a receive buffer
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
@@ -69,6 +69,10 @@ STOP_TIMEOUT_S: Final = 20.0
 LEASE_S: Final = 0.2  # changing a directory that others just used, or a file they read, waits at most this long
 # The kernel starts to count when the program that asked runs again; on a busy node that takes a while.
 LEASE_MARGIN_S: Final = 0.1
+NAMES_LEASE_S: Final = 0.1  # on the names of a directory that one client fills alone; an entry of another waits
+NAMES_CALM_S: Final = 10.0  # then nobody gets one on that directory for so long
+NAMES_LEASE_AFTER: Final = 4  # entries one after another at one daemon, the last of which brings it
+NAMES_LEASE_MAX: Final = 256  # names that a daemon tells with a new one; where there are more there is none
 DIRECTORY_ATTR_TIMEOUT_S: Final = 0.01  # as old as the next line makes them anyway
 # What a lookup says serves the rest of the system call, as open(2) or stat(2), and what follows at once. The
 # kernel counts in ticks of 1 to 4 ms and rounds up.
@@ -91,6 +95,7 @@ READ_AHEAD_AGE_S: Final = 0.2  # what was read ahead is not used later: others m
 INODES_MAX: Final = 200_000  # that the kernel may hold references to, some 1,200 bytes each; `--max-inodes`
 INODES_LEAST: Final = 100
 INODES_CHECK_S: Final = 1.0  # more than that are given back this often
+NAMES_KNOWN_MAX: Final = 100_000  # of directories that this client fills, some 100 bytes each
 DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for who opens them next
 
 # --- sleeping and being woken costs more than serving a call
@@ -110,6 +115,7 @@ GARBAGE_TIMES_MIDDLE: Final = 100  # and before everything is, which takes 0.1 s
 
 # --- daemon
 LEASES_MAX: Final = 100_000  # paths leased at once, some 300 bytes each
+NAMES_LEASES_MAX: Final = 10_000  # directories of which it is known who fills them, some 400 bytes each
 FILE_CALM_S: Final = 10.0  # a file that one node changed while another read it is not leased for so long
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open
 DESCRIPTORS_SPARE: Final = 64  # of a daemon: its logs, sockets to listen on, threads that read directories, peers

@@ -90,11 +90,16 @@ class CreateRequest(NamedTuple):
     exclusive: bool  # else an existing entry is returned as it is
     target: bytes
     now_ns: int
+    names_lease: int = 0  # that the client has on the directory's names at this daemon; 0: none
 
 
 class CreateReply(NamedTuple):
+    """*names* come with a new lease: all that this daemon has of the directory, see `gkfs.daemon.name_leases`."""
+
     record: bytes
     created: bool
+    names_lease: int  # from now on; 0: none
+    names: list[bytes]
 
 
 class UnlinkRequest(NamedTuple):

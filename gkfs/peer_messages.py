@@ -70,6 +70,7 @@ class TreeRequest(NamedTuple):
     target: bytes
     step: str  # one of the TREE_* steps
     exchange: bool  # what is below target goes below source at the same time
+    client_id: bytes  # whose rename it is
 
 
 TREE_LOCK: Final = "lock"

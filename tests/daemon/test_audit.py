@@ -40,7 +40,7 @@ class Daemon:
         self.store = MetadataStore(folder / "metadata")
         self.storage = ChunkStorage(self.chunks, self.store)
         self.guards = Guards()
-        self.audit = Audit(self.store, self.storage, self.guards, self.chunks)
+        self.audit = Audit(self.store, self.storage, self.guards, lambda: None, self.chunks)
 
     def mend(self, *changes: tuple[bytes, bytes | None, bytes | None]) -> None:
         """Make *changes* of (key, expected, value) as the dispatcher does."""

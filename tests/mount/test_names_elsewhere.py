@@ -5,6 +5,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,27 @@ def test_created_entries_are_there_at_once(place: Place) -> None:
         with fails(errno.EEXIST):
             os.open(there / f"{number}", os.O_CREAT | os.O_EXCL)
     assert names(place.here) == names(place.there)
+
+
+def test_what_another_node_makes_in_a_directory_that_is_being_filled_is_there_at_once(place: Place) -> None:
+    for number in range(30):
+        folder, same = place.here / f"{number}", place.there / f"{number}"
+        folder.mkdir()
+        (place.there / f"file-{number}").touch()
+        for name in range(40):  # this node knows then what is there
+            (folder / f"here-{name}").touch()
+        before_s = time.monotonic()
+        if number % 3 == 0:
+            (same / "there").touch()
+        elif number % 3 == 1:
+            (place.there / f"file-{number}").rename(same / "there")
+        else:
+            os.link(place.there / f"file-{number}", same / "there")
+        assert (folder / "there").exists()
+        assert time.monotonic() - before_s < 10.0
+        with fails(errno.EEXIST):
+            os.open(folder / "there", os.O_CREAT | os.O_EXCL)
+        assert len(names(folder)) == 41
 
 
 def test_removed_entries_are_gone_at_once(place: Place) -> None:

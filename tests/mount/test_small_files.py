@@ -123,7 +123,7 @@ def executed(file_system: FileSystem) -> int:
     return sum(daemon["requests"] for daemon in file_system.daemon_status())
 
 
-def test_a_small_file_costs_three_requests_to_write_and_one_to_read(file_system: FileSystem, place: Place) -> None:
+def test_a_small_file_costs_two_requests_to_write_and_one_to_read(file_system: FileSystem, place: Place) -> None:
     to_write = to_read = 1000.0
     for attempt in range(5):
         names = [f"file-{attempt}-{number}" for number in range(60)]
@@ -143,7 +143,7 @@ def test_a_small_file_costs_three_requests_to_write_and_one_to_read(file_system:
         to_read = min(to_read, (read - written) / len(names))
     # On a busy machine it is more: what is merged otherwise, the directory's times, goes out each 10 ms, and what
     # a lookup has brought serves only what follows at once. The status that is asked for here is in it, too.
-    assert to_write < 4.6
+    assert to_write < 3.6  # and it is two where this node knows the names that there are
     assert to_read < 2.2
 
 
