@@ -145,10 +145,13 @@ class _Step:
     def _link(self, directory: int) -> bool | None:
         names, op = self.names, self.op
         number = names.number(op.fid)
-        # The count of names grows first: one that loses its last name before it gets the next one may stay.
-        if number not in names.entries.values() and (op.error or names.gone.get(number, NEVER) < op.begun):
-            return self._is(*_GONE)
-        if (directory, op.names[0]) in names.entries:
+        is_taken = (directory, op.names[0]) in names.entries
+        if number not in names.entries.values():
+            # The count of names grows first: one that loses its last name before it gets the next one may stay.
+            is_just_gone = names.gone.get(number, NEVER) >= op.begun
+            if op.error or not is_just_gone:
+                return self._is(*_GONE, *([errno.EEXIST] if is_taken and is_just_gone else []))
+        if is_taken:
             return self._is(errno.EEXIST)
         if op.error:
             return None
