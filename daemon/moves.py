@@ -7,39 +7,52 @@ with ESTALE.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import NamedTuple
 
 import trio
 
 from gkfs.limits import HINTS_MAX, MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S
-from gkfs.paths import rebase, split
+from gkfs.paths import is_below, rebase, split
 
-_NEVER: Final = (b"", float("-inf"))
+
+class _Move(NamedTuple):
+    new: bytes
+    number: int  # those that happened as one have the same
+    moved_s: float
 
 
 class Moves:
     """The latest renames that this daemon took part in."""
 
     def __init__(self) -> None:
-        self.directory_count = 0  # directories renamed since the start
-        self._directories: dict[bytes, tuple[bytes, float]] = {}  # old path -> new path and when; oldest first
+        self.directory_count = 0  # renames of directories since the start
+        self._directories: dict[bytes, _Move] = {}  # of an old path; oldest first
         self._any_until_s = float("-inf")  # until then a directory may have been renamed that we forgot
-        self._files: dict[int, tuple[bytes, float]] = {}  # fid -> new path and when; oldest first
+        self._files: dict[int, tuple[bytes, int]] = {}  # fid -> new path, and the directories' count; oldest first
 
     def note_directory(self, old: bytes, new: bytes) -> None:
         """The directory *old* is now *new*."""
         self.directory_count += 1
+        self._note(old, new)
+
+    def note_exchange(self, one: bytes, other: bytes) -> None:
+        """Each of two directories has the other's path now."""
+        self.directory_count += 1
+        self._note(one, other)
+        self._note(other, one)
+
+    def _note(self, old: bytes, new: bytes) -> None:
         self._directories.pop(old, None)
-        self._directories[old] = (new, trio.current_time())
+        self._directories[old] = _Move(new, self.directory_count, trio.current_time())
         self._forget_old()
         if len(self._directories) > MOVED_DIRECTORIES_MAX:
-            _, moved_s = self._directories.pop(next(iter(self._directories)))
-            self._any_until_s = moved_s + MOVED_MEMORY_S
+            oldest = self._directories.pop(next(iter(self._directories)))
+            self._any_until_s = oldest.moved_s + MOVED_MEMORY_S
 
     def note_file(self, fid: int, new: bytes) -> None:
         """A file that was here is now *new*, which may belong to another daemon."""
         self._files.pop(fid, None)
-        self._files[fid] = (new, trio.current_time())
+        self._files[fid] = (new, self.directory_count)
         if len(self._files) > HINTS_MAX:
             del self._files[next(iter(self._files))]
 
@@ -59,23 +72,32 @@ class Moves:
 
     def where(self, path: bytes, fid: int) -> bytes:
         """Where *fid* went that was at *path*; b"" when that is not known."""
-        hint = self._files.get(fid)
-        if hint is not None and hint[0] != path:
-            return hint[0]  # whatever became of the directory that it was in
-        # The latest that fits: a path may have been taken anew since an older one.
-        found, latest_s = b"", hint[1] if hint is not None else float("-inf")
         self._forget_old()
-        for old in (path, *_ancestors(path)):
-            new, moved_s = self._directories.get(old, _NEVER)
-            if moved_s > latest_s:
-                found, latest_s = rebase(path, old, new), moved_s
+        hint = self._files.get(fid)
+        found = self._moved(path) if hint is None else self._later(*hint)
         return found if found != path else b""
+
+    def _moved(self, path: bytes) -> bytes:
+        """Where what was at *path* may be: renamed with the directory that has left a part of it last."""
+        found, latest = path, -1
+        for old in (path, *_ancestors(path)):
+            move = self._directories.get(old)
+            if move is not None and move.number > latest:  # a path may have been taken anew since an older one
+                found, latest = rebase(path, old, move.new), move.number
+        return self._later(found, latest) if latest >= 0 else path
+
+    def _later(self, path: bytes, number: int) -> bytes:
+        """Where that is now which was at *path* after the rename of that *number*."""
+        for old, move in self._directories.items():
+            if move.number > number and (path == old or is_below(path, old)):
+                path, number = rebase(path, old, move.new), move.number
+        return path
 
     def _forget_old(self) -> None:
         oldest_s = trio.current_time() - MOVED_MEMORY_S
         while self._directories:
             old = next(iter(self._directories))
-            if self._directories[old][1] >= oldest_s:
+            if self._directories[old].moved_s >= oldest_s:
                 return
             del self._directories[old]
 

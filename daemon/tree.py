@@ -155,12 +155,13 @@ class Trees:
     # --- drop and undo
 
     async def _end(self, intent: bytes, lock: TreeLock, step: str) -> Empty:
-        if step == TREE_DROP:
-            self._moves.note_directory(lock.source, lock.target)
         if lock.exchange:
             await self._end_exchange(intent, lock, step)
+        elif step == TREE_DROP:
+            self._moves.note_directory(lock.source, lock.target)
+            await self._remove_below(lock.source)
         else:
-            await self._remove_below(lock.source if step == TREE_DROP else lock.target)
+            await self._remove_below(lock.target)
         # no await between here and the unlock
         self._store.delete(keys.tree_lock(intent))
         self._store.commit()
@@ -180,7 +181,7 @@ class Trees:
     async def _end_exchange(self, intent: bytes, lock: TreeLock, step: str) -> None:
         drop = step == TREE_DROP
         if drop:
-            self._moves.note_directory(lock.target, lock.source)
+            self._moves.note_exchange(lock.source, lock.target)
             stored = self._store.get(keys.tree_lock(intent))
             if stored is None:
                 return  # a repeat was faster

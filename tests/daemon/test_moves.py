@@ -126,3 +126,29 @@ def test_file_that_came_back_is_where_it_came_to() -> None:
         assert moves.where(b"/a", 5) == b"/x"
 
     in_trio(test)
+
+
+def test_what_moved_with_its_directories_is_told_where_it_is_now() -> None:
+    def test(moves: Moves) -> None:
+        moves.note_file(5, b"/e/c")
+        moves.note_directory(b"/e", b"/d/e")
+        moves.note_directory(b"/d", b"/e")
+        for path in (b"/e/b", b"/e/c", b"/d/e/c"):
+            assert moves.where(path, 5) == b"/e/e/c"
+        assert moves.where(b"/e/e/c", 5) == b""
+        assert moves.where(b"/d/x", 6) == b"/e/x"
+
+    in_trio(test)
+
+
+def test_exchanged_directories_change_places_once() -> None:
+    def test(moves: Moves) -> None:
+        moves.note_file(5, b"/a/new")
+        moves.note_exchange(b"/a", b"/b")
+        assert moves.where(b"/a/old", 5) == b"/b/new"
+        assert moves.where(b"/a/x", 6) == b"/b/x"
+        assert moves.where(b"/b/x", 7) == b"/a/x"
+        moves.note_directory(b"/b", b"/c")
+        assert moves.where(b"/a/x", 6) == b"/c/x"
+
+    in_trio(test)
