@@ -8,6 +8,7 @@ import trio
 
 from gkfs.daemon.attributes import Attributes
 from gkfs.daemon.dispatch import Dispatcher
+from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.rename_steps import RenameSteps
 from gkfs.daemon.session import Session, Sessions
 from gkfs.messages import ReserveReply, ReserveRequest
@@ -61,6 +62,18 @@ def commit_after_reply(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "_finish_batch", too_soon)
 
 
+def names_lease_not_awaited(patch: pytest.MonkeyPatch) -> None:
+    """A name appears in a directory although another client takes it for known what is there."""
+    patch.setattr(NameLeases, "_wait_for", lambda leases, maker, directory: trio.current_time())
+
+
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    bug.__name__: bug for bug in (dedup_off, intent_not_written, append_reserved_after_await, commit_after_reply)
+    bug.__name__: bug
+    for bug in (
+        dedup_off,
+        intent_not_written,
+        append_reserved_after_await,
+        commit_after_reply,
+        names_lease_not_awaited,
+    )
 }
