@@ -68,15 +68,14 @@ class NameLeases:
             if not reply.names:
                 return  # of one that was forgotten
             self._count += len(reply.names)
-            if self._count > NAMES_KNOWN_MAX:
-                self.clear()
-                return
             known = KnownNames(lease, directory, reply.names)
             if parent.names_known is None:
                 parent.names_known = {}
                 self._directories.add(parent)
             parent.names_known[owner] = known
         known.until_s = max(known.until_s, sent_s + NAMES_LEASE_S)
+        if self._count > NAMES_KNOWN_MAX:
+            self.clear()
 
     def clear(self) -> None:
         """Forget everything: there is too much, or directories get other paths."""

@@ -78,7 +78,7 @@ def test_the_kernel_gives_back_files_beyond_the_bound(cluster: Cluster) -> None:
         wait_until(lambda: remembered() <= 110, "the kernel has forgotten nearly all", every_s=0.3)
         assert os.pread(file, 20_000, 0) == noise(20_000)
     sent = re.findall(r"(\d+) requests sent", file_system.log_of(mountdir).read_text())
-    assert int(sent[-1]) > 6000, "at least a lookup and a creation of each"
+    assert int(sent[-1]) > 3000, "at least a creation of each"
     assert sorted(os.listdir(mountdir))[:2] == ["file-0", "file-1"]
     assert all((mountdir / f"file-{number}").stat().st_size == 0 for number in range(0, 3000, 100))
 
