@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from benchmarks import machine, packages, results
-from benchmarks.measure import Meter, Sample, drop_caches, flush
+from benchmarks.measure import Meter, Sample, drop_caches, flush, provide_memory
 from benchmarks.processes import Failed, run
 from benchmarks.systems.base import System, Unavailable, spread
 from benchmarks.systems.catalogue import CATALOGUE
@@ -158,6 +158,8 @@ class Matrix:
             state["folder"] = folder
         if phase.flushed:
             flush(self._plan.folder)
+        if phase.memory_bytes:
+            provide_memory(phase.memory_bytes)
         if phase.measured and not phase.flushed:
             # What the kernel caches for a time only is no longer there, however many systems are in the run.
             time.sleep(max(0.0, self._rested_s.get(name, 0.0) + self._plan.scale.pause_s - time.monotonic()))

@@ -12,6 +12,7 @@ from benchmarks.processes import Failed, run
 MIB: Final = 1 << 20
 SMALL_BYTES: Final = 4096
 PARALLEL: Final = 4  # processes, where there are several
+CACHES: Final = 2  # a system may keep data in the caches of its client and its server
 LOAD_TIMEOUT_S: Final = 180.0
 DIRECT: Final = "O_DIRECT"
 XATTR_SHARE: Final = 5  # as many files, one such request
@@ -49,6 +50,8 @@ SCALES: Final = {
 class Phase(NamedTuple):
     """A step of a cell. *cold*: the kernel's caches are dropped before; *flushed*: the disk is idle before.
 
+    *memory_bytes*: what it may need for the kernel's caches.
+
     *needs*: what a system must be able to do for it, see System.lacks.
     """
 
@@ -56,6 +59,7 @@ class Phase(NamedTuple):
     unit: str = ""
     cold: bool = False
     flushed: bool = False
+    memory_bytes: int = 0
     measured: bool = True
     needs: str = ""
 
@@ -148,6 +152,7 @@ class Data(Cell):
                     "MiB/s" if transfer.block == MIB else "operations/s",
                     cold="read" in transfer.pattern,
                     flushed=True,
+                    memory_bytes=CACHES * transfer.size_mib * MIB,
                     needs=DIRECT if transfer.direct else "",
                 )
                 for transfer in transfers
