@@ -38,6 +38,7 @@ from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.open_chunks import ChunkFile, OpenChunks
 from gkfs.daemon.room import Room
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.syncer import Syncer
 from gkfs.daemon.unsynced import Unsynced
 from gkfs.errors import os_error
 from gkfs.hostfile import Sync
@@ -87,6 +88,7 @@ class ChunkStorage:
         self._writes_done = trio.Event()  # replaced each time it is set
         self._cuts: dict[int, Guard] = {}
         self._unsynced = Unsynced()
+        self._syncer = Syncer(self._files, self._unsynced, self._threads, lambda fid: self._all_chunks(fid, 0))
         self._disk_slow_until_s = 0.0  # on perf_counter's clock; small reads that may wait for it use threads
         direct = uses_direct_io and direct_io.works_in(folder)
         self._write_large: Write = direct_io.write_large if direct else write_all
@@ -203,23 +205,8 @@ class ChunkStorage:
 
     async def sync(self, fid: int) -> None:
         """Bring what was written to *fid* here to the disk. Raises OSError."""
-        if self._ignores_sync:
-            return
-        known = self._unsynced.take(fid)
-        if known is None:
-            known = self._all_chunks(fid, 0)
-        for chunk in sorted(known):
-            file = self._files.get(fid, chunk, create=False)
-            if file is None:
-                continue
-            file.users += 1
-            try:
-                await trio.to_thread.run_sync(os.fdatasync, file.fd, limiter=self._threads)
-            except BaseException:
-                self._unsynced.note(fid, chunk)
-                raise
-            finally:
-                self._files.release(file)
+        if not self._ignores_sync:
+            await self._syncer.sync(fid)
 
     async def allocated(self, fid: int) -> int:
         """Bytes of the local disk that the chunks of *fid* take here, without holes. Raises OSError."""

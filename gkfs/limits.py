@@ -127,6 +127,7 @@ SLOW_DISK_READ_S: Final = 0.002  # once such a read has taken so long, the next 
 SLOW_DISK_SPELL_S: Final = 1.0  # for so long
 DIRECT_IO_MIN_BYTES: Final = 256 << 10  # larger pieces of chunks go past the page cache
 IO_THREADS: Final = 8
+SYNCS_AT_ONCE: Final = 4  # of one file's chunks; the other threads are for reads and writes
 # What one checksum covers: the unit of the page cache and of direct I/O, so that nothing is read just to be summed
 # (docs/decisions/0015-checksums.md).
 CHECKSUM_BLOCK_BYTES: Final = 4096

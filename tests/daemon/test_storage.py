@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def test_sync_reaches_chunks_written_before_a_restart(setting: Setting, monkeypa
         await setting.write(2, 0, b"x")
         await setting.write(1, 0, b"x", fid=FID + 1)
         await setting.chunks.sync(FID)
-        assert synced == ["00000002", "00000004"]
+        assert sorted(synced) == ["00000002", "00000004"]
         await setting.chunks.sync(FID)
         assert len(synced) == 2
         setting.reopen()
@@ -227,6 +228,64 @@ def test_failed_sync_is_tried_again(setting: Setting, monkeypatch: pytest.Monkey
                 with pytest.raises(OSError, match="Input/output"):
                     await setting.chunks.sync(FID)
         await setting.chunks.sync(FID)
+
+    run(test)
+
+
+def test_a_chunk_that_cannot_be_synced_does_not_keep_others_from_it(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    failing = "00000003"
+
+    def fail_one(fd: int) -> None:
+        chunk = os.readlink(f"/proc/self/fd/{fd}")[-8:]
+        if chunk == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        synced.append(chunk)
+
+    monkeypatch.setattr(os, "fdatasync", fail_one)
+
+    async def test() -> None:
+        nonlocal failing
+        for chunk in range(10):
+            await setting.write(chunk, 0, b"x")
+        with pytest.raises(OSError, match="Input/output"):
+            await setting.chunks.sync(FID)
+        assert sorted(synced) == [f"{chunk:08x}" for chunk in range(10) if chunk != 3]
+        synced.clear()
+        failing = ""
+        await setting.chunks.sync(FID)
+        assert synced == ["00000003"]
+
+    run(test)
+
+
+def test_syncs_of_one_file_overlap_and_end_when_all_is_on_the_disk(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = threading.Barrier(2)  # broken unless two come
+    synced: list[int] = []
+
+    def meet(fd: int) -> None:
+        at_once.wait(10.0)
+        synced.append(fd)
+
+    monkeypatch.setattr(os, "fdatasync", meet)
+
+    async def test() -> None:
+        for chunk in range(8):
+            await setting.write(chunk, 0, b"x")
+        ends: list[int] = []
+
+        async def sync() -> None:
+            await setting.chunks.sync(FID)
+            ends.append(len(synced))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync)
+            nursery.start_soon(sync)
+        assert ends == [8, 8], "nobody is told before all chunks are on the disk"
 
     run(test)
 
