@@ -51,7 +51,6 @@ class Phase(NamedTuple):
     """A step of a cell. *cold*: the kernel's caches are dropped before; *flushed*: the disk is idle before.
 
     *memory_bytes*: what it may need for the kernel's caches.
-
     *needs*: what a system must be able to do for it, see System.lacks.
     """
 

@@ -97,13 +97,19 @@ class Context:
     async def _where(self, path: bytes, fid: int) -> bytes:
         """Where the record of *fid* is that was at *path*, or its inode address; b"" when that is not known.
 
-        What a daemon remembers may be of something else that was there before: it counts when the record is there.
+        What a daemon remembers may be of something else that was there before, or out of date: it counts when the
+        record is there.
         """
-        for _ in range(MOVES_FOLLOWED):
-            found = (await self.call_owner(path, WHERE, WhereRequest(path, fid))).path
-            if not found or found == path or is_address(found):
-                return found
-            path = found
+        ahead, asked = [path], set[bytes]()
+        while ahead and len(asked) < MOVES_FOLLOWED:
+            path = ahead.pop()
+            if path in asked:
+                continue
+            asked.add(path)
+            found = (await self.call_owner(path, WHERE, WhereRequest(path, fid))).paths
+            if found and (found[0] == path or is_address(found[0])):
+                return found[0]
+            ahead += reversed(found)
         return b""
 
     async def _address(self, inode: Inode) -> bytes:

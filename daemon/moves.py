@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import trio
 
-from gkfs.limits import HINTS_MAX, MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S
+from gkfs.limits import HINTS_MAX, MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S, MOVES_FOLLOWED
 from gkfs.paths import is_below, rebase, split
 
 
@@ -70,28 +70,41 @@ class Moves:
             above in self._directories for above in _ancestors(path)
         )
 
-    def where(self, path: bytes, fid: int) -> bytes:
-        """Where *fid* went that was at *path*; b"" when that is not known."""
+    def where(self, path: bytes, fid: int) -> list[bytes]:
+        """Where *fid* may be that was at *path*, the likeliest first.
+
+        That is after the latest rename of a directory above it; or after an earlier one, if it lost its name there
+        and is open: it stays then where it was, while the directory goes on.
+        """
         self._forget_old()
         hint = self._files.get(fid)
-        found = self._moved(path) if hint is None else self._later(*hint)
-        return found if found != path else b""
+        chains = self._chains(path) if hint is None else [self._later(*hint)]
+        latest = [chain[-1] for chain in chains]
+        earlier = [step for chain in chains for step in reversed(chain[:-1])]
+        found = dict.fromkeys((*latest, *earlier))
+        found.pop(path, None)
+        return list(found)[:MOVES_FOLLOWED]
 
-    def _moved(self, path: bytes) -> bytes:
-        """Where what was at *path* may be: renamed with the directory that has left a part of it last."""
-        found, latest = path, -1
-        for old in (path, *_ancestors(path)):
-            move = self._directories.get(old)
-            if move is not None and move.number > latest:  # a path may have been taken anew since an older one
-                found, latest = rebase(path, old, move.new), move.number
-        return self._later(found, latest) if latest >= 0 else path
+    def _chains(self, path: bytes) -> list[list[bytes]]:
+        """Where what was at *path* may have been since.
 
-    def _later(self, path: bytes, number: int) -> bytes:
-        """Where that is now which was at *path* after the rename of that *number*."""
+        One for each directory above that was renamed, for nobody knows whether it was there before; the latest
+        first, for the path may have been taken anew since an older one.
+        """
+        left = [
+            (move, old) for old in (path, *_ancestors(path)) if (move := self._directories.get(old)) is not None
+        ]
+        left.sort(key=lambda found: found[0].number, reverse=True)
+        return [self._later(rebase(path, old, move.new), move.number) for move, old in left]
+
+    def _later(self, path: bytes, number: int) -> list[bytes]:
+        """*path*, and where that has been since which was there after the rename of that *number*."""
+        steps = [path]
         for old, move in self._directories.items():
             if move.number > number and (path == old or is_below(path, old)):
                 path, number = rebase(path, old, move.new), move.number
-        return path
+                steps.append(path)
+        return steps
 
     def _forget_old(self) -> None:
         oldest_s = trio.current_time() - MOVED_MEMORY_S

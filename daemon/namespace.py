@@ -130,9 +130,9 @@ class Namespace:
         if not paths.is_address(path):
             record = self._store.get(paths.key(path))
             if record is not None and metadentry.fid_of(record) == fid:
-                return WhereReply(paths.inode_address(fid) if metadentry.is_link_record(record) else path)
+                return WhereReply([paths.inode_address(fid) if metadentry.is_link_record(record) else path])
         if self._store.get(keys.orphan(fid)) is not None:  # it has lost its name here, and is open somewhere
-            return WhereReply(path)
+            return WhereReply([path])
         return WhereReply(self._moves.where(path, fid))
 
     def readdir(self, session: Session, request: ReaddirRequest) -> ReaddirReply:

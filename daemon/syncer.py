@@ -1,7 +1,7 @@
 """Brings chunks to the disk, several of a file at once: a disk's journal writes once for all who wait for it.
 
-One after another, each fdatasync(2) waits for a write of the journal of its own: 1.8 ms for each chunk just
-written, where four at once take 0.08 (256 chunks of 1 MiB, ext4 on an SSD).
+One after another, each fdatasync(2) waits for a write of the journal of its own: an fsync of 512 MiB just written
+through a mount took 0.19 ms for each chunk of 1 MiB, four at once 0.13 (ext4 on an SSD).
 """
 
 import os
@@ -37,8 +37,8 @@ class Syncer:
         """
         while (running := self._running.get(fid)) is not None:
             await running.wait()
+        # no await between the last look above and this
         done = self._running[fid] = trio.Event()
-        # no await between here and the line above
         try:
             known = self._unsynced.take(fid)
             await self._sync_all(fid, self._all_chunks(fid) if known is None else known)
@@ -48,26 +48,25 @@ class Syncer:
 
     async def _sync_all(self, fid: int, chunks: set[int]) -> None:
         """All of *chunks* are tried; those that fail will be again, by the next sync."""
-        left = sorted(chunks, reverse=True)
+        queue = sorted(chunks, reverse=True)
+        unsynced = set(chunks)
         failed: list[OSError] = []
 
         async def work() -> None:
-            while left:
-                chunk = left.pop()
+            while queue:
+                chunk = queue.pop()
                 try:
                     await self._sync_one(fid, chunk)
-                except BaseException as error:
-                    self._unsynced.note(fid, chunk)
-                    if not isinstance(error, OSError):
-                        raise
+                    unsynced.discard(chunk)
+                except OSError as error:
                     failed.append(error)
 
         try:
             async with trio.open_nursery() as nursery:
-                for _ in range(min(SYNCS_AT_ONCE, len(left))):
+                for _ in range(min(SYNCS_AT_ONCE, len(queue))):
                     nursery.start_soon(work)
         finally:
-            for chunk in left:
+            for chunk in unsynced:
                 self._unsynced.note(fid, chunk)
         if failed:
             raise failed[0]

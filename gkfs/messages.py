@@ -258,14 +258,15 @@ class DetachRequest(NamedTuple):
 
 
 class WhereRequest(NamedTuple):
-    """Where the record of *fid* is that was at *path*: still there, or where renames seem to have taken it."""
+    """Where the record of *fid* is that was at *path*: still there, or where renames may have taken it."""
 
     path: bytes
     fid: int
 
 
 class WhereReply(NamedTuple):
-    path: bytes  # or inode address; b"": not known
+    # Only *path*, or its inode address: it is there. Else where to ask next, the likeliest first.
+    paths: list[bytes]
 
 
 class HoldRequest(NamedTuple):

@@ -102,6 +102,13 @@ def _move_directory_above(folder: Path) -> str:
     return "moved/sub/file"
 
 
+def _move_directory_and_one_above(folder: Path) -> str:
+    (folder / "sub").rename(folder / "other-sub")
+    folder.rename(folder.with_name("moved-above"))
+    folder.with_name("moved-above").rename(folder)
+    return "other-sub/file"
+
+
 def _move_directory_and_unlink(folder: Path) -> None:
     (folder / "sub").rename(folder / "moved")
     (folder / "moved" / "file").unlink()
@@ -122,6 +129,7 @@ _CHANGES: Final[tuple[Change, ...]] = (
     _exchange,
     _move_directory,
     _move_directory_above,
+    _move_directory_and_one_above,
     _move_directory_and_unlink,
 )
 
@@ -191,9 +199,30 @@ def test_an_open_file_stays_the_same_whatever_another_node_does_to_its_names(ope
             file.check()
 
 
+def _unlink_first(directory: Path) -> None:
+    (directory / "file").unlink()
+    directory.rename(directory.with_name("moved"))
+
+
+def _rename_then_unlink(directory: Path) -> None:
+    """The daemons that had it in between know where it went to, which is not where it is."""
+    (directory / "file").rename(directory / "a")
+    (directory / "a").rename(directory.parent / "b")
+    (directory.parent / "b").rename(directory / "c")
+    (directory / "c").unlink()
+    directory.rename(directory.with_name("moved"))
+
+
+def _unlink_between(directory: Path) -> None:
+    directory.rename(directory.with_name("first"))
+    (directory.with_name("first") / "file").unlink()
+    directory.with_name("first").rename(directory.with_name("second"))
+
+
+@pytest.mark.parametrize("lose", [_unlink_first, _rename_then_unlink, _unlink_between])
 @pytest.mark.parametrize("open_s", [0.0, _TOLD_S], ids=["just-opened", "long-open"])
 def test_an_open_file_without_name_stays_when_a_directory_above_it_is_renamed(
-    open_s: float, cluster: Cluster
+    open_s: float, lose: Callable[[Path], None], cluster: Cluster
 ) -> None:
     """It stays with the daemon that had its name, although its directory has another one now."""
     here, there = cluster(3, mounts=2).mounts
@@ -207,8 +236,7 @@ def test_an_open_file_without_name_stays_when_a_directory_above_it_is_renamed(
             files[directory] = Open(directory / "file", content, until)
         time.sleep(open_s)
         for directory in files:
-            (here / directory.relative_to(there) / "file").unlink()
-            directory.rename(directory.with_name("moved"))
+            lose(here / directory.relative_to(there))
             directory.parent.rename(directory.parent.with_name(f"moved-{directory.parent.name}"))
         for file in files.values():
             file.use()

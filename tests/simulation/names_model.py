@@ -169,6 +169,8 @@ class _Step:
             return None
         assert moved is not None
         if moved == replaced:
+            if source != target:
+                names.put(*target, moved)  # nothing changes now, but it would have a moment earlier or later
             return True
         names.put(*source, replaced if op.flags & RENAME_EXCHANGE else None)
         if not op.flags & RENAME_EXCHANGE:

@@ -58,6 +58,15 @@ def test_exchange_shows_both_or_none() -> None:
     assert not ok(*made, exchange, op("lookup", 6, 7, b"a", found=6), op("lookup", 8, 9, b"b", found=6))
 
 
+def test_rename_to_another_name_of_the_file_is_not_always_without_effect() -> None:
+    made = op("create", 1, 2, b"a", found=5)
+    link = NameOp("link", "client", 3, (ROOT,), (b"b",), fid=5, ended=4)
+    both = [op("unlink", 5, 8, b"a"), rename(6, 10, b"b", b"a")]
+    assert ok(made, link, *both, op("create", 11, 12, b"b", found=6))  # unlinked first
+    assert ok(made, link, *both, op("lookup", 11, 12, b"b", found=5))  # renamed first, in vain
+    assert not ok(made, link, *both, op("lookup", 11, 12, b"b", found=5), op("lookup", 13, 14, b"a", found=5))
+
+
 def test_directory_with_something_in_it_stays() -> None:
     directory = op("mkdir", 1, 2, b"d", found=5)
     inside = NameOp("create", "client", 3, (Place(5, (b"d",)),), (b"a",), ended=4, found=6)
