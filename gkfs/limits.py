@@ -126,6 +126,7 @@ INLINE_COLD_READ_MAX_BYTES: Final = 16 << 10  # what is not cached; a thread cos
 SLOW_DISK_READ_S: Final = 0.002  # once such a read has taken so long, the next ones use threads
 SLOW_DISK_SPELL_S: Final = 1.0  # for so long
 DIRECT_IO_MIN_BYTES: Final = 256 << 10  # larger pieces of chunks go past the page cache
+LARGE_BUFFERS_KEPT: Final = 32  # of a chunk each, for the next pieces that a process reads, writes or receives
 IO_THREADS: Final = 8
 SYNCS_AT_ONCE: Final = 4  # of one file's chunks; the other threads are for reads and writes
 # What one checksum covers: the unit of the page cache and of direct I/O, so that nothing is read just to be summed

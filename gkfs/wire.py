@@ -20,10 +20,12 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from gkfs import metadentry
+from gkfs.buffers import aligned
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
     ARRAY_MAX,
     BULK_OWN_BUFFER_BYTES,
+    DIRECT_IO_MIN_BYTES,
     MESSAGE_BODY_MAX_BYTES,
     MESSAGE_BULK_MAX_BYTES,
     RECEIVE_BUFFER_BYTES,
@@ -38,6 +40,7 @@ REQUEST: Final = 0
 REPLY: Final = 1
 NOTIFY: Final = 2  # from daemon to client, unasked; seq is 0
 
+_NO_BULK: Final = bytearray()
 _SHOWN: Final = 16  # types of fields in a message of what is wrong
 _MAP_MAX: Final = 16  # in a HELLO of another version there may be some
 
@@ -106,7 +109,7 @@ class Decoder:
         self._end = 0  # of the bytes received
         # A message whose bulk is being received into its own buffer:
         self._pending: tuple[int, int, int, int, list[Any]] | None = None
-        self._bulk = bytearray()
+        self._bulk: bytearray | memoryview = _NO_BULK
         self._bulk_filled = 0
 
     def buffer(self) -> memoryview:
@@ -128,7 +131,7 @@ class Decoder:
                 return []
             seq, code, kind, errno, fields = self._pending
             self._pending = None
-            return [Message(seq, code, kind, errno, fields, self._bulk)]
+            return [Message(seq, code, kind, errno, fields, self._take_bulk())]
         self._end += count
         messages: list[Message] = []
         while self._end - self._start >= HEADER_BYTES and self._take_message(messages):
@@ -157,16 +160,20 @@ class Decoder:
             messages.append(Message(seq, code, kind, errno, fields, bulk))
             self._start = end
             return True
-        self._bulk = bytearray(bulk_length)
+        self._bulk = aligned(bulk_length) if bulk_length >= DIRECT_IO_MIN_BYTES else bytearray(bulk_length)
         here = min(self._end, end) - body_end
         self._bulk[:here] = self._view[body_end : body_end + here]
         self._start = body_end + here
         if here == bulk_length:
-            messages.append(Message(seq, code, kind, errno, fields, self._bulk))
+            messages.append(Message(seq, code, kind, errno, fields, self._take_bulk()))
             return True
         self._pending = (seq, code, kind, errno, fields)
         self._bulk_filled = here
         return False
+
+    def _take_bulk(self) -> bytearray | memoryview:
+        bulk, self._bulk = self._bulk, _NO_BULK  # of which nothing may stay behind: its memory is used again
+        return bulk
 
     def _compact(self) -> None:
         """Move the unfinished tail to the front when the buffer could not take the rest of its message."""

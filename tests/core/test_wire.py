@@ -1,6 +1,7 @@
 """The wire protocol: whole messages come out whatever the pieces they arrive in."""
 
 import contextlib
+import ctypes
 import mmap
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gkfs import wire
+from gkfs.buffers import is_aligned
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
     BULK_OWN_BUFFER_BYTES,
@@ -76,6 +78,19 @@ def test_large_bulk_is_not_copied_into_the_body() -> None:
     data = bytes(1 << 20)
     pieces = wire.encode_request(WRITE_CHUNK, 1, WriteChunkRequest(1, 0, 0, data))
     assert pieces[1] is data
+
+
+def test_large_bulk_is_received_where_a_disk_can_take_it_and_its_memory_is_used_again() -> None:
+    decoder = wire.Decoder()
+    data = joined(wire.encode_request(WRITE_CHUNK, 1, WriteChunkRequest(1, 0, 0, bytes(MESSAGE_BULK_MAX_BYTES))))
+    places = set()
+    for _ in range(3):
+        for random_sizes in (None, random.Random(1)):
+            (message,) = feed(decoder, data, random_sizes)
+            assert is_aligned(message.bulk)
+            places.add(ctypes.addressof(ctypes.c_char.from_buffer(message.bulk)))
+            del message
+    assert len(places) == 1
 
 
 def test_the_fullest_listing_page_fits_a_message() -> None:
