@@ -101,15 +101,17 @@ class Context:
         record is there.
         """
         ahead, asked = [path], set[bytes]()
-        while ahead and len(asked) < MOVES_FOLLOWED:
+        for _ in range(MOVES_FOLLOWED):
+            if not ahead:
+                break
             path = ahead.pop()
-            if path in asked:
-                continue
             asked.add(path)
             found = (await self.call_owner(path, WHERE, WhereRequest(path, fid))).paths
             if found and (found[0] == path or is_address(found[0])):
                 return found[0]
-            ahead += reversed(found)
+            new = [place for place in reversed(found) if place not in asked]
+            # Who has been asked is asked again if nobody else is left: it may be renamed to and fro.
+            ahead = [place for place in ahead if place not in new] + new or found[:1]
         return b""
 
     async def _address(self, inode: Inode) -> bytes:
