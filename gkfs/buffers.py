@@ -63,9 +63,13 @@ class _Place:
 
 
 class _Pool:
-    """Places, free and lent. For all threads: each step on the list and the dictionary is atomic."""
+    """Places, free and lent; of the free ones *kept* stay.
 
-    def __init__(self) -> None:
+    For all threads: each step on the list and the dictionary is atomic.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
         self._free: list[_Place] = []
         self._lent: dict[int, tuple[_Reference, _Place]] = {}
         self._room = ctypes.c_char * CHUNK_SIZE_BYTES
@@ -83,7 +87,7 @@ class _Pool:
 
     def _came_back(self, reference: _Reference) -> None:
         place = self._lent.pop(id(reference))[1]
-        if len(self._free) < LARGE_BUFFERS_KEPT:
+        if len(self._free) < self._kept:
             self._free.append(place)
 
 
@@ -99,4 +103,4 @@ def _map_huge_page() -> list[_Place]:
     return [_Place(memory, start + offset) for offset in range(0, _HUGE_PAGE_BYTES, CHUNK_SIZE_BYTES)]
 
 
-_pool: Final = _Pool()
+_pool: Final = _Pool(LARGE_BUFFERS_KEPT)
