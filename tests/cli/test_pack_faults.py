@@ -14,6 +14,7 @@ import pytest
 from gkfs import manifest
 from tests.cli.packs import MIB, state
 from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
+from tests.rot import flip
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -144,14 +145,6 @@ def test_an_unpack_that_was_killed_is_completed_by_force(workplace: Workplace, m
     assert state(mnt / "new") == expected
 
 
-def flip(path: Path, offset: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 4]))
-
-
 def contents(folder: Path) -> dict[str, Any]:
     """Sizes of the pack's files by name."""
     return {path.name: path.stat().st_size for path in folder.iterdir()}
@@ -162,7 +155,7 @@ def test_a_flipped_byte_is_found_and_named(workplace: Workplace, mnt: Path, fold
     workplace.ok("unpack", "--verify", folder)
     (data, *_) = sorted(folder.glob("data-*.tar"))
     listed = subprocess.check_output(["tar", "-tf", data], text=True).splitlines()
-    flip(data, 1000)
+    flip(data, 1000, 4)
     done = workplace.gkfs("unpack", "--verify", folder)
     assert done.status == 14
     assert done.err.splitlines() == [
@@ -171,7 +164,7 @@ def test_a_flipped_byte_is_found_and_named(workplace: Workplace, mnt: Path, fold
     ]
     line = workplace.fails(14, "unpack", "-H", workplace.hosts, folder, "/new")
     assert line.endswith(f"{data}: {listed[0]} at 0: its checksum is wrong")
-    flip(data, 1000)
+    flip(data, 1000, 4)
     workplace.ok("unpack", "--verify", folder)
 
 
@@ -183,13 +176,13 @@ def test_damage_anywhere_is_found_by_verify_and_refused_by_unpack(
     for number, (name, offset) in enumerate(places):
         if name.endswith(".tar") and offset > 1000:  # the zeros at the end of an archive are for tar
             offset -= 1024
-        flip(folder / name, offset)
+        flip(folder / name, offset, 4)
         done = workplace.gkfs("unpack", "--verify", folder)
         assert done.status == 14, (name, offset)
         assert name in done.err
         if number % 2:
             workplace.fails(14, "unpack", "-H", workplace.hosts, folder, f"/new{number}")
-        flip(folder / name, offset)
+        flip(folder / name, offset, 4)
     workplace.ok("unpack", "--verify", folder)
 
 

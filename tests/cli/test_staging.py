@@ -17,6 +17,7 @@ from tests.cli.workplace import TIMEOUT_S, Workplace
 from tests.hosts import write_hosts
 from tests.mount import sample_tree
 from tests.mount.trees import assert_same
+from tests.rot import flip
 
 INCOMPLETE: Final = ExitStatus.INCOMPLETE
 DIFFERENT: Final = ExitStatus.DIFFERENT
@@ -174,10 +175,7 @@ def test_a_flipped_byte_is_found_and_mended(pair: Workplace, direction: str) -> 
         flipped = [out / "source" / "large", out / "source" / "folder-3" / "inner-0" / "file-3"]
     for path in flipped:
         status = path.stat()
-        with path.open("r+b") as file:
-            byte = file.read(1)
-            file.seek(0)
-            file.write(bytes([byte[0] ^ 1]))
+        flip(path, 0)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     arguments = ("-H", pair.hosts, *((source, "/") if direction == "in" else ("/source", out)))
     assert stage(pair, direction, *arguments)["files"] == 0, "sizes and times are right"

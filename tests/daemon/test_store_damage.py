@@ -14,6 +14,7 @@ from gkfs.daemon import keys
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Ending
 from gkfs.errors import ExitStatus, GkfsError
+from tests.rot import flip
 
 
 def test_damaged_store_is_one_line_that_names_it(tmp_path: Path) -> None:
@@ -38,14 +39,6 @@ def test_a_damaged_record_does_not_keep_the_others_away(tmp_path: Path, caplog: 
     assert store.files == 1
     assert "record of /a: not a metadata record" in caplog.text
     store.close()
-
-
-def _flip(path: Path, offset: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
 
 
 _COMMIT_AND_DIE = """
@@ -81,12 +74,12 @@ def _killed(folder: Path, count: int) -> Path:
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
 def test_log_with_a_flipped_bit_is_refused_not_cut(tmp_path: Path, place: float) -> None:
     log = _killed(tmp_path / "m", 500)
-    _flip(log, int(log.stat().st_size * place))
+    flip(log, int(log.stat().st_size * place))
     for ending in (Ending.KILLED, Ending.CLEAN):
         with pytest.raises(GkfsError, match="cannot be opened: Corruption") as caught:
             MetadataStore(tmp_path / "m", ending=ending)
         assert caught.value.status == ExitStatus.ROOTDIR
-    _flip(log, int(log.stat().st_size * place))
+    flip(log, int(log.stat().st_size * place))
     again = MetadataStore(tmp_path / "m")
     assert again.files == 500
     again.close()
@@ -104,7 +97,7 @@ def test_torn_last_record_is_what_a_kill_may_leave(tmp_path: Path) -> None:
 
 def test_log_with_a_gap_is_what_a_power_failure_may_leave(tmp_path: Path) -> None:
     log = _killed(tmp_path / "m", 500)
-    _flip(log, log.stat().st_size // 2)
+    flip(log, log.stat().st_size // 2)
     again = MetadataStore(tmp_path / "m", ending=Ending.POWER)
     assert 200 < again.files < 300
     again.close()
@@ -124,7 +117,7 @@ def test_flipped_bit_in_a_table_is_eio_and_never_another_value(tmp_path: Path) -
     size = table.stat().st_size
     refused = failed = 0
     for offset in range(1000, size, size // 12):
-        _flip(table, offset)
+        flip(table, offset)
         try:
             store = MetadataStore(folder)
         except GkfsError as error:  # it is in what the counting of records at the start reads
@@ -139,7 +132,7 @@ def test_flipped_bit_in_a_table_is_eio_and_never_another_value(tmp_path: Path) -
                 store.scan(*keys.table(keys.ORPHANS), 10_000)
             assert caught.value.errno == errno.EIO
             store.close()
-        _flip(table, offset)
+        flip(table, offset)
     assert failed > 10
     assert refused
 

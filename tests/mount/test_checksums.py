@@ -15,6 +15,7 @@ from gkfs.limits import CHECKSUM_BLOCK_BYTES
 from tests.mount.calls import MIB, errno_of, noise, opened
 from tests.mount.conftest import Cluster
 from tests.mount.file_system import FileSystem
+from tests.rot import flip
 
 BLOCK: Final = CHECKSUM_BLOCK_BYTES
 _KILLS: Final = 4
@@ -30,15 +31,6 @@ def chunk_files(file_system: FileSystem, chunk: int) -> list[Path]:
     return [path for path in file_system.rootdir.glob("*/chunks/*/*") if path.name.endswith(f".{chunk:08x}")]
 
 
-def flip(path: Path, offset: int) -> None:
-    """One bit rots."""
-    with path.open("r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 16]))
-
-
 def test_rotten_block_is_eio_named_by_fsck_counted_and_healed_by_overwriting(
     cluster: Cluster,
 ) -> None:
@@ -49,7 +41,7 @@ def test_rotten_block_is_eio_named_by_fsck_counted_and_healed_by_overwriting(
     path = here / "folder" / "file"
     path.write_bytes(data)
     (rotten,) = chunk_files(file_system, 1)
-    flip(rotten, 10 * BLOCK + 5)
+    flip(rotten, 10 * BLOCK + 5, 16)
     file_system.expected_trouble.append("are not what was written")
     bad = MIB + 10 * BLOCK
     with opened(path, os.O_RDWR) as file:
@@ -85,7 +77,7 @@ def test_rotten_block_stops_stage_out_with_its_name(cluster: Cluster, tmp_path: 
     here = file_system.mounts[0]
     (here / "file").write_bytes(noise(2 * MIB))
     file_system.umount(here)
-    flip(chunk_files(file_system, 0)[0], 0)
+    flip(chunk_files(file_system, 0)[0], 0, 16)
     file_system.expected_trouble.append("are not what was written")
     file_system.expected_faults.append("checksum: /file")
     target = tmp_path / "target"
@@ -103,7 +95,7 @@ def test_checksums_stay_with_the_file_system(cluster: Cluster, monkeypatch: pyte
     monkeypatch.delenv("GKFS_CHECKSUMS")
     file_system.start()
     assert file_system.status()["checksums"] is True
-    flip(chunk_files(file_system, 0)[0], 0)
+    flip(chunk_files(file_system, 0)[0], 0, 16)
     file_system.expected_trouble.append("are not what was written")
     file_system.expected_faults.append("checksum: /file")
     here = file_system.mount()
@@ -166,12 +158,12 @@ def test_log_that_rots_keeps_the_daemon_from_starting(cluster: Cluster) -> None:
         (here / f"{number}").mkdir()
     file_system.kill_daemon(0)
     (log,) = [path for path in file_system.rootdir.glob("*/metadata/*.log") if path.stat().st_size]
-    flip(log, log.stat().st_size // 2)
+    flip(log, log.stat().st_size // 2, 16)
     started = file_system.gkfs(
         *("daemon", "-r", file_system.rootdir, "-H", file_system.hostfile, "--index", "0"), check=False
     )
     assert started.returncode == 3
     assert re.search(r"metadata store .* cannot be opened: Corruption", started.stderr)
-    flip(log, log.stat().st_size // 2)  # as it was
+    flip(log, log.stat().st_size // 2, 16)  # as it was
     file_system.restart_daemon(0)
     assert sorted(int(path.name) for path in here.iterdir()) == list(range(100))
