@@ -48,13 +48,12 @@ class Syncer:
 
     async def _sync_all(self, fid: int, chunks: set[int]) -> None:
         """All of *chunks* are tried; those that fail will be again, by the next sync."""
-        queue = sorted(chunks, reverse=True)
+        queue = iter(sorted(chunks))  # of all who work on it
         unsynced = set(chunks)
         failed: list[OSError] = []
 
         async def work() -> None:
-            while queue:
-                chunk = queue.pop()
+            for chunk in queue:
                 try:
                     await self._sync_one(fid, chunk)
                     unsynced.discard(chunk)
@@ -63,7 +62,7 @@ class Syncer:
 
         try:
             async with trio.open_nursery() as nursery:
-                for _ in range(min(SYNCS_AT_ONCE, len(queue))):
+                for _ in range(min(SYNCS_AT_ONCE, len(chunks))):
                     nursery.start_soon(work)
         finally:
             for chunk in unsynced:

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import mmap
 import weakref
-from typing import Final
+from typing import Final, NamedTuple
 
 from gkfs.limits import CHUNK_SIZE_BYTES, DIRECT_IO_MIN_BYTES, LARGE_BUFFERS_KEPT
 
@@ -33,33 +33,31 @@ def aligned(length: int) -> memoryview:
     if DIRECT_IO_MIN_BYTES <= length <= CHUNK_SIZE_BYTES:
         return _pool.take()[:length]
     memory = bytearray(length + BLOCK_BYTES)
-    start = -_address(memory) % BLOCK_BYTES
+    start = -address(memory) % BLOCK_BYTES
     return memoryview(memory)[start : start + length]
 
 
 def is_aligned(data: bytes | bytearray | memoryview) -> bool:
     """Whether *data*, which is not empty, begins at a multiple of `BLOCK_BYTES`; False if that cannot be known."""
     try:
-        return _address(data) % BLOCK_BYTES == 0
+        return address(data) % BLOCK_BYTES == 0
     except TypeError:  # read-only
         return False
 
 
-def _address(data: bytes | bytearray | memoryview | mmap.mmap) -> int:
+def address(data: bytes | bytearray | memoryview | mmap.mmap) -> int:
+    """Where *data* begins in memory. Raises TypeError: it is read-only."""
     return ctypes.addressof(ctypes.c_char.from_buffer(data))
 
 
 _Reference = weakref.ref[ctypes.Array[ctypes.c_char]]
 
 
-class _Place:
+class _Place(NamedTuple):
     """Room for one chunk in a huge page, which goes back to the system with the last of its places."""
 
-    __slots__ = ("memory", "offset")
-
-    def __init__(self, memory: mmap.mmap, offset: int) -> None:
-        self.memory = memory
-        self.offset = offset
+    memory: mmap.mmap
+    offset: int
 
 
 class _Pool:
@@ -99,7 +97,7 @@ def _map_huge_page() -> list[_Place]:
         raise MemoryError(f"no memory for {_HUGE_PAGE_BYTES} bytes: {error.strerror}") from None
     with contextlib.suppress(OSError):  # a system without huge pages gives ordinary ones
         memory.madvise(mmap.MADV_HUGEPAGE)
-    start = -_address(memory) % _HUGE_PAGE_BYTES
+    start = -address(memory) % _HUGE_PAGE_BYTES
     return [_Place(memory, start + offset) for offset in range(0, _HUGE_PAGE_BYTES, CHUNK_SIZE_BYTES)]
 
 

@@ -1,6 +1,5 @@
 """Memory for large pieces: lent once at a time, used again, given back, in huge pages."""
 
-import ctypes
 import os
 import threading
 import time
@@ -8,15 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gkfs.buffers import aligned, is_aligned
+from gkfs.buffers import address, aligned, is_aligned
 from gkfs.limits import CHUNK_SIZE_BYTES, DIRECT_IO_MIN_BYTES, LARGE_BUFFERS_KEPT
 
 MIB = 1 << 20
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
-
-
-def address(view: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def resident_bytes() -> int:

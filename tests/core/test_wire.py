@@ -1,7 +1,6 @@
 """The wire protocol: whole messages come out whatever the pieces they arrive in."""
 
 import contextlib
-import ctypes
 import mmap
 import random
 from pathlib import Path
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gkfs import wire
-from gkfs.buffers import is_aligned
+from gkfs.buffers import address, is_aligned
 from gkfs.errors import ProtocolError
 from gkfs.limits import (
     BULK_OWN_BUFFER_BYTES,
@@ -88,7 +87,7 @@ def test_large_bulk_is_received_where_a_disk_can_take_it_and_its_memory_is_used_
         for random_sizes in (None, random.Random(1)):
             (message,) = feed(decoder, data, random_sizes)
             assert is_aligned(message.bulk)
-            places.add(ctypes.addressof(ctypes.c_char.from_buffer(message.bulk)))
+            places.add(address(message.bulk))
             del message
     assert len(places) == 1
 
