@@ -136,11 +136,12 @@ class Namespace:
     async def _within(self, parent: Inode, name: bytes, ask: Callable[[bytes], Call[E]]) -> E:
         """What *ask* answers about the path of *name*; asked again where the directory turns out to have moved."""
         for _ in range(MOVES_FOLLOWED):
+            directory = self._inodes.path(parent)
             try:
                 return await ask(self._child(parent, name))
             except FileNotFoundError as error:
                 missed = error
-            if not await self._has_moved(parent):
+            if not await self._has_moved(parent, directory):
                 raise missed
         raise self._unsteady(parent, name)
 
@@ -158,14 +159,17 @@ class Namespace:
             return None
         return self._inodes.seen(parent, name, reply.record, several=True)
 
-    async def _has_moved(self, directory: Inode) -> bool:
-        """Whether *directory*, in which a name was not found, turns out to have been renamed by another node.
+    async def _has_moved(self, directory: Inode, path: bytes) -> bool:
+        """Whether *directory*, in which a name was not found, is no longer *path*: another node has renamed it.
 
         Who walks down a path has just looked it up. But a working directory is used without that.
         """
-        if directory is self._inodes.root or directory.lease_left_s():
+        if directory is self._inodes.root:
             return False
-        path = self._inodes.path(directory)
+        if self._inodes.path(directory) != path:  # another call of this node has found it elsewhere meanwhile
+            return True
+        if directory.lease_left_s():
+            return False
         try:
             await self._stat_directory(directory)
         except OSError as error:

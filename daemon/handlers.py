@@ -89,7 +89,7 @@ class Handlers:
         restarted = identity.boot_epoch > 1
         self._nursery = nursery
         self._owns_root = distributor.path_owner(ROOT) == own_index
-        moves, room = Moves(), storage.room
+        moves, room = Moves(restarted=restarted), storage.room
         records = Records(store, guards)
         leases = Leases(nursery, restarted=restarted)
         self.name_leases = NameLeases(nursery, store, restarted=restarted)

@@ -1,8 +1,9 @@
 """What was renamed lately, for clients that still know it under its old path. In memory, and only a help.
 
 Directories: creations below the old path must be checked, and whatever was below it is now below the new one.
-After more renames than are remembered all creations are checked for a while, wherever they are.
-Files: who has one open asks where it went. A daemon that starts again knows nothing: handles of such files fail
+After more renames than are remembered, and after a restart, all creations are checked for a while, wherever they
+are.
+Files: who has one open asks where it went. A daemon that starts again does not know: handles of such files fail
 with ESTALE.
 """
 
@@ -24,10 +25,11 @@ class _Move(NamedTuple):
 class Moves:
     """The latest renames that this daemon took part in."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, restarted: bool) -> None:
         self.directory_count = 0  # renames of directories since the start
         self._directories: dict[bytes, _Move] = {}  # of an old path; oldest first
-        self._any_until_s = float("-inf")  # until then a directory may have been renamed that we forgot
+        # Until then a directory may have been renamed that we do not remember.
+        self._any_until_s = trio.current_time() + MOVED_MEMORY_S if restarted else 0.0
         self._files: dict[int, tuple[bytes, int]] = {}  # fid -> new path, and the directories' count; oldest first
 
     def note_directory(self, old: bytes, new: bytes) -> None:
@@ -63,12 +65,14 @@ class Moves:
 
     def was_moved(self, path: bytes) -> bool:
         """Whether a directory that was above *path* was renamed lately, or may have been."""
+        if self._any_until_s:
+            if trio.current_time() < self._any_until_s:
+                return True
+            self._any_until_s = 0.0
         if not self._directories:
             return False
         self._forget_old()
-        return trio.current_time() < self._any_until_s or any(
-            above in self._directories for above in _ancestors(path)
-        )
+        return any(above in self._directories for above in _ancestors(path))
 
     def where(self, path: bytes, fid: int) -> list[bytes]:
         """Where *fid* may be that was at *path*, the likeliest first.

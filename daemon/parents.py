@@ -2,7 +2,8 @@
 
 Records of a directory's children are on all daemons, so most of them do not have the directory's own record. What
 they do have: a seal for each directory that was removed (see `rmdir`), and for a while the old paths of
-directories that were renamed. Only below those the owner of the parent must be asked.
+directories that were renamed. Only below those the owner of the parent must be asked; everywhere, while a daemon
+that was started anew may not remember one.
 """
 
 import errno
@@ -16,6 +17,7 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.messages import StatRequest
+from gkfs.metadentry import ROOT_FID
 from gkfs.operations import STAT
 
 
@@ -50,8 +52,8 @@ class Parents:
             raise os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was removed")
 
     def need_verification(self, path: bytes, parent_fid: int) -> bool:
-        """Whether a directory above *path* was renamed lately, so that `verify` must be asked."""
-        return bool(parent_fid) and self._moves.was_moved(path)
+        """Whether a directory above *path* may have been renamed lately, so that `verify` must be asked."""
+        return parent_fid not in (0, ROOT_FID) and self._moves.was_moved(path)
 
     async def verify(self, path: bytes, parent_fid: int) -> None:
         """Raise OSError (ENOENT) unless the parent of *path* is the directory *parent_fid* when this returns."""

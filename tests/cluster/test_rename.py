@@ -169,6 +169,23 @@ async def test_creation_by_old_path_of_moved_directory_is_enoent(cluster: Cluste
 
 
 @in_cluster(4)
+async def test_so_it_is_after_the_daemons_have_restarted(cluster: Cluster) -> None:
+    client = cluster.client
+    old = await client.mkdir(b"/old")
+    await client.create(b"/file", parent_fid=1)
+    await client.rename(b"/old", b"/new")
+    await cluster.stop(*range(4))
+    await cluster.start()
+    for number in range(8):
+        with pytest.raises(FileNotFoundError):
+            await client.create(b"/old/%d" % number, parent_fid=old.fid)
+        with pytest.raises(FileNotFoundError):
+            await client.rename(b"/file", b"/old/%d" % number, parent_fid=old.fid)
+        await client.create(b"/new/%d" % number, parent_fid=old.fid)
+    assert await client.listing(b"/old") == []
+
+
+@in_cluster(4)
 async def test_creation_in_replaced_directory_is_enoent(cluster: Cluster) -> None:
     client = cluster.client
     await client.mkdir(b"/source")

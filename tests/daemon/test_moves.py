@@ -22,7 +22,7 @@ def on_a_clock(test: Callable[[], object]) -> None:
 
 def test_what_was_below_a_renamed_directory_is_known_for_a_while() -> None:
     async def test() -> None:
-        moves = Moves()
+        moves = Moves(restarted=False)
         moves.note_directory(b"/a/b", b"/x")
         assert [moves.was_moved(path) for path in (b"/a/b/c", b"/a/b/c/d", b"/a/b", b"/a/bc", b"/a", b"/x/c")] == [
             True,
@@ -44,7 +44,7 @@ def test_what_was_below_a_renamed_directory_is_known_for_a_while() -> None:
 
 def test_the_latest_rename_counts_whichever_directory_it_was_of() -> None:
     async def test() -> None:
-        moves = Moves()
+        moves = Moves(restarted=False)
         moves.note_directory(b"/a/b", b"/old")
         await trio.sleep(1)
         moves.note_directory(b"/a", b"/new")
@@ -61,7 +61,7 @@ def test_the_latest_rename_counts_whichever_directory_it_was_of() -> None:
 
 def test_no_rename_is_missed_when_there_were_more_than_are_remembered() -> None:
     async def test() -> None:
-        moves = Moves()
+        moves = Moves(restarted=False)
         for number in range(MOVED_DIRECTORIES_MAX):
             moves.note_directory(b"/d%d" % number, b"/x")
         assert not moves.was_moved(b"/elsewhere/f")
@@ -79,7 +79,7 @@ def test_no_rename_is_missed_when_there_were_more_than_are_remembered() -> None:
 @pytest.mark.parametrize("rounds", [4])
 def test_memory_of_directories_is_bounded(rounds: int) -> None:
     async def test() -> None:
-        moves = Moves()
+        moves = Moves(restarted=False)
         tracemalloc.start()
         sizes = []
         for begin in range(rounds):
@@ -94,7 +94,7 @@ def test_memory_of_directories_is_bounded(rounds: int) -> None:
 
 def in_trio(test: Callable[[Moves], None]) -> None:
     async def main() -> None:
-        test(Moves())
+        test(Moves(restarted=False))
 
     trio.run(main)
 
@@ -161,3 +161,17 @@ def test_exchanged_directories_change_places_once() -> None:
         assert moves.where(b"/a/x", 6) == [b"/c/x", b"/b/x"]
 
     in_trio(test)
+
+
+def test_after_a_restart_any_directory_may_have_been_renamed_for_a_while() -> None:
+    async def test() -> None:
+        moves = Moves(restarted=True)
+        assert moves.was_moved(b"/a/b")
+        await trio.sleep(MOVED_MEMORY_S - 1)
+        moves.note_directory(b"/c", b"/d")
+        assert moves.was_moved(b"/a/b")
+        await trio.sleep(2)
+        assert not moves.was_moved(b"/a/b")
+        assert moves.was_moved(b"/c/b")
+
+    on_a_clock(test)
