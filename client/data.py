@@ -88,7 +88,11 @@ class FileData:
 
     async def flush(self, handle: FileHandle) -> None:
         """`publish`; errors of earlier writes are raised, once. ESTALE: the file is nowhere to be found."""
-        await self.publish(handle.inode)
+        try:
+            await self.publish(handle.inode)
+        except OSError:
+            self._writer.check(handle)  # who is told of the size is told of the data, too: nobody else need be
+            raise
         self._writer.check(handle)
 
     async def publish(self, inode: Inode) -> None:

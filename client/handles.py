@@ -20,7 +20,7 @@ class FileHandle:
         self.privileged = privileged  # opened by root, whose writes leave the set-id bits
         self.append = bool(flags & os.O_APPEND)
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY
-        self.failures_seen = inode.behind.failures if inode.behind is not None else 0  # nobody else's
+        self.failures_seen = inode.behind.told if inode.behind is not None else 0
         # Direct handles bypass the kernel's page cache, so the kernel does not cut reads at the size it knows.
         self.direct = direct or bool(flags & os.O_DIRECT)
 

@@ -61,6 +61,7 @@ class Behind:
         "sent_bytes",
         "start",
         "stop",
+        "told",
     )
 
     def __init__(self) -> None:
@@ -73,6 +74,7 @@ class Behind:
         self.sent_bytes = 0
         self.error: OSError | None = None  # of what has failed last
         self.failures = 0  # so many: each handle is told of those that it has not seen
+        self.told = 0  # of those somebody has been told: who opens the file from now on need not know of them
 
     @property
     def pending(self) -> bool:
@@ -140,7 +142,7 @@ class Writer:
 
     def _tell(self, handle: FileHandle, behind: Behind) -> None:
         if behind.failures != handle.failures_seen and behind.error is not None:
-            handle.failures_seen = behind.failures
+            handle.failures_seen = behind.told = behind.failures
             raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
 
     def drop(self, inode: Inode) -> None:

@@ -17,7 +17,7 @@ from gkfs.distributor import Distributor
 from gkfs.limits import HOLDER_GONE_S
 from gkfs.paths import ROOT
 from tests.mount import sample_tree, trees
-from tests.mount.calls import MIB, errno_of, noise, opened
+from tests.mount.calls import MIB, errno_of, fails, noise, opened
 from tests.mount.conftest import Cluster, close_file_system, open_file_system
 from tests.mount.file_system import FileSystem, is_alive, mountpoints_below, wait_until
 from tests.mount.programs import run
@@ -165,6 +165,20 @@ def test_a_dead_daemon_is_an_error_that_names_it(cluster: Cluster) -> None:
     assert f"daemon {victim}" in answer.stdout + answer.stderr
     file_system.restart_daemon(victim)
     assert sorted(os.listdir(mountdir)) == sorted(owners)
+
+
+def test_what_a_dead_daemon_has_lost_is_not_told_again_to_who_writes_when_it_is_back(cluster: Cluster) -> None:
+    """With write-behind: data and size could not be sent, close said so; nobody has anything to learn later."""
+    file_system = cluster(1, mounts=0)
+    mountdir = file_system.mount("--write-behind", "--request-timeout", "1")
+    file = os.open(mountdir / "file", os.O_WRONLY | os.O_CREAT)
+    file_system.kill_daemon(0)
+    os.pwrite(file, noise(MIB), 0)
+    with fails(errno.ETIMEDOUT):
+        os.close(file)
+    file_system.restart_daemon(0)
+    (mountdir / "file").write_bytes(noise(MIB, 2))
+    assert (mountdir / "file").read_bytes() == noise(MIB, 2)
 
 
 def test_two_file_systems_do_not_disturb_each_other(cluster: Cluster) -> None:

@@ -208,3 +208,24 @@ def test_each_writer_is_told_of_what_was_lost_and_nobody_else(
             assert errno_of(partial(os.fsync, writer)) == 0, "once"
         with opened(here / "file", os.O_WRONLY) as late:
             assert errno_of(partial(os.fsync, late)) == 0
+
+
+def test_what_was_lost_is_told_to_who_opens_next_when_nobody_knows_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
+) -> None:
+    """With write-behind: fsync by another handle than that of the write must not say that all was well."""
+    monkeypatch.setenv("GKFS_CAPACITY", "16M")
+    file_system = FileSystem(tmp_path / "gkfs", 1)
+    here, _ = up(file_system, "--write-behind")
+    (here / "file").write_bytes(bytes(MIB))
+    with opened(here / "file", os.O_WRONLY) as early:
+        with pytest.raises(OSError, match="quota"):
+            (here / "rest").write_bytes(bytes(20 * MIB))
+        os.pwrite(early, noise(MIB), MIB)
+        os.close(os.open(here / "file", os.O_RDONLY))  # it leaves, and fails
+        with opened(here / "file", os.O_WRONLY) as late:
+            assert errno_of(partial(os.fsync, late)) == errno.EDQUOT
+            assert errno_of(partial(os.fsync, late)) == 0, "once"
+        with opened(here / "file", os.O_WRONLY) as later:
+            assert errno_of(partial(os.fsync, later)) == 0, "it is known"
+        assert errno_of(partial(os.fsync, early)) == errno.EDQUOT
