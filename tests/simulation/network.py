@@ -173,6 +173,8 @@ class Pipe:
             self._network.at(now_s + self._network.delay_s(), self.on_break)
         elif self.breaks_after > 0:
             self.breaks_after -= len(data)
+        if not data:  # torn before its first byte: nothing of it arrives, nor an end
+            return
         self._last_s = max(self._last_s, now_s + self._network.delay_s())
         self._wire.append((self._last_s, now_s, data))
         self.wire_bytes += len(data)
