@@ -63,7 +63,8 @@ class Network:
         self._numbers = count()
         self._cut: dict[tuple[str, str], float] = {}  # (from, to) -> until when nothing arrives
         self._cut_since: dict[tuple[str, str], float] = {}
-        self.stalled_s: dict[str, float] = {}  # host -> for how long it was cut off from another, at the longest
+        # host -> for how long it was cut off from another, or one had to wait to send all it had, at the longest
+        self.stalled_s: dict[str, float] = {}
         self.pipes: list[Pipe] = []
 
     def at(self, time_s: float, event: Event) -> None:
@@ -108,8 +109,12 @@ class Network:
         if self._cut.get(way, 0.0) < now_s:
             self._cut_since[way] = now_s
         self._cut[way] = max(until_s, self._cut.get(way, 0.0))
+        self.stalled(way, self._cut[way] - self._cut_since[way])
+
+    def stalled(self, way: tuple[str, str], seconds: float) -> None:
+        """For so long nothing, or not all, got through."""
         for host in way:
-            self.stalled_s[host] = max(self.stalled_s.get(host, 0.0), self._cut[way] - self._cut_since[way])
+            self.stalled_s[host] = max(self.stalled_s.get(host, 0.0), seconds)
 
     def cut_until_s(self, source: str, target: str) -> float:
         """Until when nothing gets there; 0.0 when it does."""
@@ -140,6 +145,7 @@ class Pipe:
         self._next = 0  # of *_wire*
         self._scheduled = False
         self._last_s = 0.0
+        self._waiting_since_s = math.inf  # since then the sender has had more than there was room for
         self.wire_bytes = 0
         self.arrived = bytearray()
         self.finished = False  # nothing more was sent
@@ -160,6 +166,15 @@ class Pipe:
         if self.lost or self._torn:
             return self._network.profile.capacity_bytes
         return max(0, self._network.profile.capacity_bytes - self.wire_bytes - len(self.arrived))
+
+    def room_for(self, size: int) -> int:
+        """How many of *size* bytes the sender may put in now; how long it has to wait with some is noted."""
+        now_s = self._network.clock.now_s
+        count = min(size, self.room_bytes)
+        since_s = min(self._waiting_since_s, now_s)
+        self._network.stalled((self._source, self._target), now_s - since_s)
+        self._waiting_since_s = since_s if count < size else math.inf
+        return count
 
     def put(self, data: bytes) -> None:
         """Take *data* from the sender."""

@@ -80,7 +80,7 @@ class Socket(Descriptor):
             raise OSError(self._error, os.strerror(self._error))
         if self._out.finished:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-        size = min(len(data), self._out.room_bytes)
+        size = self._out.room_for(len(data))
         if not size:
             raise BlockingIOError(errno.EAGAIN, "no room")
         self._out.put(bytes(data[:size]))

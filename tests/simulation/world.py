@@ -282,8 +282,8 @@ class World:
     async def _fsck(self) -> None:
         """What `gkfs fsck` finds; after clients were killed, handles lost or calls given up, what it leaves.
 
-        Handles are lost with what a daemon that has ended remembered of renames, and where a node was cut off for
-        so long that it could not say what it has open.
+        Handles are lost with what a daemon that has ended remembered of renames, and where for so long nothing, or
+        not all, got through to or from a node that it could not say what it has open, or not learn where that is.
         """
         stale = sum(kernel.stale for kernel in self._kernels)
         late = sum(program.late for program in self._programs)
