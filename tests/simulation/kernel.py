@@ -23,6 +23,7 @@ Path = tuple[bytes, ...]
 
 _CONTEXT: Final[Any] = SimpleNamespace(uid=0, gid=0, pid=1, umask=0)
 _LOST: Final = (errno.ETIMEDOUT,)
+LATE: Final = frozenset({errno.ETIMEDOUT, errno.EBUSY})  # after something was away for long
 _BY_HANDLE: Final = ("read", "write", "truncate", "fsync", "flush", "release")
 
 
@@ -57,6 +58,7 @@ class Kernel:
         self.client = client
         self.name = client.name
         self.stale = 0  # calls for open files that were nowhere to be found
+        self.late = 0  # calls that were given up
         self._clock = clock
         self._history = history
         self._slow = slow
@@ -73,6 +75,7 @@ class Kernel:
         try:
             return await self.client.request(lambda: make(self.client.operations))
         except FUSEError as error:
+            self.late += error.errno in LATE
             if error.errno == errno.ESTALE and what in _BY_HANDLE:
                 self.stale += 1
                 self._trace(f"{self.name}: {what} by a handle fails: ESTALE")

@@ -14,7 +14,7 @@ from gkfs.limits import CHUNK_SIZE_BYTES
 from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.simulation.data_model import record
 from tests.simulation.history import NEVER, Append, History, Read, Write
-from tests.simulation.kernel import Handle, Kernel, Path
+from tests.simulation.kernel import LATE, Handle, Kernel, Path
 
 LEAVES: Final = (b"a", b"b", b"c")
 DIRECTORIES: Final = (b"d", b"e")
@@ -34,7 +34,6 @@ _BORDER: Final = (3, 4)
 _SIZES: Final = (0, 100, 5000, 10000)
 _RECORDS: Final = (20, 300, 5000, 20000)
 # Outcomes that programs may meet. Which of them is right when is for the model to say.
-LATE: Final = frozenset({errno.ETIMEDOUT, errno.EBUSY})  # after something was away for long
 EXPECTED: Final = frozenset(
     {
         errno.ENOENT,
@@ -74,7 +73,6 @@ class Program:
         """*large*: writes may be; *is_late*: whether something has been away for so long that calls give up."""
         self._kernel = kernel
         self._is_late = is_late
-        self.late = 0
         self._history = history
         self._numbers = numbers
         self._random = random
@@ -117,11 +115,8 @@ class Program:
             self._trace(f"{self._kernel.name}: {name} ends")
         except FUSEError as error:
             self._trace(f"{self._kernel.name}: {name} fails: {errno.errorcode[error.errno]}")
-            if error.errno in LATE:
-                self.late += 1
-                if not self._is_late():
-                    self.unexpected.append(f"{self._kernel.name}: {name}: {errno.errorcode[error.errno]}")
-            elif error.errno not in EXPECTED:
+            may_be = self._is_late() if error.errno in LATE else error.errno in EXPECTED
+            if not may_be:
                 self.unexpected.append(f"{self._kernel.name}: {name}: {errno.errorcode[error.errno]}")
 
     # --- names

@@ -262,7 +262,6 @@ class World:
     async def _check(self) -> None:
         PROCESS.set(Process("checks", "checks"))
         for program in self._programs:
-            self.report.counts["late"] += program.late
             for text in program.unexpected:
                 self.violation(f"an outcome that no call has: {text}")
         await self._fsck()
@@ -286,7 +285,7 @@ class World:
         not all, got through to or from a node that it could not say what it has open, or not learn where that is.
         """
         stale = sum(kernel.stale for kernel in self._kernels)
-        late = sum(program.late for program in self._programs)
+        late = sum(kernel.late for kernel in self._kernels)
         if not self._daemon_ended:
             for kernel in self._kernels:
                 stalled_s = self.system.network.stalled_s.get(kernel.client.host, 0.0)
@@ -295,6 +294,7 @@ class World:
                         f"{kernel.name}: {kernel.stale} calls for open files that are nowhere to be found"
                     )
         self.report.counts["stale"] += stale
+        self.report.counts["late"] += late
         allowed: set[Kind] = set()
         if self._daemon_ended:  # which knows no more where a directory went whose count is to be changed
             allowed |= {Kind.LINKS}
