@@ -21,10 +21,10 @@ from gkfs.client.attributes import attributes, listed, numbered
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
 from gkfs.client.handles import FileHandle, Handles
-from gkfs.client.holds import Holds
+from gkfs.client.holds import Holds, still_there
 from gkfs.client.inodes import Inode
 from gkfs.client.listing import Listing
-from gkfs.client.namespace import Namespace, Owner, still_there
+from gkfs.client.namespace import Namespace, Owner
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
 from gkfs.limits import LISTED_FILES, LOOKUP_ATTR_TIMEOUT_S

@@ -4,11 +4,14 @@ A daemon keeps a file that loses its last name as long as somebody has it open. 
 which files these are: for a file that is opened and closed in between nothing is sent.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
+from gkfs.client.pump import Gate
 from gkfs.limits import HOLD_FILES, MOVES_FOLLOWED
 from gkfs.messages import HoldReply, HoldRequest, ReleaseRequest
 from gkfs.operations import HOLD, RELEASE
@@ -89,3 +92,26 @@ class Holds:
             if not reply.lost:
                 inode.held_path = path
                 return
+
+
+@contextlib.contextmanager
+def leaving(inode: Inode | None) -> Iterator[None]:
+    """Have those who open *inode* wait until the block ends: its daemon keeps no file that was not open before."""
+    if inode is None or inode.opens or inode.leaving is not None:
+        yield
+        return
+    inode.leaving = []
+    try:
+        yield
+    finally:
+        gates, inode.leaving = inode.leaving, None
+        for gate in gates:
+            gate.open()
+
+
+async def still_there(inode: Inode) -> None:
+    """Wait while *inode* may be about to go. To be called before it counts as open."""
+    while inode.leaving is not None:
+        gate = Gate()
+        inode.leaving.append(gate)
+        await gate

@@ -1,11 +1,10 @@
 """Names and records: lookup, create, remove, rename, attributes. Each is one call to the path's owner."""
 
-import contextlib
 import errno
 import logging
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from gkfs import metadentry, paths
@@ -13,9 +12,9 @@ from gkfs.changes import with_attributes, with_xattr, without_xattr
 from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.data import FileData
+from gkfs.client.holds import leaving
 from gkfs.client.inodes import Inode
 from gkfs.client.name_leases import NameLeases
-from gkfs.client.pump import Gate
 from gkfs.client.touches import Touches
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, MOVES_FOLLOWED, NAME_MAX_BYTES, SYMLINK_TARGET_MAX_BYTES
@@ -25,12 +24,14 @@ from gkfs.messages import (
     CreateReply,
     CreateRequest,
     DetachRequest,
+    Empty,
     LinkRequest,
     LookupReply,
     LookupRequest,
     RecordReply,
     ReleaseRequest,
     RemovexattrRequest,
+    RenameReply,
     RenameRequest,
     RmdirRequest,
     SetattrRequest,
@@ -56,29 +57,11 @@ from gkfs.operations import (
 
 log = logging.getLogger(__name__)
 E = TypeVar("E", LookupReply, CreateReply, RecordReply)
+T = TypeVar("T")
 
 
-@contextlib.contextmanager
-def _leaving(inode: Inode | None) -> Iterator[None]:
-    """Have those who open *inode* wait until the block ends: its daemon keeps no file that was not open before."""
-    if inode is None or inode.opens or inode.leaving is not None:
-        yield
-        return
-    inode.leaving = []
-    try:
-        yield
-    finally:
-        gates, inode.leaving = inode.leaving, None
-        for gate in gates:
-            gate.open()
-
-
-async def still_there(inode: Inode) -> None:
-    """Wait while *inode* may be about to go. To be called before it counts as open."""
-    while inode.leaving is not None:
-        gate = Gate()
-        inode.leaving.append(gate)
-        await gate
+def _unsteady(directory: Inode) -> OSError:
+    return os_error(errno.ESTALE, f"names in directory {directory.fid:#x} change all the time")
 
 
 class Owner:
@@ -125,28 +108,28 @@ class Namespace:
         Asked again where one of several names was just removed.
         """
         for _ in range(MOVES_FOLLOWED):
-            reply = await self._within(parent, name, ask)
+            reply = await self._within(lambda: ask(self._child(parent, name)), parent)
             if not metadentry.is_link_record(reply.record):
                 return self._inodes.seen(parent, name, reply.record), reply
             inode = await self._follow_link(parent, name, metadentry.fid_of(reply.record))
             if inode is not None:
                 return inode, reply
-        raise self._unsteady(parent, name)
+        raise _unsteady(parent)
 
-    async def _within(self, parent: Inode, name: bytes, ask: Callable[[bytes], Call[E]]) -> E:
-        """What *ask* answers about the path of *name*; asked again where the directory turns out to have moved."""
+    async def _within(self, ask: Callable[[], Awaitable[T]], *directories: Inode) -> T:
+        """What *ask* answers about names in *directories*; asked again where one turns out to have moved."""
         for _ in range(MOVES_FOLLOWED):
-            directory = self._inodes.path(parent)
+            asked = [self._inodes.path(directory) for directory in directories]
             try:
-                return await ask(self._child(parent, name))
+                return await ask()
             except FileNotFoundError as error:
                 missed = error
-            if not await self._has_moved(parent, directory):
+            moved = False
+            for directory, path in zip(directories, asked, strict=True):
+                moved = await self._has_moved(directory, path) or moved
+            if not moved:
                 raise missed
-        raise self._unsteady(parent, name)
-
-    def _unsteady(self, parent: Inode, name: bytes) -> OSError:
-        return os_error(errno.ESTALE, f"{paths.printable(self._child(parent, name))} changes all the time")
+        raise _unsteady(directories[0])
 
     async def _follow_link(self, parent: Inode, name: bytes, fid: int) -> Inode | None:
         """The inode behind one of several names; None when that name was just removed."""
@@ -257,11 +240,12 @@ class Namespace:
             self._inodes.detach(inode)
         address, now_ns = self._inodes.path(inode), time.time_ns()
 
-        def ask(path: bytes) -> Call[RecordReply]:
+        def ask() -> Call[RecordReply]:
             self._name_leases.comes(parent, name)
-            return self._context.call_owner(address, LINK, LinkRequest(inode.fid, path, parent.fid, now_ns))
+            request = LinkRequest(inode.fid, self._child(parent, name), parent.fid, now_ns)
+            return self._context.call_owner(address, LINK, request)
 
-        reply = await self._within(parent, name, ask)
+        reply = await self._within(ask, parent)
         self._inodes.seen(parent, name, reply.record, several=True)
         self._touches.note(parent)
         return inode
@@ -271,18 +255,22 @@ class Namespace:
         path = self._child(parent, name)
         inode = self._inodes.named(parent, name)
         open_fid = inode.fid if inode is not None and inode.opens else 0
-        with _leaving(inode):
+        with leaving(inode):
             reply = await self._context.call_owner(path, UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
         await self._removed((parent.fid, name), path, reply.fid, kept=reply.kept)
         self._touches.note(parent)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
         """Remove an empty directory; ENOTEMPTY when any daemon has an entry of it."""
-        path = self._child(parent, name)
         inode = self._inodes.named(parent, name)
-        await self._context.call_owner(path, RMDIR, RmdirRequest(path, time.time_ns()))
+
+        def ask() -> Call[Empty]:
+            path = self._child(parent, name)
+            return self._context.call_owner(path, RMDIR, RmdirRequest(path, parent.fid, time.time_ns()))
+
+        await self._within(ask, parent)
         if inode is not None:
-            await self._removed((parent.fid, name), path, inode.fid, kept=False)
+            await self._removed((parent.fid, name), b"", inode.fid, kept=False)
         self._touches.note(parent, subdirectories=-1)
 
     async def rename(
@@ -291,22 +279,26 @@ class Namespace:
         """Rename, replacing what has the new name, or with RENAME_EXCHANGE giving it the old one."""
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise os_error(errno.EINVAL, f"rename with flags {flags:#x}")
-        source, target = self._child(old_parent, old_name), self._child(new_parent, new_name)
         moved = self._inodes.named(old_parent, old_name)
         replaced = self._inodes.named(new_parent, new_name)
         open_fid = replaced.fid if replaced is not None and replaced.opens else 0
         exchange = bool(flags & RENAME_EXCHANGE)
-        if moved is None or moved.entry.is_directory or exchange:
-            await self._touches.send_below(source, target)  # they name directories by path
-            self._name_leases.clear()  # so do these
-        self._name_leases.comes(new_parent, new_name)
-        request = RenameRequest(source, target, new_parent.fid, flags, open_fid, time.time_ns())
-        with _leaving(None if exchange else replaced):
-            reply = await self._context.call_owner(source, RENAME, request)
-        entry = metadentry.decode(reply.record)
-        if source == target or reply.replaced_fid == entry.fid:
-            return  # two names of one file: both stay
         old, new = (old_parent.fid, old_name), (new_parent.fid, new_name)
+
+        async def ask() -> tuple[RenameReply, bytes]:
+            source, target = self._child(old_parent, old_name), self._child(new_parent, new_name)
+            if moved is None or moved.entry.is_directory or exchange:
+                await self._touches.send_below(source, target)  # they name directories by path
+                self._name_leases.clear()  # so do these
+            self._name_leases.comes(new_parent, new_name)
+            request = RenameRequest(source, target, old[0], new[0], flags, open_fid, time.time_ns())
+            return await self._context.call_owner(source, RENAME, request), target
+
+        with leaving(None if exchange else replaced):
+            reply, target = await self._within(ask, *dict.fromkeys((old_parent, new_parent)))
+        entry = metadentry.decode(reply.record)
+        if old == new or reply.replaced_fid == entry.fid:
+            return  # two names of one file: both stay
         directories = 1 if entry.is_directory else 0  # more in the target's directory, less in the source's
         if exchange:
             directories -= 1 if reply.exchanged_directory else 0

@@ -109,7 +109,7 @@ class Handlers:
             store, records, guards, distributor, peers, self._reclaimer, self._inline_data, leases
         )
         self._chunks = Chunks(storage)
-        self._removal = Removal(store, guards, identity.daemon_count, peers, sessions, leases, nursery)
+        self._removal = Removal(store, guards, parents, identity.daemon_count, peers, sessions, leases, nursery)
         self._bulk = Bulk(own_index, store, storage, guards, self.name_leases, parents, fids)
         self._trees = Trees(store, guards, self.name_leases, moves, distributor, peers)
         self._adoption = Adoption(

@@ -1,4 +1,4 @@
-"""Whether an entry may appear here: its path is this daemon's, and the directory is still there.
+"""Whether an entry may appear here, or a directory go: its path is this daemon's, and its parent is still there.
 
 Records of a directory's children are on all daemons, so most of them do not have the directory's own record. What
 they do have: a seal for each directory that was removed (see `rmdir`), and for a while the old paths of
@@ -22,7 +22,7 @@ from gkfs.operations import STAT
 
 
 class Parents:
-    """Checks of parents, for creation and rename."""
+    """Checks of parents, for creation, rename and removal of directories."""
 
     def __init__(
         self,

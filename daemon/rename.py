@@ -127,7 +127,9 @@ class Renaming:
         while True:
             try:
                 if tree:
-                    return await self._trees.rename(plan._replace(tree=True), self._finish_adoption)
+                    return await self._trees.rename(
+                        plan._replace(tree=True), request.source_parent_fid, self._finish_adoption
+                    )
                 return await self._rename_file(plan)
             except OSError as error:
                 if error.errno == errno.EISDIR and plan.is_exchange and not tree:

@@ -43,16 +43,14 @@ class TreeRenaming:
         self._parents = parents
         self._all = range(steps.distributor.daemon_count)
 
-    async def rename(self, plan: Plan, finish_adoption: End) -> RenameReply:
+    async def rename(self, plan: Plan, source_parent_fid: int, finish_adoption: End) -> RenameReply:
         """Do *plan*. Raises OSError; *finish_adoption* is for when it is unknown whether the target has it."""
         steps = self._steps
         steps.note_or_lift(plan, LOCKING)
         try:
             await self._check_target(plan)
             await self._step(plan, TREE_LOCK)
-            if plan.parent_fid:
-                # After the lock, so that no other rename can move the parent any more.
-                await self._parents.verify(plan.target, plan.parent_fid)
+            await self._verify_parents(plan, source_parent_fid)
             await self._step(plan, TREE_COPY)
             steps.note(plan, ADOPTING)
             reply = await self._adopt(plan)
@@ -69,6 +67,16 @@ class TreeRenaming:
             raise
         await steps.now_or_later(plan, self.drop)
         return client_reply(plan, reply)
+
+    async def _verify_parents(self, plan: Plan, source_parent_fid: int) -> None:
+        """Raise OSError unless both are what the client takes them for: it will change their link counts.
+
+        After the lock, so that no other rename can move them any more.
+        """
+        if plan.parent_fid:
+            await self._parents.verify(plan.target, plan.parent_fid)
+        if source_parent_fid and source_parent_fid != plan.parent_fid:
+            await self._parents.verify(plan.source, source_parent_fid)
 
     async def finish(self, plan: Plan, reply: AdoptReply) -> bool:
         """Act on the answer to an ADOPT that was repeated."""

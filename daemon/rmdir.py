@@ -27,6 +27,7 @@ from gkfs.daemon.background import persist
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.intents import Intent
 from gkfs.daemon.leases import Leases
+from gkfs.daemon.parents import Parents
 from gkfs.daemon.peers import Peers, failures, first_error
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
@@ -53,6 +54,7 @@ class Removal:
         self,
         store: MetadataStore,
         guards: Guards,
+        parents: Parents,
         daemon_count: int,
         peers: Peers,
         sessions: Sessions,
@@ -62,6 +64,7 @@ class Removal:
         self._store = store
         self._leases = leases
         self._guards = guards
+        self._parents = parents
         self._all = range(daemon_count)
         self._peers = peers
         self._sessions = sessions
@@ -75,6 +78,7 @@ class Removal:
             raise os_error(errno.EBUSY, "the root cannot be removed")
         if self._guards.active:
             self._guards.check_change(path)
+        self._parents.check(path, request.parent_fid)
         key = paths.key(path)
         record = self._store.get(key)
         if record is None:
@@ -84,17 +88,23 @@ class Removal:
             raise os_error(errno.ENOTDIR, paths.printable(path))
         self._check_empty(path)
         self._leases.check_change(path, session.client_id)
-        if len(self._all) == 1:
+        verified = not self._parents.need_verification(path, request.parent_fid)
+        if verified and len(self._all) == 1:
             # no await between here and the commit of the batch: nobody needs to be asked
             self._store.put(keys.seal(entry.fid), DECIDED)
             self._delete(key, entry)
             return Empty()
         self._guards.hold_path(path, "is being removed")
-        return self._remove(session.client_id, session.seq, path, entry)
+        return self._remove(session.client_id, session.seq, request, entry, verified=verified)
 
-    async def _remove(self, client_id: bytes, seq: int, path: bytes, entry: Metadentry) -> Empty:
+    async def _remove(
+        self, client_id: bytes, seq: int, request: RmdirRequest, entry: Metadentry, *, verified: bool
+    ) -> Empty:
+        path = request.path
         intent = Intent(intents.new_name(), _KIND, _SEALING, [path, entry.fid])
         try:
+            if not verified:  # while *path* is held, nothing above it can be renamed any more
+                await self._parents.verify(path, request.parent_fid)
             intents.put(self._store, intent)
             self._store.commit()
         except OSError:

@@ -82,7 +82,7 @@ class CreateRequest(NamedTuple):
     """Any kind of entry: the file type is in *mode*. *target* only for symlinks."""
 
     path: bytes
-    parent_fid: int  # ENOENT when that directory was removed meanwhile; 0: do not check
+    parent_fid: int  # ENOENT when that directory was moved or removed meanwhile; 0: do not check
     mode: int
     uid: int
     gid: int
@@ -115,6 +115,7 @@ class UnlinkReply(NamedTuple):
 
 class RmdirRequest(NamedTuple):
     path: bytes
+    parent_fid: int  # as in CreateRequest
     now_ns: int
 
 
@@ -228,7 +229,8 @@ class RenameRequest(NamedTuple):
 
     source: bytes
     target: bytes
-    target_parent_fid: int
+    source_parent_fid: int  # as in CreateRequest; only looked at when directories move
+    target_parent_fid: int  # likewise, and always looked at
     flags: int
     open_fid: int  # as in UnlinkRequest, for the file that *target* named
     now_ns: int

@@ -1,33 +1,133 @@
-"""Names below a directory that turns out to be somewhere else while its daemon is asked."""
+"""Names in a directory that another node has moved: they are asked for again where it is by now."""
 
 import errno
 import stat
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
 
-from gkfs import metadentry
+from gkfs import metadentry, paths
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.inodes import Inode
 from gkfs.client.namespace import Namespace
 from gkfs.client.touches import Touches
 from gkfs.distributor import Distributor
-from gkfs.messages import LookupReply
-from gkfs.metadentry import Metadentry
+from gkfs.messages import Empty, LookupReply, RenameReply, RenameRequest, RmdirRequest, WhereReply
+from gkfs.metadentry import ROOT_FID, Metadentry
+from gkfs.operations import LOOKUP, RENAME, RMDIR, WHERE
+
+MOVED, OTHER, CHILD = 7, 8, 9  # numbers of directories: MOVED was /d and is /e, OTHER the other way round
+NOW_NS = 1
 
 
-def record(fid: int, mode: int) -> bytes:
-    return metadentry.encode(Metadentry.new(mode=mode, uid=0, gid=0, fid=fid, now_ns=1))
+def record(fid: int, mode: int = stat.S_IFDIR | 0o755) -> bytes:
+    return metadentry.encode(Metadentry.new(mode=mode, uid=0, gid=0, fid=fid, now_ns=NOW_NS))
 
 
-class Scripted(Context):
-    """The file of fid 3 is at /e/file; who asks elsewhere is told no, once *directory* has been moved to /e."""
+class Exchanged(Context):
+    """A mount that knows /d as it was before another node exchanged it with /e."""
+
+    def __init__(self) -> None:
+        super().__init__(None, Distributor(1), MountOptions())  # type: ignore[arg-type]
+        self.children = {MOVED: {b"x"}, OTHER: {b"x"}}
+        self.at = {b"/": ROOT_FID, b"/d": OTHER, b"/e": MOVED}
+        self.noted: list[tuple[int, int]] = []  # directory, by how much its link count changes
+        self.inodes.root.learn(record(ROOT_FID))
+
+    def call_owner(self, path: bytes, operation: Any, request: Any) -> Any:
+        async def reply() -> Any:
+            return self.answers[operation](path, request)
+
+        return reply()
+
+    @property
+    def answers(self) -> dict[Any, Callable[[bytes, Any], Any]]:
+        return {RMDIR: self._rmdir, RENAME: self._rename, LOOKUP: self._lookup, WHERE: self._found}
+
+    def _leaves(self, path: bytes, parent_fid: int) -> None:
+        """As a daemon that checks the directory."""
+        parent, name = paths.split(path)
+        if self.at[parent] != parent_fid or name not in self.children[parent_fid]:
+            raise FileNotFoundError(errno.ENOENT, "moved or removed")
+        self.children[parent_fid].remove(name)
+
+    def _rmdir(self, path: bytes, request: RmdirRequest) -> Empty:
+        self._leaves(path, request.parent_fid)
+        return Empty()
+
+    def _rename(self, path: bytes, request: RenameRequest) -> RenameReply:
+        self._leaves(path, request.source_parent_fid)
+        return RenameReply(record(CHILD), 0, False, False)
+
+    def _lookup(self, path: bytes, request: Any) -> LookupReply:
+        return LookupReply(record(self.at[path]), False)
+
+    def _found(self, path: bytes, request: Any) -> WhereReply:
+        return WhereReply([place for place, fid in self.at.items() if fid == request.fid])
+
+    # --- as `Touches`
+
+    def note(self, directory: Inode, subdirectories: int = 0) -> None:
+        self.noted.append((directory.fid, subdirectories))
+
+    def send(self, path: bytes) -> None:
+        pass
+
+    async def send_below(self, *tops: bytes) -> None:
+        pass
+
+
+Work = Callable[[Namespace, Inode, Inode], Awaitable[None]]  # of the root and the directory that has moved
+
+
+def done(context: Exchanged, work: Work) -> None:
+    async def run() -> None:
+        names = Namespace(context, None, context)  # type: ignore[arg-type]
+        root = context.inodes.root
+        await work(names, root, context.inodes.seen(root, b"d", record(MOVED)))
+
+    trio.run(run)
+
+
+def test_a_directory_is_removed_from_the_one_that_moved() -> None:
+    context = Exchanged()
+    done(context, lambda names, root, moved: names.rmdir(moved, b"x"))
+    assert context.children == {MOVED: set(), OTHER: {b"x"}}
+    assert context.noted == [(MOVED, -1)]
+
+
+def test_a_directory_is_renamed_out_of_the_one_that_moved() -> None:
+    context = Exchanged()
+    done(context, lambda names, root, moved: names.rename(moved, b"x", root, b"y", 0))
+    assert context.children == {MOVED: set(), OTHER: {b"x"}}
+    assert context.noted == [(MOVED, -1), (ROOT_FID, 1)]
+
+
+@pytest.mark.parametrize("gone", [MOVED, 0])
+def test_what_is_only_in_the_other_directory_is_not_there(gone: int) -> None:
+    context = Exchanged()
+    context.children[MOVED].clear()
+    if not gone:
+        del context.at[b"/e"]  # it was replaced
+    for work in (
+        lambda names, root, moved: names.rmdir(moved, b"x"),
+        lambda names, root, moved: names.rename(moved, b"x", root, b"y", 0),
+    ):
+        with pytest.raises(FileNotFoundError):
+            done(context, work)
+    assert context.children[OTHER] == {b"x"}
+    assert context.noted == []
+
+
+class FoundMeanwhile(Context):
+    """The file CHILD is at /e/file; who asks elsewhere is told no, once *directory* has been moved to /e."""
 
     def __init__(self, *, moves: bool) -> None:
         super().__init__(None, Distributor(1), MountOptions())  # type: ignore[arg-type]
-        self.directory = self.inodes.seen(self.inodes.root, b"d", record(2, stat.S_IFDIR | 0o755))
+        self.directory = self.inodes.seen(self.inodes.root, b"d", record(MOVED))
         self.directory.lease(time.monotonic(), granted=True)
         self.asked: list[bytes] = []
         self._moves = moves
@@ -36,7 +136,7 @@ class Scripted(Context):
         async def reply() -> LookupReply:
             self.asked.append(path)
             if path == b"/e/file":
-                return LookupReply(record(3, stat.S_IFREG | 0o644), False)
+                return LookupReply(record(CHILD, stat.S_IFREG | 0o644), False)
             if self._moves:
                 self.inodes.move(self.directory, self.inodes.root, b"e")
             raise FileNotFoundError(errno.ENOENT, "not here")
@@ -44,18 +144,18 @@ class Scripted(Context):
         return reply()
 
 
-async def lookup(context: Scripted) -> Inode:
+async def lookup(context: FoundMeanwhile) -> Inode:
     return await Namespace(context, None, Touches(context)).lookup(context.directory, b"file")  # type: ignore[arg-type]
 
 
 def test_a_name_is_asked_for_again_where_another_call_has_found_its_directory_meanwhile() -> None:
-    context = Scripted(moves=True)
-    assert trio.run(lookup, context).fid == 3
+    context = FoundMeanwhile(moves=True)
+    assert trio.run(lookup, context).fid == CHILD
     assert context.asked == [b"/d/file", b"/e/file"]
 
 
 def test_a_name_that_is_not_there_is_asked_for_once() -> None:
-    context = Scripted(moves=False)
+    context = FoundMeanwhile(moves=False)
     with pytest.raises(FileNotFoundError):
         trio.run(lookup, context)
     assert context.asked == [b"/d/file"]

@@ -139,20 +139,22 @@ class Client:
         request = UnlinkRequest(path, open_fid, time.time_ns())
         return await self.call(self.owner(path), UNLINK, request, timeout_s)
 
-    async def rmdir(self, path: bytes, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        await self.call(self.owner(path), RMDIR, RmdirRequest(path, time.time_ns()), timeout_s)
+    async def rmdir(self, path: bytes, timeout_s: float = CALL_TIMEOUT_S, *, parent_fid: int = 0) -> None:
+        await self.call(self.owner(path), RMDIR, RmdirRequest(path, parent_fid, time.time_ns()), timeout_s)
 
     async def rename(
         self,
         source: bytes,
         target: bytes,
         *,
+        source_parent_fid: int = 0,
         parent_fid: int = 0,
         flags: int = 0,
         open_fid: int = 0,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> RenameReply:
-        request = RenameRequest(source, target, parent_fid, flags, open_fid, time.time_ns())
+        now_ns = time.time_ns()
+        request = RenameRequest(source, target, source_parent_fid, parent_fid, flags, open_fid, now_ns)
         return await self.call(self.owner(source), RENAME, request, timeout_s)
 
     async def detach(self, path: bytes, fid: int, timeout_s: float = CALL_TIMEOUT_S) -> None:

@@ -230,8 +230,8 @@ async def test_nothing_is_put_into_a_directory_that_was_removed_or_renamed(clust
         removed = await b.put(b"/removed", ROOT_FID, DIRECTORY)
         moved = await b.put(b"/moved", ROOT_FID, DIRECTORY)
         await b.touch_all()
-        await b.about(b"/removed", RMDIR, RmdirRequest(b"/removed", 1))
-        await b.about(b"/moved", RENAME, RenameRequest(b"/moved", b"/elsewhere", ROOT_FID, 0, 0, 1))
+        await b.about(b"/removed", RMDIR, RmdirRequest(b"/removed", ROOT_FID, 1))
+        await b.about(b"/moved", RENAME, RenameRequest(b"/moved", b"/elsewhere", ROOT_FID, ROOT_FID, 0, 0, 1))
         for directory, fid in ((b"/removed", removed.fid), (b"/moved", moved.fid)):
             for number, size in enumerate((0, 100, 300_000)):
                 with fails(errno.ENOENT):

@@ -6,7 +6,8 @@ import stat
 import pytest
 import trio
 
-from gkfs.messages import RENAME_NOREPLACE, ReleaseRequest
+from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, ReleaseRequest
+from gkfs.metadentry import ROOT_FID
 from gkfs.operations import RELEASE
 from tests.cluster.cluster import Client, Cluster, fails, in_cluster
 
@@ -194,6 +195,40 @@ async def test_creation_in_replaced_directory_is_enoent(cluster: Cluster) -> Non
     for number in range(8):
         with pytest.raises(FileNotFoundError):
             await client.create(b"/target/%d" % number, parent_fid=replaced.fid)
+
+
+@in_cluster(1)
+async def test_no_directory_leaves_by_old_path_on_one_daemon(cluster: Cluster) -> None:
+    await leave_by_old_paths(cluster.client)
+
+
+@in_cluster(4)
+async def test_no_directory_leaves_by_old_path_on_four_daemons(cluster: Cluster) -> None:
+    await leave_by_old_paths(cluster.client)
+
+
+async def leave_by_old_paths(client: Client) -> None:
+    """Who takes a directory for what was there before would change the link count of the wrong one."""
+    for change in (b"/replace", b"/rename", b"/exchange"):
+        source, target, out = change, change + b".target", change + b".out"
+        await client.mkdir(source)
+        old = (await client.mkdir(target)).fid
+        for number in range(8):
+            await client.mkdir(source + b"/%d" % number)
+        if change == b"/rename":
+            await client.rename(target, change + b".elsewhere")
+        if change == b"/exchange":
+            await client.mkdir(target + b"/0")
+        await client.rename(source, target, flags=RENAME_EXCHANGE if change == b"/exchange" else 0)
+        new = (await client.stat(target)).fid
+        for number in range(8):
+            path = target + b"/%d" % number
+            with fails(errno.ENOENT):
+                await client.rmdir(path, parent_fid=old)
+            await expect(errno.ENOENT, client, path, out, source_parent_fid=old, parent_fid=ROOT_FID)
+            await client.rename(path, out, source_parent_fid=new, parent_fid=ROOT_FID)
+            await client.rename(out, path, source_parent_fid=ROOT_FID, parent_fid=new)
+            await client.rmdir(path, parent_fid=new)
 
 
 @in_cluster(3)
