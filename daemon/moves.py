@@ -7,6 +7,7 @@ Files: who has one open asks where it went. A daemon that starts again does not 
 with ESTALE.
 """
 
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from gkfs.paths import is_below, rebase, split
 
 
 class _Move(NamedTuple):
+    old: bytes
     new: bytes
     number: int  # those that happened as one have the same
     moved_s: float
@@ -27,7 +29,8 @@ class Moves:
 
     def __init__(self, *, restarted: bool) -> None:
         self.directory_count = 0  # renames of directories since the start
-        self._directories: dict[bytes, _Move] = {}  # of an old path; oldest first
+        self._directories: deque[_Move] = deque()  # oldest first
+        self._olds: Counter[bytes] = Counter()  # their old paths
         # Until then a directory may have been renamed that we do not remember.
         self._any_until_s = trio.current_time() + MOVED_MEMORY_S if restarted else 0.0
         self._files: dict[int, tuple[bytes, int]] = {}  # fid -> new path, and the directories' count; oldest first
@@ -44,12 +47,11 @@ class Moves:
         self._note(other, one)
 
     def _note(self, old: bytes, new: bytes) -> None:
-        self._directories.pop(old, None)
-        self._directories[old] = _Move(new, self.directory_count, trio.current_time())
         self._forget_old()
+        self._directories.append(_Move(old, new, self.directory_count, trio.current_time()))
+        self._olds[old] += 1
         if len(self._directories) > MOVED_DIRECTORIES_MAX:
-            oldest = self._directories.pop(next(iter(self._directories)))
-            self._any_until_s = oldest.moved_s + MOVED_MEMORY_S
+            self._any_until_s = self._forget_oldest().moved_s + MOVED_MEMORY_S
 
     def note_file(self, fid: int, new: bytes) -> None:
         """A file that was here is now *new*, which may belong to another daemon."""
@@ -72,51 +74,53 @@ class Moves:
         if not self._directories:
             return False
         self._forget_old()
-        return any(above in self._directories for above in _ancestors(path))
+        return any(above in self._olds for above in _ancestors(path))
 
     def where(self, path: bytes, fid: int) -> list[bytes]:
         """Where *fid* may be that was at *path*, the likeliest first.
 
-        That is after the latest rename of a directory above it; or after an earlier one, if it lost its name there
-        and is open: it stays then where it was, while the directory goes on.
+        That is after the latest rename of a directory above it; after an earlier one, if the path was taken anew
+        since; or where it was in between, if it lost its name there and is open: it stays then where it was, while
+        the directory goes on.
         """
         self._forget_old()
         hint = self._files.get(fid)
-        chains = self._chains(path) if hint is None else [self._later(*hint)]
-        latest = [chain[-1] for chain in chains]
-        earlier = [step for chain in chains for step in reversed(chain[:-1])]
-        found = dict.fromkeys((*latest, *earlier))
+        now = dict([hint] if hint else [])  # and the number of the rename that brought it there; the latest last
+        left: dict[bytes, None] = {}
+        for old, new, number, _ in self._directories:
+            for place in [place for place, since in now.items() if since < number and _is_at(place, old)]:
+                del now[place]
+                left.pop(place, None)
+                left[place] = None
+                _put_last(now, rebase(place, old, new), number)
+            if hint is None and _is_at(path, old):
+                _put_last(now, rebase(path, old, new), number)
+        found = dict.fromkeys((*reversed(now), *reversed(left)))
         found.pop(path, None)
         return list(found)[:MOVES_FOLLOWED]
 
-    def _chains(self, path: bytes) -> list[list[bytes]]:
-        """Where what was at *path* may have been since.
-
-        One for each directory above that was renamed, for nobody knows whether it was there before; the latest
-        first, for the path may have been taken anew since an older one.
-        """
-        left = [
-            (move, old) for old in (path, *_ancestors(path)) if (move := self._directories.get(old)) is not None
-        ]
-        left.sort(key=lambda found: found[0].number, reverse=True)
-        return [self._later(rebase(path, old, move.new), move.number) for move, old in left]
-
-    def _later(self, path: bytes, number: int) -> list[bytes]:
-        """*path*, and where that has been since which was there after the rename of that *number*."""
-        steps = [path]
-        for old, move in self._directories.items():
-            if move.number > number and (path == old or is_below(path, old)):
-                path, number = rebase(path, old, move.new), move.number
-                steps.append(path)
-        return steps
-
     def _forget_old(self) -> None:
         oldest_s = trio.current_time() - MOVED_MEMORY_S
-        while self._directories:
-            old = next(iter(self._directories))
-            if self._directories[old].moved_s >= oldest_s:
-                return
-            del self._directories[old]
+        while self._directories and self._directories[0].moved_s < oldest_s:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> _Move:
+        oldest = self._directories.popleft()
+        self._olds[oldest.old] -= 1
+        if not self._olds[oldest.old]:
+            del self._olds[oldest.old]
+        return oldest
+
+
+def _is_at(path: bytes, directory: bytes) -> bool:
+    return path == directory or is_below(path, directory)
+
+
+def _put_last(places: dict[bytes, int], place: bytes, number: int) -> None:
+    places.pop(place, None)
+    places[place] = number
+    if len(places) > MOVES_FOLLOWED:  # nobody follows more
+        del places[next(iter(places))]
 
 
 def _ancestors(path: bytes) -> Iterator[bytes]:

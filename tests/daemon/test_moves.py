@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from gkfs.daemon.moves import Moves
-from gkfs.limits import MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S
+from gkfs.limits import MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S, MOVES_FOLLOWED
 
 
 def on_a_clock(test: Callable[[], object]) -> None:
@@ -51,7 +51,7 @@ def test_the_latest_rename_counts_whichever_directory_it_was_of() -> None:
         assert moves.where(b"/a/b/c", 7) == [b"/new/b/c", b"/old/c"]
         await trio.sleep(1)
         moves.note_directory(b"/a/b", b"/newest")
-        assert moves.where(b"/a/b/c", 7) == [b"/newest/c", b"/new/b/c"]
+        assert moves.where(b"/a/b/c", 7) == [b"/newest/c", b"/new/b/c", b"/old/c"]
         await trio.sleep(MOVED_MEMORY_S - 0.5)  # only the last is young enough, though its path was noted first
         assert moves.where(b"/a/b/c", 7) == [b"/newest/c"]
         assert not moves.was_moved(b"/a/x")
@@ -175,3 +175,38 @@ def test_after_a_restart_any_directory_may_have_been_renamed_for_a_while() -> No
         assert moves.was_moved(b"/c/b")
 
     on_a_clock(test)
+
+
+def test_an_earlier_rename_of_the_same_path_counts_as_well() -> None:
+    def test(moves: Moves) -> None:
+        moves.note_exchange(b"/d", b"/e/e")
+        moves.note_directory(b"/d", b"/e/d")  # what had come there
+        assert moves.where(b"/d/c", 5) == [b"/e/d/c", b"/e/e/c"]
+        assert moves.where(b"/e/e/c", 5) == [b"/e/d/c", b"/d/c"]
+
+    in_trio(test)
+
+
+def test_to_and_fro_leads_to_both_places_however_often() -> None:
+    def test(moves: Moves) -> None:
+        for _ in range(1000):
+            moves.note_directory(b"/a", b"/b")
+            moves.note_directory(b"/b", b"/a")
+        assert moves.where(b"/a/x", 5) == [b"/b/x"]
+        moves.note_directory(b"/a", b"/c")
+        assert moves.where(b"/a/x", 5) == [b"/c/x", b"/b/x"]
+        moves.note_file(5, b"/a/y")
+        moves.note_directory(b"/a", b"/d")
+        assert moves.where(b"/a/x", 5) == [b"/d/y", b"/a/y"]
+
+    in_trio(test)
+
+
+def test_as_many_places_are_told_as_anybody_follows() -> None:
+    def test(moves: Moves) -> None:
+        for number in range(2 * MOVES_FOLLOWED):
+            moves.note_directory(b"/a", b"/%d" % number)
+        latest = range(2 * MOVES_FOLLOWED - 1, MOVES_FOLLOWED - 1, -1)
+        assert moves.where(b"/a/x", 5) == [b"/%d/x" % number for number in latest]
+
+    in_trio(test)
