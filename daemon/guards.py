@@ -22,13 +22,18 @@ from gkfs.paths import is_below, printable
 
 
 class Guard:
-    """Something in progress; *reason* says what, for those who waited too long."""
+    """Something in progress; *reason* says what, for those who waited too long.
 
-    __slots__ = ("lifted", "reason")
+    *request*: the client and its number of the request that is in progress, if it may have been begun before a
+    restart. Who repeats it is blocked by it.
+    """
 
-    def __init__(self, reason: str) -> None:
+    __slots__ = ("lifted", "reason", "request")
+
+    def __init__(self, reason: str, request: tuple[bytes, int] | None = None) -> None:
         self.lifted = trio.Event()
         self.reason = reason
+        self.request = request
 
 
 class Blocked(Exception):
@@ -97,7 +102,9 @@ class Guards:
             if any(directory == top or is_below(directory, top) for top in tops):
                 raise Blocked(lock.guard)
 
-    def hold_path(self, path: bytes, reason: str, *, exchange: bool = False) -> Guard:
+    def hold_path(
+        self, path: bytes, reason: str, *, exchange: bool = False, request: tuple[bytes, int] | None = None
+    ) -> Guard:
         """Keep others from changing *path* until `lift_path`, and with *exchange* from seeing it.
 
         The caller has made sure that nobody changes it now.
@@ -105,7 +112,7 @@ class Guards:
         assert path not in self._paths
         if exchange:
             self._exchanges.add(path)
-        guard = self._paths[path] = Guard(f"{printable(path)}: {reason}")
+        guard = self._paths[path] = Guard(f"{printable(path)}: {reason}", request)
         self._update()
         return guard
 

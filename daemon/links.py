@@ -162,12 +162,12 @@ class Links:
     def link(self, session: Session, request: LinkRequest) -> Coroutine[Any, Any, RecordReply]:
         if self._guards.active:
             self._guards.check_change(paths.inode_address(request.fid))
-        self._hold_inode(request.fid)
+        self._hold_inode(request.fid, (session.client_id, session.seq))
         return self._link(session.client_id, session.seq, request)
 
-    def _hold_inode(self, fid: int) -> None:
+    def _hold_inode(self, fid: int, request: tuple[bytes, int]) -> None:
         """So that who repeats a LINK after a restart waits until its first execution is finished."""
-        self._guards.hold_path(paths.inode_address(fid), "is getting one more name")
+        self._guards.hold_path(paths.inode_address(fid), "is getting one more name", request=request)
 
     def _lift_inode(self, fid: int) -> None:
         self._guards.lift_path(paths.inode_address(fid))
@@ -364,9 +364,9 @@ class Links:
             self._guards.hold_path(intent.fields[0], "is getting a second name")
             self._later(intent, self._finish_detach)
         for intent in intents.load(self._store, _LINK):
-            fid, path = intent.fields[2:4]
+            client_id, seq, fid, path, *_ = intent.fields
             if intent.state == _BEGUN:
-                self._hold_inode(fid)
+                self._hold_inode(fid, (client_id, seq))
                 self._later(intent, self._finish_link)
             else:
                 self._later(intent, partial(self._forget_at, self._distributor.path_owner(path)))

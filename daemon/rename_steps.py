@@ -74,7 +74,8 @@ class RenameSteps:
 
     def hold(self, plan: Plan) -> None:
         """Keep others from changing the source until `lift`."""
-        self.guards.hold_path(plan.source, "is being renamed", exchange=plan.is_exchange)
+        request = plan.client_id, plan.seq
+        self.guards.hold_path(plan.source, "is being renamed", exchange=plan.is_exchange, request=request)
 
     def lift(self, plan: Plan) -> None:
         self.guards.lift_path(plan.source)

@@ -165,14 +165,16 @@ async def finished(row: Row, session: Session, seq: int, request: Any, task: Cor
 async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard) -> Any:
     """Run the handler again, each time after what it was blocked by is lifted.
 
-    Raises OSError (EBUSY) when it was still blocked after `LOCK_WAIT_S`; Answered when it need not run any more.
+    Raises OSError when it was still blocked after `LOCK_WAIT_S`: EBUSY, or ETIMEDOUT where it was by its own first
+    execution, which may still succeed; Answered when it need not run any more.
     """
     deadline_s = trio.current_time() + LOCK_WAIT_S
     while True:
         with trio.move_on_at(deadline_s):
             await guard.lifted.wait()
         if not guard.lifted.is_set():
-            raise os_error(errno.EBUSY, guard.reason)
+            number = errno.ETIMEDOUT if guard.request == (session.client_id, seq) else errno.EBUSY
+            raise os_error(number, guard.reason)
         if row.once and seq in session.replies:
             raise Answered(session.replies[seq])
         session.seq = seq

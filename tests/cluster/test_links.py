@@ -2,15 +2,22 @@
 
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from stat import S_IFDIR
+from typing import Any
 
 import pytest
+import trio
 
 from gkfs import metadentry
-from gkfs.messages import RENAME_EXCHANGE
+from gkfs.daemon import name_leases, rows
+from gkfs.daemon.peers import Peers
+from gkfs.messages import RENAME_EXCHANGE, LinkRequest
+from gkfs.metadentry import ROOT_FID
+from gkfs.operations import ADOPT, LINK
+from gkfs.paths import inode_address
 from tests.cluster.cluster import CALL_TIMEOUT_S, Client, Cluster, eventually, fails, in_cluster
 from tests.cluster.crashes import GIVE_UP_S, crash_and_repeat, crash_at_each_step, other_owner
 
@@ -184,3 +191,55 @@ def test_count_and_names_agree_when_the_client_gives_up(kind: str, victim: int, 
         await crash_at_each_step(cluster, victim, victim, begin)
 
     test(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "rename"])
+def test_who_repeats_what_a_restarted_daemon_is_still_at_is_not_told_that_it_has_not_happened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(name_leases, "NAMES_LEASE_S", 0.0)  # else who has just started refuses it
+
+    @in_cluster(2)
+    async def test(cluster: Cluster) -> None:
+        client = cluster.client
+        entry = await client.create(b"/a")
+        home = client.owner(b"/a" if kind == "rename" else inode_address(entry.fid))
+        target = next(name for n in range(100) if client.owner(name := b"/b%d" % n) != home)
+        if kind == "link":
+            await client.detach(b"/a", entry.fid)
+        await cluster.crash(1 - home)
+        with adoption_begun() as begun, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rows, "LOCK_WAIT_S", 1.0)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail_late, kind, client, entry.fid, target)
+                await begun.wait()
+                await cluster.crash(home)
+                await cluster.start(home)
+        await cluster.start(1 - home)
+        await eventually(partial(client.exists, target))
+
+    async def fail_late(kind: str, client: Client, fid: int, target: bytes) -> None:
+        with fails(errno.ETIMEDOUT):
+            if kind == "link":
+                await client.call(
+                    client.owner(inode_address(fid)), LINK, LinkRequest(fid, target, ROOT_FID, 1), CALL_TIMEOUT_S
+                )
+            else:
+                await client.rename(b"/a", target)
+
+    test(tmp_path)
+
+
+@contextlib.contextmanager
+def adoption_begun() -> Iterator[trio.Event]:
+    """Set when a daemon has asked another one to take over a name: its intent is stored."""
+    original, begun = Peers.call, trio.Event()
+
+    async def call(peers: Peers, daemon: int, operation: Any, *arguments: Any) -> Any:
+        if operation is ADOPT:
+            begun.set()
+        return await original(peers, daemon, operation, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Peers, "call", call)
+        yield begun
