@@ -30,7 +30,6 @@ class Faults:
         self._random = random
         self.longest_s = 0.0  # for which something was away
         self.killed_daemons = 0
-        self.killed_clients = 0
         self._kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (6, self.kill_daemon),
             (1, self.end_daemon),
@@ -100,7 +99,7 @@ class Faults:
         daemon = self._random.choice(self._world.daemons)
         if daemon.is_up:
             self._world.trace(f"{daemon.name} is told to end")
-            daemon.stop.set()
+            daemon.terminate()
 
     async def keep(self, daemon: DaemonNode) -> None:
         """Start *daemon* again whenever it has ended."""
@@ -156,7 +155,6 @@ class Faults:
         clients = [client for client in self._world.clients if client.is_up]
         if len(clients) > 1:
             client = self._random.choice(clients)
-            self.killed_clients += 1
             self._world.trace(f"{client.name} is killed")
             await client.kill()
             self._world.add_client()

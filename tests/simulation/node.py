@@ -6,6 +6,7 @@ its handlers are called by `kernel.Kernel`, on the pump, as pyfuse3 does.
 
 import os
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +17,14 @@ from gkfs import hostfile
 from gkfs.client.fuse import GkfsOperations
 from gkfs.client.mount import Mount, MountSettings
 from gkfs.client.pump import Gate, Pump
-from gkfs.daemon.server import DaemonSettings, serve
+from gkfs.daemon.server import DaemonSettings, Serving, serve
+from gkfs.endpoint import Connect
 from gkfs.errors import GkfsError
 from tests.simulation.process import PROCESS, Killed, Process, only_killed
 
 T = TypeVar("T")
 _PATIENCE_S = 1000.0  # of a client that starts while daemons are away
+_LOOK_AGAIN_S = 0.05  # whether all daemons are in the hostfile
 
 
 class Node:
@@ -97,9 +100,18 @@ class DaemonNode(Node):
         self.stop = trio.Event()
         await serve(self.settings, stop=self.stop, task_status=_Ready(self.ready))
 
-    async def end(self) -> None:
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has been told to end, and will."""
+        return self.stop.is_set()
+
+    def terminate(self) -> None:
         """As SIGTERM."""
         self.stop.set()
+
+    async def end(self) -> None:
+        """As SIGTERM, and wait for the end."""
+        self.terminate()
         await self.ended.wait()
 
 
@@ -129,8 +141,14 @@ class SessionPump(Pump):
 class _Mount(Mount):
     """A mount whose kernel is simulated."""
 
-    def __init__(self, settings: MountSettings, hosts: hostfile.Hostfile, on_ready: Callable[[], None]) -> None:
-        super().__init__(settings, hosts, on_ready)
+    def __init__(
+        self,
+        settings: MountSettings,
+        hosts: hostfile.Hostfile,
+        on_ready: Callable[[], None],
+        connect_local: Connect | None = None,
+    ) -> None:
+        super().__init__(settings, hosts, on_ready, connect_local)
         self._on_ready = on_ready
 
     @property
@@ -158,6 +176,7 @@ class ClientNode(Node):
         self._hosts = hosts
         self._options = options
         self._mount: _Mount | None = None
+        self.was_cut_off = False  # it has ended before its programs
 
     @property
     def operations(self) -> GkfsOperations:
@@ -175,7 +194,7 @@ class ClientNode(Node):
 
     async def request(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Have a handler run on the pump; its result or exception."""
-        if not self.process.alive:
+        if not self.process.alive or self.ended.is_set():
             await trio.sleep_forever()  # who asks ends, too
         assert self._mount is not None
         done = trio.Event()
@@ -192,11 +211,83 @@ class ClientNode(Node):
         await done.wait()
         return result[0].unwrap()
 
+    async def kill(self) -> None:
+        self.was_cut_off = True
+        await super().kill()
+
     async def end(self) -> None:
         """Unmount."""
         assert self._mount is not None
         self._mount.end()
         await self.ended.wait()
+
+
+class GuestNode(ClientNode):
+    """A mount in the process of a daemon, which it ends with. A daemon that is started again has none."""
+
+    def __init__(self, number: int, hosts: Path, nursery: trio.Nursery, **options: Any) -> None:
+        super().__init__(number, hosts, nursery, **options)
+        self.ended = trio.Event()
+
+    async def live(self, process: Process, serving: Serving) -> None:
+        """All of its life, in *process*."""
+        self.process = process
+        self.host = process.host
+        try:
+            hosts = await self._all_daemons()
+            if self.was_cut_off:
+                return
+            settings = MountSettings(self._hosts, Path("/nowhere"), patience_s=_PATIENCE_S, **self._options)
+            self._mount = _Mount(settings, hosts, self.ready.set, serving.connect)
+            await self._mount.run()
+        except GkfsError as error:
+            self.failed(error)
+        finally:
+            self.was_cut_off |= not process.alive
+            self.ended.set()
+
+    async def _all_daemons(self) -> hostfile.Hostfile:
+        while True:
+            hosts = hostfile.read(self._hosts)
+            if hosts.complete:
+                return hosts
+            await trio.sleep(_LOOK_AGAIN_S)
+
+    def cut_off(self) -> None:
+        """Have it unmount below its programs."""
+        self.was_cut_off = True
+        if self._mount is not None:
+            self._mount.end()
+
+
+class HostNode(DaemonNode):
+    """A daemon with a mount in its process."""
+
+    def __init__(self, index: int, folder: Path, hosts: Path, nursery: trio.Nursery, guest: GuestNode) -> None:
+        super().__init__(index, folder, hosts, nursery)
+        self._guest = guest
+
+    async def work(self) -> None:
+        if self.starts > 1:
+            await super().work()
+            return
+        self.stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            serving: Serving = await nursery.start(partial(serve, self.settings, stop=self.stop))
+            self.ready.set()
+            await self._guest.live(self.process, serving)
+            if self._guest.was_cut_off:
+                self.stop.set()
+
+    @property
+    def is_ending(self) -> bool:
+        return super().is_ending or (self.starts == 1 and self._guest.was_cut_off)
+
+    def terminate(self) -> None:
+        if self._guest.ended.is_set():
+            super().terminate()
+        else:  # the mount goes first
+            self._guest.cut_off()
 
 
 def folder_in_memory() -> Path:

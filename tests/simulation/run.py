@@ -20,8 +20,15 @@ def main() -> int:
     parser.add_argument("--daemons", type=int, default=0, help="how many (0: as the seed has it)")
     parser.add_argument("--faults", type=int, default=-1, help="how many (-1: as the seed has it)")
     parser.add_argument("--replicas", type=int, default=1, help="copies of everything; 2: one daemon is lost (1)")
+    parser.add_argument("--guests", action="store_true", help="clients are in the processes of daemons")
     options = parser.parse_args()
-    run = partial(simulate, daemon_count=options.daemons, fault_count=options.faults, replicas=options.replicas)
+    run = partial(
+        simulate,
+        daemon_count=options.daemons,
+        fault_count=options.faults,
+        replicas=options.replicas,
+        guests=options.guests,
+    )
     if options.seed is not None:
         report = run(options.seed)
         print(report if report.violations else f"{_last_events(report)}\nseed {report.seed}: no violation")

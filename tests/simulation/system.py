@@ -85,6 +85,7 @@ class System:
         patch.setattr(server, "BALLAST_EXTRA_BYTES", 0)
         epoll = SimpleNamespace(epoll=lambda: Epoll(self.table), EPOLLIN=select.EPOLLIN)
         patch.setattr(pump, "select", epoll)
+        patch.setattr(pump, "Beside", _Beside)
         names = {name: getattr(self.table, name) for name in ("eventfd", "eventfd_read", "eventfd_write", "close")}
         patch.setattr(pump, "os", SimpleNamespace(EFD_NONBLOCK=0, EFD_CLOEXEC=0, **names))
         # Sets of inodes are walked in the order of their hashes, which would be that of their addresses.
@@ -117,6 +118,23 @@ class System:
 
 def _take_entry(token: Callable[[bytes, Any, int], bool], name: bytes, attributes: Any, cookie: int) -> bool:
     return token(name, attributes, cookie)
+
+
+class _Beside:
+    """For `Beside`: a pump that has nothing to do leaves all waiting to trio."""
+
+    runnable = 0
+    has_work = False
+
+    def __init__(self, pump_epoll: Epoll) -> None:
+        pass
+
+    def wait(self, timeout_s: float) -> list[tuple[int, int]]:
+        """No events."""
+        return []
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Store(MetadataStore):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 from pyfuse3 import FUSEError
@@ -29,7 +29,7 @@ from tests.simulation import data_model, names_model
 from tests.simulation.faults import Faults
 from tests.simulation.history import History
 from tests.simulation.kernel import Kernel
-from tests.simulation.node import ClientNode, DaemonNode, folder_in_memory
+from tests.simulation.node import ClientNode, DaemonNode, GuestNode, HostNode, folder_in_memory
 from tests.simulation.process import PROCESS, Process
 from tests.simulation.system import System
 from tests.simulation.workload import ALL_NAMES, BLOCKS, DIRECTORIES, LOGS, Numbers, Program, read_block
@@ -65,8 +65,16 @@ class World:
     """A cluster of *daemon_count* hosts with a daemon each, and clients on hosts of their own."""
 
     def __init__(
-        self, seed: int, folder: Path, *, daemon_count: int = 0, fault_count: int = -1, replicas: int = 1
+        self,
+        seed: int,
+        folder: Path,
+        *,
+        daemon_count: int = 0,
+        fault_count: int = -1,
+        replicas: int = 1,
+        guests: bool = False,
     ) -> None:
+        """*guests*: clients are in the processes of daemons, as far as there are enough of these."""
         self.report = Report(seed)
         self.system = System(seed, calm=fault_count == 0)
         self.random = self.system.random
@@ -76,6 +84,7 @@ class World:
         self._folder = folder
         self._hosts = folder / "hosts"
         self.replicas = replicas
+        self._guests = guests
         counts = (1, 2, 2, 3, 3, 4) if replicas == 1 else (3, 4)
         self._daemon_count = daemon_count or self.random.choice(counts)
         self._fault_count = self.random.choice((0, 2, 4, 8)) if fault_count < 0 else fault_count
@@ -110,7 +119,7 @@ class World:
 
     def hosts(self) -> list[str]:
         """Where something runs."""
-        return [node.host for node in (*self.daemons, *self.clients) if node.is_up]
+        return list(dict.fromkeys(node.host for node in (*self.daemons, *self.clients) if node.is_up))
 
     @property
     def _daemon_ended(self) -> bool:
@@ -123,14 +132,18 @@ class World:
     def add_client(self) -> ClientNode:
         """One more client, with its programs."""
         client = ClientNode(len(self.clients), self._hosts, self._nursery, write_behind=self._write_behind)
-        self.clients.append(client)
         client.start()
+        self._employ(client)
+        return client
+
+    def _employ(self, client: ClientNode) -> None:
+        """Give *client* its programs."""
+        self.clients.append(client)
         kernel = Kernel(client, self.system.clock, self.history, self.trace, self._took)
         self._kernels.append(kernel)
         for _ in range(self._program_count):
             self._working += 1
             self._nursery.start_soon(self._work, client, kernel)
-        return client
 
     async def is_mirrored(self) -> bool:
         """Whether everything is on two daemons now."""
@@ -181,17 +194,24 @@ class World:
     async def _begin(self) -> None:
         features = Features(replicas=self.replicas)
         hostfiles.create(self._hosts, _FSID, self._daemon_count, Key(bytes(KEY_BYTES)), features)
+        guests = []
         for index in range(self._daemon_count):
-            daemon = DaemonNode(index, self._folder, self._hosts, self._nursery)
-            self.daemons.append(daemon)
-            daemon.start()
+            settings = index, self._folder, self._hosts, self._nursery
+            if self._guests and index < self._client_count:
+                guests.append(GuestNode(index, self._hosts, self._nursery, write_behind=self._write_behind))
+                self.daemons.append(HostNode(*settings, guests[index]))
+            else:
+                self.daemons.append(DaemonNode(*settings))
+            self.daemons[index].start()
         for daemon in self.daemons:
             await daemon.ready.wait()
             self._nursery.start_soon(self._while_faults, self._faults.keep, daemon)
         self._working = 0
         self._all_worked = trio.Event()
         self._set_up = False
-        for _ in range(self._client_count):
+        for guest in guests:
+            self._employ(guest)
+        for _ in range(self._client_count - len(guests)):
             self.add_client()
 
     async def _work(self, client: ClientNode, kernel: Kernel) -> None:
@@ -247,15 +267,19 @@ class World:
         self.system.network.heal()
         for daemon in self.daemons:
             daemon.process.dies_at_step = 0
-        for daemon in self.daemons:
-            while not daemon.is_up and not daemon.lost:
-                if daemon.ended.is_set():
-                    daemon.start()
-                await trio.sleep(0.5)
+        await self._all_daemons_up()
         for client in self.clients:
             if not client.ended.is_set():
                 await client.end()
+        await self._all_daemons_up()  # one may have ended with its guest
         await trio.sleep(2 * HOLDER_GONE_S)
+
+    async def _all_daemons_up(self) -> None:
+        for daemon in self.daemons:
+            while (not daemon.is_up or daemon.is_ending) and not daemon.lost:
+                if daemon.ended.is_set():
+                    daemon.start()
+                await trio.sleep(0.5)
 
     # --- the checks
 
@@ -298,7 +322,7 @@ class World:
         allowed: set[Kind] = set()
         if self._daemon_ended:  # which knows no more where a directory went whose count is to be changed
             allowed |= {Kind.LINKS}
-        if self._faults.killed_clients > 0 or stale > 0 or late > 0:
+        if any(client.was_cut_off for client in self.clients) or stale > 0 or late > 0:
             allowed |= {Kind.LINKS, Kind.BEYOND, Kind.GARBAGE}
         found = await survey.check_async(hostfile.read(self._hosts), repair=bool(allowed))
         for fault in [fault for fault in found.faults if fault.kind not in allowed] + (
@@ -371,7 +395,7 @@ class _ToTrace(logging.Handler):
             self._trace(f"{name} says: {text}")
 
 
-def simulate(seed: int, **options: int) -> Report:
+def simulate(seed: int, **options: Any) -> Report:
     """Run *seed* in a fresh folder. Raises whatever the product or the simulation has failed with."""
     folder = Path(tempfile.mkdtemp(prefix="gkfs-simulation-", dir=folder_in_memory()))
     try:
