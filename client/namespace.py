@@ -122,7 +122,9 @@ class Namespace:
             asked = [self._inodes.path(directory) for directory in directories]
             try:
                 return await ask()
-            except FileNotFoundError as error:
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
                 missed = error
             moved = False
             for directory, path in zip(directories, asked, strict=True):

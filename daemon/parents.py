@@ -56,7 +56,10 @@ class Parents:
         return parent_fid not in (0, ROOT_FID) and self._moves.was_moved(path)
 
     async def verify(self, path: bytes, parent_fid: int) -> None:
-        """Raise OSError (ENOENT) unless the parent of *path* is the directory *parent_fid* when this returns."""
+        """Raise OSError unless the parent of *path* is the directory *parent_fid* when this returns.
+
+        ENOENT: it was removed; ESTALE: it is somewhere else. Who walked to it walks again then.
+        """
         parent = paths.split(path)[0]
         moves = -1
         while moves != self._moves.directory_count:
@@ -67,4 +70,6 @@ class Parents:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
                 name = paths.printable(path)
-                raise os_error(errno.ENOENT, f"{name}: its directory was moved or removed") from None
+                if self._store.get(keys.seal(parent_fid)) is not None:
+                    raise os_error(errno.ENOENT, f"{name}: its directory was removed") from None
+                raise os_error(errno.ESTALE, f"{name}: its directory was moved") from None

@@ -167,7 +167,7 @@ _RECORD = frozenset({errno.ENOENT, errno.ESTALE})
 _DATA = _RECORD | {errno.EFBIG}
 _DETACH = _RECORD | {errno.EPERM, errno.EBUSY}
 _XATTR = _RECORD | {errno.ENODATA}
-_NAME = frozenset({errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.EBUSY})
+_NAME = frozenset({errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ESTALE, errno.EBUSY})
 _REMOVE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EBUSY, errno.ESTALE})
 _TREE = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG})
 

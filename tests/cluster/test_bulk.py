@@ -232,9 +232,12 @@ async def test_nothing_is_put_into_a_directory_that_was_removed_or_renamed(clust
         await b.touch_all()
         await b.about(b"/removed", RMDIR, RmdirRequest(b"/removed", ROOT_FID, 1))
         await b.about(b"/moved", RENAME, RenameRequest(b"/moved", b"/elsewhere", ROOT_FID, ROOT_FID, 0, 0, 1))
-        for directory, fid in ((b"/removed", removed.fid), (b"/moved", moved.fid)):
+        for directory, fid, error in (
+            (b"/removed", removed.fid, errno.ENOENT),
+            (b"/moved", moved.fid, errno.ESTALE),
+        ):
             for number, size in enumerate((0, 100, 300_000)):
-                with fails(errno.ENOENT):
+                with fails(error):
                     await b.put(directory + b"/%d" % number, fid, FILE._replace(size=size), bytes(size))
         b.note(b"/", ROOT_FID, -1)
         await b.touch_all()

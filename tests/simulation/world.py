@@ -1,14 +1,13 @@
 """One run: a cluster on a simulated system, programs, faults; then peace, and the checks."""
 
 import hashlib
-import logging
 import shutil
 import stat
 import tempfile
 import traceback
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +28,7 @@ from tests.simulation import data_model, names_model
 from tests.simulation.faults import Faults
 from tests.simulation.history import History
 from tests.simulation.kernel import Kernel
+from tests.simulation.log import logged
 from tests.simulation.node import ClientNode, DaemonNode, GuestNode, HostNode, folder_in_memory
 from tests.simulation.process import PROCESS, Process
 from tests.simulation.system import System
@@ -161,7 +161,7 @@ class World:
 
     def run(self) -> Report:
         """All of it."""
-        with self.system.installed(), self._logged():
+        with self.system.installed(), logged(self.trace, self._folder):
             try:
                 trio.run(self._main, clock=self.system.clock)
             except Exception as error:
@@ -366,33 +366,6 @@ class World:
             for block in range(len(BLOCKS)):
                 await read_block(kernel, self.history, handle, range(block, block + 1), self.random)
         await kernel.close(handle)
-
-    @contextmanager
-    def _logged(self):  # type: ignore[no-untyped-def]
-        """The product's log becomes part of the trace."""
-        logger = logging.getLogger("gkfs")
-        handler = _ToTrace(self.trace, str(self._folder))
-        before = logger.level, logger.propagate, logger.handlers
-        logger.setLevel(logging.INFO)
-        logger.propagate, logger.handlers = False, [handler]
-        try:
-            yield
-        finally:
-            logger.level, logger.propagate, logger.handlers = before
-
-
-class _ToTrace(logging.Handler):
-    def __init__(self, trace: Callable[[str], None], folder: str) -> None:
-        super().__init__()
-        self._folder = folder  # which no two runs have
-        self._trace = trace
-        self._before: dict[str, str] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        name, text = PROCESS.get().name, self.format(record).replace(self._folder, "")
-        if self._before.get(name) != text:  # it says the same all the time while a daemon is away
-            self._before[name] = text
-            self._trace(f"{name} says: {text}")
 
 
 def simulate(seed: int, **options: Any) -> Report:
