@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgpack
 import trio
@@ -27,6 +27,8 @@ from gkfs.copy_messages import (
     CopyCutRequest,
     CopyDoneRequest,
     CopyPingRequest,
+    CopyReadReply,
+    CopyReadRequest,
     CopyRecordsRequest,
 )
 from gkfs.daemon import keys
@@ -37,11 +39,12 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Ending, Superblock, plant
 from gkfs.errors import GkfsError, os_error
 from gkfs.hostfile import Sync
-from gkfs.messages import Empty
-from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_RECORDS
+from gkfs.messages import Buffer, Empty
+from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_READ, COPY_RECORDS
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _FOLDER: Final = "copies"
 
 
@@ -130,6 +133,7 @@ class Copies:
         dispatcher.serve(COPY_RECORDS, self.records)
         dispatcher.serve(COPY_CHUNK, self.chunk)
         dispatcher.serve(COPY_CUT, self.cut)
+        dispatcher.serve(COPY_READ, self.read)
         dispatcher.serve(COPY_DONE, self.done)
         dispatcher.serve(COPY_PING, self.ping)
 
@@ -223,6 +227,13 @@ class Copies:
         copy.store.commit()
         return Empty()
 
+    def read(
+        self, session: Session, request: CopyReadRequest
+    ) -> CopyReadReply | Coroutine[Any, Any, CopyReadReply]:
+        copy = self._heard(request.shard)
+        data = copy.storage.read(request.fid, request.chunk, request.offset, request.length)
+        return _read(copy, data) if isinstance(data, Coroutine) else CopyReadReply(data)
+
     def done(self, session: Session, request: CopyDoneRequest) -> Empty:
         self._heard(request.shard).finish()
         _log.info("has a complete copy of shard %d", request.shard)
@@ -241,10 +252,18 @@ class Copies:
 
 
 async def _finish(copy: Copy, work: Coroutine[Any, Any, Any]) -> Empty:
+    await _at_work(copy, work)
+    return Empty()
+
+
+async def _read(copy: Copy, work: Coroutine[Any, Any, Buffer]) -> CopyReadReply:
+    return CopyReadReply(await _at_work(copy, work))
+
+
+async def _at_work(copy: Copy, work: Coroutine[Any, Any, T]) -> T:
     copy.tasks += 1
     try:
-        await work
+        return await work
     finally:
         copy.tasks -= 1
         copy.idle.set()
-    return Empty()

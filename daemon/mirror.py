@@ -26,6 +26,7 @@ from gkfs.copy_messages import (
     CopyCutRequest,
     CopyDoneRequest,
     CopyPingRequest,
+    CopyReadRequest,
     CopyRecordsRequest,
 )
 from gkfs.daemon.peers import Locate, Peer
@@ -39,6 +40,7 @@ from gkfs.operations import (
     COPY_CUT,
     COPY_DONE,
     COPY_PING,
+    COPY_READ,
     COPY_RECORDS,
     Operation,
 )
@@ -243,6 +245,13 @@ class Mirror:
     def cut(self, fid: int, size: int) -> None:
         """A file is being cut to *size*."""
         self.ship(COPY_CUT, CopyCutRequest(self.shard, fid, size))
+
+    async def read(self, fid: int, chunk: int, offset: int, length: int) -> Buffer:
+        """What the mirror has of a chunk. Raises OSError, also when there is no mirror with all of the copy."""
+        if self._peer is None or not self._counts:
+            raise os_error(errno.EIO, f"shard {self.shard} has no second copy now")
+        request = CopyReadRequest(self.shard, fid, chunk, offset, length)
+        return (await self._peer.call(COPY_READ, request, COPY_SILENCE_S)).data
 
     # --- a new copy
 

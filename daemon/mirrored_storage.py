@@ -10,7 +10,6 @@ from gkfs.daemon.chunk_files import read_file
 from gkfs.daemon.guards import Guard
 from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.storage import ChunkStorage
-from gkfs.daemon.summed_storage import SummedStorage
 from gkfs.limits import INLINE_IO_MAX_BYTES
 from gkfs.messages import Buffer
 
@@ -22,12 +21,12 @@ class MirroredStorage(ChunkStorage):
 
     def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
         work = super().write(fid, chunk, offset, data)
-        self.mirror.wrote(fid, chunk, offset, _kept(data))
+        self.mirror.wrote(fid, chunk, offset, kept(data))
         return work
 
     def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
         work = super().write_new(fid, data)
-        self.mirror.wrote(fid, 0, 0, _kept(data))
+        self.mirror.wrote(fid, 0, 0, kept(data))
         return work
 
     def cut(self, fid: int, size: int) -> Coroutine[Any, Any, None] | None:
@@ -57,10 +56,7 @@ class MirroredStorage(ChunkStorage):
             self._cuts.pop(fid).lifted.set()
 
 
-class MirroredSummedStorage(MirroredStorage, SummedStorage):
-    """The same with checksums, which reach the mirror as part of the index."""
-
-
-def _kept(data: Buffer) -> Buffer:
+def kept(data: Buffer) -> Buffer:
+    """*data*, which stays as it is."""
     # What a thread writes belongs to its request and stays; the rest may be a part of something that is reused.
     return data if len(data) > INLINE_IO_MAX_BYTES else bytes(data)

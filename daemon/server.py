@@ -28,8 +28,9 @@ from gkfs.daemon.gate import Identity
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
 from gkfs.daemon.local import LocalClient
+from gkfs.daemon.mended_storage import MirroredSummedStorage
 from gkfs.daemon.mirror import Mirror
-from gkfs.daemon.mirrored_storage import MirroredStorage, MirroredSummedStorage
+from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.room import Ballast, Room, disk_of, memtable_bytes
 from gkfs.daemon.session import Session, Sessions

@@ -61,6 +61,20 @@ class CopyCutRequest(NamedTuple):
     size: int
 
 
+class CopyReadRequest(NamedTuple):
+    """What does the copy have of a chunk, where the original is damaged?"""
+
+    shard: int
+    fid: int
+    chunk: int
+    offset: int
+    length: int
+
+
+class CopyReadReply(NamedTuple):
+    data: Buffer  # shorter than asked where the chunk ends or is missing
+
+
 class CopyDoneRequest(NamedTuple):
     """The copy has everything the original had when it began, and all changes since."""
 

@@ -29,6 +29,8 @@ from gkfs.copy_messages import (
     CopyCutRequest,
     CopyDoneRequest,
     CopyPingRequest,
+    CopyReadReply,
+    CopyReadRequest,
     CopyRecordsRequest,
     LocateReply,
     LocateRequest,
@@ -242,6 +244,9 @@ COPY_CHUNK = Operation(
     62, "copy_chunk", CopyChunkRequest, Empty, _COPY, idempotent=True, bulk_request=True, role="copy"
 )
 COPY_CUT = Operation(63, "copy_cut", CopyCutRequest, Empty, _COPY, idempotent=True, role="copy")
+COPY_READ = Operation(
+    68, "copy_read", CopyReadRequest, CopyReadReply, _COPY, idempotent=True, bulk_reply=True, role="copy"
+)
 COPY_DONE = Operation(64, "copy_done", CopyDoneRequest, Empty, _COPY, idempotent=True, role="copy")
 COPY_PING = Operation(65, "copy_ping", CopyPingRequest, Empty, _COPY, idempotent=True, role="copy")
 VIEW_VOTE = Operation(66, "view_vote", ViewVoteRequest, ViewVoteReply, idempotent=True, role="copy")

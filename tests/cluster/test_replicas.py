@@ -1,5 +1,6 @@
 """Two copies of everything: any one daemon may be lost for good."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 import trio
 
 from gkfs.copy_messages import NOBODY
+from gkfs.daemon.chunk_files import file_name
 from gkfs.daemon.server import serve
 from gkfs.daemon.views import first_views
 from gkfs.hostfile import DaemonAddress
 from gkfs.limits import CHUNK_SIZE_BYTES
-from tests.cluster.cluster import SILENCE_S, Client, Cluster, eventually, in_cluster
+from tests.cluster.cluster import SILENCE_S, Client, Cluster, eventually, fails, in_cluster
+from tests.rot import flip
 
 
 def address(index: int, host: str) -> DaemonAddress:
@@ -135,6 +138,40 @@ async def test_a_daemon_that_comes_back_without_its_data_is_refused(cluster: Clu
             await nursery.start(serve, cluster.settings(cluster.client.owner(b"/file")))
     assert "has been started before" in str(caught.value.exceptions[0])
     assert (await cluster.client.stat(b"/file")).fid == entry.fid
+
+
+@in_cluster(3, replicas=2, checksums=True)
+async def test_what_a_disk_has_damaged_is_mended_from_the_copy(cluster: Cluster) -> None:
+    await mirrored(cluster)
+    client = cluster.client
+    entry = await client.create(b"/file")
+    data = [bytearray(os.urandom(size)) for size in (CHUNK_SIZE_BYTES, 30_001)]
+    original, copy = [], []
+    for chunk, piece in enumerate(data):
+        await client.write(b"/file", entry, chunk, bytes(piece))
+        owner = cluster.distributor.chunk_owner(entry.fid, chunk, cluster.placements[entry.fid])
+        name = file_name(entry.fid, chunk)
+        original.append(cluster.folder / f"daemon-{owner}" / "chunks" / name)
+        copy.append(cluster.folder / f"daemon-{(owner + 1) % 3}" / "copies" / str(owner) / "chunks" / name)
+    # What is read in a large piece and in a small one; then the rest of a block that is overwritten in part.
+    for path, offsets in zip(original, ((5000, 700_000), (0, 30_000)), strict=True):
+        for offset in offsets:
+            flip(path, offset)
+    for chunk, piece in enumerate(data):
+        assert await client.read(entry.fid, chunk) == piece
+        assert original[chunk].read_bytes() == piece
+    flip(original[0], 4096)
+    await client.write(b"/file", entry, 0, b"new", offset=5000)
+    data[0][5000:5003] = b"new"
+    assert await client.read(entry.fid, 0, 4096, 4096) == data[0][4096:8192]
+    for path in (original[0], copy[0]):
+        flip(path, 9000, 2)
+    with fails(errno.EIO):
+        await client.read(entry.fid, 0, 8192, 4096)
+    await client.write(b"/file", entry, 0, bytes(data[0]))
+    flip(original[1], 20_000)
+    assert not (await cluster.check()).faults
+    assert original[1].read_bytes() == data[1]
 
 
 async def mirrored(cluster: Cluster) -> None:

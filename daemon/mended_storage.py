@@ -1,0 +1,100 @@
+"""Chunk storage with checksums and a mirror: what a disk has damaged is mended from the copy.
+
+The copy's blocks are held against the sums that are here, so that nothing comes back that is not what was written.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from gkfs.daemon.block_sums import ChunkSums, sums_of
+from gkfs.daemon.guards import Blocked
+from gkfs.daemon.mirrored_storage import MirroredStorage, kept
+from gkfs.daemon.summed_storage import SummedStorage
+from gkfs.limits import CHECKSUM_BLOCK_BYTES
+from gkfs.messages import Buffer
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Result = Buffer | Coroutine[Any, Any, Buffer]
+
+
+class _DamagedError(OSError):
+    """These blocks of a chunk are not what was written."""
+
+    def __init__(self, error: OSError, fid: int, chunk: int, blocks: list[int]) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.fid = fid
+        self.chunk = chunk
+        self.blocks = blocks
+
+
+class MirroredSummedStorage(MirroredStorage, SummedStorage):
+    """Both; the checksums reach the mirror as part of the index."""
+
+    def _damaged(self, fid: int, chunk: int, blocks: list[int]) -> OSError:
+        return _DamagedError(super()._damaged(fid, chunk, blocks), fid, chunk, blocks)
+
+    def read(self, fid: int, chunk: int, offset: int, length: int) -> Result:
+        again = partial(super().read, fid, chunk, offset, length)
+        try:
+            result = again()
+        except _DamagedError as damage:
+            return self._after_mending(damage, again)
+        return self._mended(result, again) if isinstance(result, Coroutine) else result
+
+    async def _mended(self, work: Coroutine[Any, Any, Buffer], again: Callable[[], Result]) -> Buffer:
+        try:
+            return await work
+        except _DamagedError as damage:
+            return await self._after_mending(damage, again)
+
+    async def _after_mending(self, damage: _DamagedError, again: Callable[[], T | Coroutine[Any, Any, T]]) -> T:
+        if not await self._mend(damage.fid, damage.chunk, damage.blocks):
+            raise damage
+        result = again()
+        return await result if isinstance(result, Coroutine) else result
+
+    def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
+        try:
+            return super().write(fid, chunk, offset, data)
+        except _DamagedError as damage:  # a part of a block is overwritten, and the rest is damaged
+            return self._after_mending(damage, partial(super().write, fid, chunk, offset, kept(data)))
+
+    async def _check(self, fid: int, chunk: int) -> list[int]:
+        bad = await super()._check(fid, chunk)
+        return [] if bad and await self._mend(fid, chunk, bad) else bad
+
+    async def _mend(self, fid: int, chunk: int, blocks: list[int]) -> bool:
+        """Write what the mirror has of *blocks*, ascending, in their place; whether that may have helped."""
+        start = blocks[0] * CHECKSUM_BLOCK_BYTES
+        try:
+            data = memoryview(
+                await self.mirror.read(fid, chunk, start, (blocks[-1] + 1) * CHECKSUM_BLOCK_BYTES - start)
+            )
+            for block in blocks:
+                offset = block * CHECKSUM_BLOCK_BYTES
+                piece = data[offset - start : offset - start + CHECKSUM_BLOCK_BYTES]
+                # no await between here and the write, which begins when it is called: these sums still hold
+                sums = self._sums.find(fid, chunk)
+                if sums is None or not _fits(sums, block, piece):
+                    _log.error(
+                        "chunk %d of file %x: the block at %d is damaged in both copies", chunk, fid, offset
+                    )
+                    return False
+                work = super(MirroredStorage, self).write(fid, chunk, offset, piece)
+                if isinstance(work, Coroutine):
+                    await work
+        except Blocked:
+            return True  # it is being changed: look again
+        except OSError as error:
+            _log.error("chunk %d of file %x cannot be mended: %s", chunk, fid, error.strerror)
+            return False
+        _log.warning("chunk %d of file %x: %d blocks were mended from the copy", chunk, fid, len(blocks))
+        return True
+
+
+def _fits(sums: ChunkSums, block: int, piece: memoryview) -> bool:
+    return len(piece) > 0 and sums_of(piece) == sums.of(block, block + 1)
