@@ -65,28 +65,33 @@ class MirroredSummedStorage(MirroredStorage, SummedStorage):
 
     async def _check(self, fid: int, chunk: int) -> list[int]:
         bad = await super()._check(fid, chunk)
-        return [] if bad and await self._mend(fid, chunk, bad) else bad
+        if bad and await self._mend(fid, chunk, bad):
+            return await super()._check(fid, chunk)
+        return bad
 
     async def _mend(self, fid: int, chunk: int, blocks: list[int]) -> bool:
         """Write what the mirror has of *blocks*, ascending, in their place; whether that may have helped."""
         start = blocks[0] * CHECKSUM_BLOCK_BYTES
+        length = (blocks[-1] + 1) * CHECKSUM_BLOCK_BYTES - start
+        known = self._sums.find(fid, chunk)
+        changes = known.changes if known is not None else 0
         try:
-            data = memoryview(
-                await self.mirror.read(fid, chunk, start, (blocks[-1] + 1) * CHECKSUM_BLOCK_BYTES - start)
-            )
+            data = memoryview(await self.mirror.read(fid, chunk, start, length))
             for block in blocks:
                 offset = block * CHECKSUM_BLOCK_BYTES
                 piece = data[offset - start : offset - start + CHECKSUM_BLOCK_BYTES]
                 # no await between here and the write, which begins when it is called: these sums still hold
                 sums = self._sums.find(fid, chunk)
                 if sums is None or not _fits(sums, block, piece):
-                    _log.error(
-                        "chunk %d of file %x: the block at %d is damaged in both copies", chunk, fid, offset
-                    )
+                    if sums is not known or (sums is not None and sums.changes != changes):
+                        return True  # it was written or cut meanwhile: look again
+                    text = "chunk %d of file %x: the block at %d is damaged in both copies"
+                    _log.error(text, chunk, fid, offset)
                     return False
                 work = super(MirroredStorage, self).write(fid, chunk, offset, piece)
                 if isinstance(work, Coroutine):
                     await work
+                changes = sums.changes
         except Blocked:
             return True  # it is being changed: look again
         except OSError as error:

@@ -10,6 +10,7 @@ import trio
 
 from gkfs.copy_messages import NOBODY
 from gkfs.daemon.chunk_files import file_name
+from gkfs.daemon.faults import Kind
 from gkfs.daemon.server import serve
 from gkfs.daemon.views import first_views
 from gkfs.hostfile import DaemonAddress
@@ -166,8 +167,11 @@ async def test_what_a_disk_has_damaged_is_mended_from_the_copy(cluster: Cluster)
     assert await client.read(entry.fid, 0, 4096, 4096) == data[0][4096:8192]
     for path in (original[0], copy[0]):
         flip(path, 9000, 2)
+    flip(original[0], 100)
     with fails(errno.EIO):
         await client.read(entry.fid, 0, 8192, 4096)
+    assert [fault.kind for fault in (await cluster.check()).faults] == [Kind.CHECKSUM]
+    assert await client.read(entry.fid, 0, 0, 4096) == data[0][:4096]
     await client.write(b"/file", entry, 0, bytes(data[0]))
     flip(original[1], 20_000)
     assert not (await cluster.check()).faults
