@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=-1, help="how many (-1: as the seed has it)")
     parser.add_argument("--replicas", type=int, default=1, help="copies of everything; 2: one daemon is lost (1)")
     parser.add_argument("--guests", action="store_true", help="clients are in the processes of daemons")
+    parser.add_argument("--checksums", action="store_true", help="of all data")
     options = parser.parse_args()
     run = partial(
         simulate,
@@ -28,6 +29,7 @@ def main() -> int:
         fault_count=options.faults,
         replicas=options.replicas,
         guests=options.guests,
+        checksums=options.checksums,
     )
     if options.seed is not None:
         report = run(options.seed)

@@ -13,7 +13,7 @@ SEEDS_EACH = 50
 @pytest.mark.parametrize("first", range(1, 101, SEEDS_EACH))
 def test_no_promise_is_broken(first: int) -> None:
     for seed in range(first, first + SEEDS_EACH):
-        report = simulate(seed, guests=True)
+        report = simulate(seed, guests=True, checksums=seed % 2 == 0)
         assert not report.violations, str(report)
 
 

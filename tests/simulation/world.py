@@ -73,6 +73,7 @@ class World:
         fault_count: int = -1,
         replicas: int = 1,
         guests: bool = False,
+        checksums: bool = False,
     ) -> None:
         """*guests*: clients are in the processes of daemons, as far as there are enough of these."""
         self.report = Report(seed)
@@ -85,6 +86,7 @@ class World:
         self._hosts = folder / "hosts"
         self.replicas = replicas
         self._guests = guests
+        self._features = Features(checksums, replicas=replicas)
         counts = (1, 2, 2, 3, 3, 4) if replicas == 1 else (3, 4)
         self._daemon_count = daemon_count or self.random.choice(counts)
         self._fault_count = self.random.choice((0, 2, 4, 8)) if fault_count < 0 else fault_count
@@ -192,8 +194,7 @@ class World:
             self.violation(f"the run has not ended after {_RUN_MAX_S} s")
 
     async def _begin(self) -> None:
-        features = Features(replicas=self.replicas)
-        hostfiles.create(self._hosts, _FSID, self._daemon_count, Key(bytes(KEY_BYTES)), features)
+        hostfiles.create(self._hosts, _FSID, self._daemon_count, Key(bytes(KEY_BYTES)), self._features)
         guests = []
         for index in range(self._daemon_count):
             settings = index, self._folder, self._hosts, self._nursery
