@@ -107,11 +107,14 @@ class Server:
         """End it and all its processes as the death of a node does: SIGKILL."""
         assert self._process is not None
         pids = [self._process.pid, *_children_of(self._process.pid)]
+        segments = set[Path]().union(*map(_segments_of, pids))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
         wait_until(lambda: not any(map(is_alive, pids)), "all processes of PostgreSQL are dead")
+        for segment in segments:  # which a node loses with its memory
+            segment.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave nothing behind, whatever became of the test."""
@@ -145,6 +148,15 @@ def broken_off(clients: int, bench: subprocess.Popen[bytes]) -> Run:
     output, errors = bench.communicate(timeout=_START_LIMIT_S)
     assert bench.returncode != 0, "pgbench did not notice that the server was killed"
     return _run_of(clients, output.decode() + errors.decode())
+
+
+def _segments_of(pid: int) -> set[Path]:
+    """The shared memory with a name that a process has."""
+    try:
+        places = [line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return set()
+    return {Path(place) for place in places if place.startswith("/dev/shm/PostgreSQL.")}
 
 
 def _run_of(clients: int, output: str) -> Run:
