@@ -5,7 +5,7 @@ whatever happens. Debian packages that are missing are installed by apt-get; the
 system that cannot be had is reported with the reason.
 
 \b
-  python -m benchmarks.matrix /var/tmp/bench                              everything, about 25 minutes
+  python -m benchmarks.matrix /var/tmp/bench                              everything, about 40 minutes
   python -m benchmarks.matrix --quick /var/tmp/bench                      a glance, about 4 minutes
   python -m benchmarks.matrix --systems gkfs-1,disk --workloads one-1 /var/tmp/bench
   python -m benchmarks.matrix --systems safety /var/tmp/bench             what checksums, syncing and the log cost

@@ -50,6 +50,7 @@ class Report:
     """What a run has shown."""
 
     seed: int
+    options: str = ""  # that make another run of the seed
     digest: str = ""
     violations: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
@@ -58,7 +59,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {len(self.violations)} violations", *self.violations[:10], "the last events:"]
-        return "\n".join([*lines, *self.trace, f"again: python -m tests.simulation.run --seed {self.seed}"])
+        again = f"again: python -m tests.simulation.run --seed {self.seed}{self.options}"
+        return "\n".join([*lines, *self.trace, again])
 
 
 class World:
@@ -369,10 +371,25 @@ class World:
         await kernel.close(handle)
 
 
+# Of the command line: names and defaults.
+_OPTIONS: Final[dict[str, tuple[str, object]]] = {
+    "daemon_count": ("--daemons", 0),
+    "fault_count": ("--faults", -1),
+    "replicas": ("--replicas", 1),
+    "guests": ("--guests", False),
+    "checksums": ("--checksums", False),
+}
+
+
 def simulate(seed: int, **options: Any) -> Report:
     """Run *seed* in a fresh folder. Raises whatever the product or the simulation has failed with."""
     folder = Path(tempfile.mkdtemp(prefix="gkfs-simulation-", dir=folder_in_memory()))
     try:
-        return World(seed, folder, **options).run()
+        report = World(seed, folder, **options).run()
     finally:
         shutil.rmtree(folder)
+    for name, value in options.items():
+        option, default = _OPTIONS[name]
+        if value != default:
+            report.options += f" {option}" if value is True else f" {option} {value}"
+    return report
