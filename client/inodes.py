@@ -278,7 +278,7 @@ class InodeTable:
             inode.names.add((parent.fid, name))
             self._by_name[parent.fid, name] = inode
         inode.lookups += 1
-        inode.removed = False
+        inode.removed = inode.gone = False
         return inode
 
     def oldest(self, count: int) -> list[Inode]:

@@ -115,3 +115,10 @@ def test_directory_that_turns_out_to_be_below_where_it_is_known_leaves_no_circle
     assert table.path(a) == b"/a/x/b/y"
     table.seen(table.root, b"z", directory(2))
     assert (table.path(a), table.path(file)) == (b"/z", b"/z/b/f")
+
+
+def test_a_file_that_was_out_of_reach_is_written_again_once_it_is_found(table: InodeTable) -> None:
+    file = table.seen(table.root, b"f", record(2))
+    file.gone = True
+    assert table.seen(table.root, b"g", record(2)) is file
+    assert not file.gone
