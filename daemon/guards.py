@@ -74,6 +74,12 @@ class Guards:
             if name != intent and _covers(lock, path):
                 raise Blocked(lock.guard)
 
+    def check_tree(self, path: bytes) -> None:
+        """Raise Blocked while *path* is within what a directory rename has locked."""
+        for lock in self._trees.values():
+            if _covers(lock, path):
+                raise Blocked(lock.guard)
+
     def check_fid(self, fid: int) -> None:
         """Raise Blocked while chunks of the file *fid* are being cut."""
         if self._cuts and fid in self._cuts:

@@ -115,6 +115,10 @@ class Namespace:
         return LookupReply(record, may_lease and self._leases.grant(path, session.client_id))
 
     def stat(self, session: Session, request: StatRequest) -> RecordReply:
+        if self._guards.active and request.fid and session.role == "peer":
+            # Who asks for another daemon's sake must not be told of a directory that has been renamed already, and
+            # whose record here is yet to go.
+            self._guards.check_tree(request.path)
         return RecordReply(self._records.find(request.path, request.fid).record)
 
     def lease(self, session: Session, request: StatRequest) -> LookupReply:

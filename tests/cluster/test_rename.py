@@ -2,14 +2,19 @@
 
 import errno
 import stat
+from functools import partial
 
 import pytest
 import trio
 
-from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, ReleaseRequest
+from gkfs.daemon.guards import TreeLock
+from gkfs.daemon.tree import Trees
+from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Empty, ReleaseRequest
 from gkfs.metadentry import ROOT_FID
 from gkfs.operations import RELEASE
-from tests.cluster.cluster import Client, Cluster, fails, in_cluster
+from gkfs.paths import key
+from gkfs.peer_messages import TREE_DROP
+from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
 
 
 def names(client: Client, count: int, *, same_owner: bool) -> tuple[bytes, bytes]:
@@ -311,3 +316,30 @@ async def test_many_clients_replace_one_file(cluster: Cluster) -> None:
         for number in range(4):
             nursery.start_soon(replace, number)
     assert await cluster.client.listing(b"/") == [b"target"]
+
+
+@in_cluster(3)
+async def test_a_directory_that_has_gone_is_not_vouched_for_by_its_record_that_is_yet_to_go(
+    cluster: Cluster,
+) -> None:
+    """Daemons end a rename one after another: who has ended asks one that has not for the parent of an entry."""
+    client = cluster.client
+    await client.mkdir(b"/old")
+    sub = await client.mkdir(b"/old/sub")
+    owner = client.owner(b"/old/sub")
+    path = next(name for n in range(100) if client.owner(name := b"/old/sub/%d" % n) != owner)
+    original = Trees._end
+
+    async def late(trees: Trees, intent: bytes, lock: TreeLock, step: str) -> Empty:
+        if step == TREE_DROP and trees._store.get(key(b"/old/sub")) is not None:
+            await trio.sleep(1.0)
+        return await original(trees, intent, lock, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trees, "_end", late)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.rename, b"/old", b"/new")
+            await eventually(partial(client.exists, b"/new"))
+            with fails(errno.ESTALE):
+                await client.create(path, parent_fid=sub.fid)
+    assert await client.listing(b"/new/sub") == await client.listing(b"/old/sub") == []
