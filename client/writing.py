@@ -23,7 +23,6 @@ from gkfs.client.pump import Lock
 from gkfs.limits import (
     CHUNK_SIZE_BYTES,
     INLINE_DATA_MAX_BYTES,
-    INLINE_IO_MAX_BYTES,
     WRITE_BEHIND_ALL_BYTES,
     WRITE_BEHIND_BYTES,
     WRITE_BEHIND_CALLS,
@@ -248,9 +247,7 @@ class Writer:
             await self._confirm(inode, behind)
 
     async def _wait_for_overlap(self, inode: Inode, behind: Behind, start: int, end: int) -> None:
-        """Daemons may do large writes in any order, with each other and with small ones."""
-        if behind.sent_bytes + end - start <= INLINE_IO_MAX_BYTES:
-            return
+        """Daemons may do writes that wait for something, or for a thread, in any order."""
         if any(sent.start < end and start < sent.end for sent in behind.sent):
             while behind.sent:
                 await self._confirm(inode, behind)
