@@ -8,14 +8,16 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+from gkfs.daemon import keys
 from gkfs.daemon.block_sums import ChunkSums, sums_of
-from gkfs.daemon.guards import Blocked
 from gkfs.daemon.mirrored_storage import MirroredStorage, kept
 from gkfs.daemon.summed_storage import SummedStorage
 from gkfs.limits import CHECKSUM_BLOCK_BYTES
 from gkfs.messages import Buffer
 
 _log = logging.getLogger(__name__)
+
+_EDGES = 2  # damaged blocks that one write may overwrite in part
 
 T = TypeVar("T")
 Result = Buffer | Coroutine[Any, Any, Buffer]
@@ -52,10 +54,15 @@ class MirroredSummedStorage(MirroredStorage, SummedStorage):
             return await self._after_mending(damage, again)
 
     async def _after_mending(self, damage: _DamagedError, again: Callable[[], T | Coroutine[Any, Any, T]]) -> T:
-        if not await self._mend(damage.fid, damage.chunk, damage.blocks):
-            raise damage
-        result = again()
-        return await result if isinstance(result, Coroutine) else result
+        for _ in range(_EDGES):
+            if not await self._mend(damage.fid, damage.chunk, damage.blocks):
+                raise damage
+            try:
+                result = again()
+                return await result if isinstance(result, Coroutine) else result
+            except _DamagedError as other:
+                damage = other
+        raise damage
 
     def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
         try:
@@ -77,28 +84,37 @@ class MirroredSummedStorage(MirroredStorage, SummedStorage):
         changes = known.changes if known is not None else 0
         try:
             data = memoryview(await self.mirror.read(fid, chunk, start, length))
+            # no await between here and the last write: the sums that the copy's blocks are held against stay
+            sums = self._sums.find(fid, chunk)
+            if sums is None or sums is not known or sums.changes != changes or sums.is_busy:
+                return True  # it was written or cut meanwhile, or is being: look again
+            right = 0
             for block in blocks:
                 offset = block * CHECKSUM_BLOCK_BYTES
                 piece = data[offset - start : offset - start + CHECKSUM_BLOCK_BYTES]
-                # no await between here and the write, which begins when it is called: these sums still hold
-                sums = self._sums.find(fid, chunk)
-                if sums is None or not _fits(sums, block, piece):
-                    if sums is not known or (sums is not None and sums.changes != changes):
-                        return True  # it was written or cut meanwhile: look again
-                    text = "chunk %d of file %x: the block at %d is damaged in both copies"
-                    _log.error(text, chunk, fid, offset)
-                    return False
-                work = super(MirroredStorage, self).write(fid, chunk, offset, piece)
-                if isinstance(work, Coroutine):
-                    await work
-                changes = sums.changes
-        except Blocked:
-            return True  # it is being changed: look again
+                if _fits(sums, block, piece):
+                    self._put(fid, chunk, offset, piece)
+                    right += 1
         except OSError as error:
             _log.error("chunk %d of file %x cannot be mended: %s", chunk, fid, error.strerror)
             return False
-        _log.warning("chunk %d of file %x: %d blocks were mended from the copy", chunk, fid, len(blocks))
-        return True
+        wrong = len(blocks) - right
+        text = "chunk %d of file %x: %d blocks were mended from the copy, %d are damaged in both"
+        _log.log(logging.ERROR if wrong else logging.WARNING, text, chunk, fid, right, wrong)
+        return not wrong
+
+    def _put(self, fid: int, chunk: int, offset: int, piece: memoryview) -> None:
+        """Write a block that has the sum which the index says: that stays, so it holds after a crash, too."""
+        key = keys.chunk(fid, chunk)
+        entry = self._store.get(key)
+        file = self._file_to_write(fid, chunk)
+        if entry is not None and self._store.get(key) != entry:
+            self._store.put_now(key, entry)  # the file had vanished, and making it has emptied this
+        try:
+            self._write_small(file.fd, piece, offset)
+        finally:
+            self._note_size(file, offset, len(piece))
+        self._noted.discard((fid, chunk, offset // CHECKSUM_BLOCK_BYTES))
 
 
 def _fits(sums: ChunkSums, block: int, piece: memoryview) -> bool:

@@ -85,6 +85,8 @@ class Moves:
         """
         self._forget_old()
         hint = self._files.get(fid)
+        if hint is None and not any(old in self._olds for old in (path, *_ancestors(path))):
+            return []
         now = dict([hint] if hint else [])  # and the number of the rename that brought it there; the latest last
         left: dict[bytes, None] = {}
         for old, new, number, _ in self._directories:

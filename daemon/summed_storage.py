@@ -223,11 +223,9 @@ class SummedStorage(ChunkStorage):
                 break
             except Blocked as blocked:
                 await blocked.guard.lifted.wait()
-        if self._files.get(fid, chunk, create=False) is None:
-            if isinstance(result, Coroutine):
-                result.close()
-            return b""
         data = await result if isinstance(result, Coroutine) else result
+        if self._files.get(fid, chunk, create=False) is None:
+            return b""
         filled = bytes(data).ljust(length, b"\0")
         return await trio.to_thread.run_sync(mmh3.mmh3_x64_128_digest, filled, limiter=self._threads)
 
