@@ -19,7 +19,7 @@ from gkfs.client.pump import Gate
 from gkfs.limits import DIRECTORY_TOUCH_DELAY_S
 from gkfs.messages import Empty, TouchRequest
 from gkfs.operations import TOUCH
-from gkfs.paths import is_below, printable
+from gkfs.paths import is_within, printable
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Touches:
 
     async def send_below(self, *tops: bytes) -> None:
         """Likewise what is noted for these and all below. Raises OSError (ETIMEDOUT)."""
-        below = [path for path in self._waiting if any(path == top or is_below(path, top) for top in tops)]
+        below = [path for path in self._waiting if any(is_within(path, top) for top in tops)]
         sent = [(path, *self._submit(path)) for path in below]
         late: TimeoutError | None = None
         for path, touch, call in sent:

@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 import trio
 
 from gkfs.errors import os_error
-from gkfs.paths import is_below, printable
+from gkfs.paths import is_below, is_within, printable
 
 
 class Guard:
@@ -70,14 +70,12 @@ class Guards:
         guard = self._paths.get(path)
         if guard is not None:
             raise Blocked(guard)
+        self.check_tree(path, intent)
+
+    def check_tree(self, path: bytes, intent: bytes = b"") -> None:
+        """Raise Blocked while *path* is within what a directory rename other than *intent* has locked."""
         for name, lock in self._trees.items():
             if name != intent and _covers(lock, path):
-                raise Blocked(lock.guard)
-
-    def check_tree(self, path: bytes) -> None:
-        """Raise Blocked while *path* is within what a directory rename has locked."""
-        for lock in self._trees.values():
-            if _covers(lock, path):
                 raise Blocked(lock.guard)
 
     def check_fid(self, fid: int) -> None:
@@ -105,7 +103,7 @@ class Guards:
         """Raise Blocked when what is in *directory* must not be seen now."""
         for lock in self._trees.values():
             tops = (lock.source, lock.target) if lock.exchange else (lock.target,)
-            if any(directory == top or is_below(directory, top) for top in tops):
+            if any(is_within(directory, top) for top in tops):
                 raise Blocked(lock.guard)
 
     def hold_path(
@@ -136,7 +134,7 @@ class Guards:
     def tree_conflict(self, source: bytes, target: bytes) -> str | None:
         """What forbids to lock the trees of a directory rename now, for a message; None when nothing does."""
         for path, guard in self._paths.items():
-            if is_below(path, source) or path == target or is_below(path, target):
+            if is_below(path, source) or is_within(path, target):
                 return guard.reason
         for lock in self._trees.values():
             ours, theirs = (source, target), (lock.source, lock.target)
@@ -199,8 +197,8 @@ def busy(guard: Guard) -> OSError:
 
 
 def _covers(lock: TreeLock, path: bytes) -> bool:
-    return is_below(path, lock.source) or path == lock.target or is_below(path, lock.target)
+    return is_below(path, lock.source) or is_within(path, lock.target)
 
 
 def _overlap(one: bytes, other: bytes) -> bool:
-    return one == other or is_below(one, other) or is_below(other, one)
+    return is_within(one, other) or is_below(other, one)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import trio
 
 from gkfs.limits import HINTS_MAX, MOVED_DIRECTORIES_MAX, MOVED_MEMORY_S, MOVES_FOLLOWED
-from gkfs.paths import is_below, rebase, split
+from gkfs.paths import is_within, rebase, split
 
 
 class _Move(NamedTuple):
@@ -90,12 +90,12 @@ class Moves:
         now = dict([hint] if hint else [])  # and the number of the rename that brought it there; the latest last
         left: dict[bytes, None] = {}
         for old, new, number, _ in self._directories:
-            for place in [place for place, since in now.items() if since < number and _is_at(place, old)]:
+            for place in [place for place, since in now.items() if since < number and is_within(place, old)]:
                 del now[place]
                 left.pop(place, None)
                 left[place] = None
                 _put_last(now, rebase(place, old, new), number)
-            if hint is None and _is_at(path, old):
+            if hint is None and is_within(path, old):
                 _put_last(now, rebase(path, old, new), number)
         found = dict.fromkeys((*reversed(now), *reversed(left)))
         found.pop(path, None)
@@ -112,10 +112,6 @@ class Moves:
         if not self._olds[oldest.old]:
             del self._olds[oldest.old]
         return oldest
-
-
-def _is_at(path: bytes, directory: bytes) -> bool:
-    return path == directory or is_below(path, directory)
 
 
 def _put_last(places: dict[bytes, int], place: bytes, number: int) -> None:

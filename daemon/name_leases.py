@@ -99,7 +99,7 @@ class NameLeases:
         """*client_id* moves *top*, or something to its place. Raises Blocked while another has a lease there."""
         if self._all_until_s:
             self._check_all()
-        for directory in [path for path in self._makers if path == top or paths.is_below(path, top)]:
+        for directory in [path for path in self._makers if paths.is_within(path, top)]:
             maker = self._makers[directory]
             if maker.client_id != client_id:
                 self._wait_for(maker, directory)

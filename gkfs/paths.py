@@ -84,6 +84,11 @@ def is_below(path: bytes, directory: bytes) -> bool:
     return path != ROOT and (directory == ROOT or path.startswith(directory + b"/"))
 
 
+def is_within(path: bytes, directory: bytes) -> bool:
+    """Whether *path* is *directory* or lies below it."""
+    return path == directory or is_below(path, directory)
+
+
 def rebase(path: bytes, source: bytes, target: bytes) -> bytes:
     """*path*, which is *source* or lies below it, as it is called once *source* has become *target*."""
     return target + path[len(source) :]
