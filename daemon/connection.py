@@ -32,7 +32,7 @@ from gkfs.limits import (
     REQUESTS_IN_WORK_MAX,
 )
 from gkfs.messages import Buffer, HelloReply
-from gkfs.operations import COPY_READ, HELLO, READ_CHUNK
+from gkfs.operations import HELLO, READS
 from gkfs.spin import Spinner
 from gkfs.transport import receive_exactly
 
@@ -197,7 +197,7 @@ class Connection:
         room_bytes = min(BATCH_READS_BYTES, self._shares.each_bytes)
         end = start
         for message in messages[start : start + BATCH_REQUESTS_MAX]:
-            if message.code in (READ_CHUNK.code, COPY_READ.code) and message.fields:
+            if message.code in READS and message.fields:
                 length = message.fields[-1]  # not checked yet
                 room_bytes -= length if type(length) is int and length > 0 else 0
                 if room_bytes < 0 and end > start:

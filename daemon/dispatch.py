@@ -27,7 +27,7 @@ from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import ProtocolError, os_error
 from gkfs.messages import Buffer
-from gkfs.operations import COPY_READ, HELLO, READ_CHUNK, TABLE, Operation, Q, R
+from gkfs.operations import HELLO, READS, TABLE, Operation, Q, R
 
 if TYPE_CHECKING:
     from gkfs.daemon.connection import Connection
@@ -126,7 +126,7 @@ class Dispatcher:
         if row.once:
             connection.session.executing.add(message.seq)
         self.task_begins()
-        size_bytes = len(message.bulk) + (request.length if row.operation in (READ_CHUNK, COPY_READ) else 0)
+        size_bytes = len(message.bulk) + (request.length if row.operation.code in READS else 0)
         connection.task_begins(size_bytes)
         self._nursery.start_soon(self._run_task, row, connection, message.seq, request, task, size_bytes)
         return None

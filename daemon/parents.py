@@ -49,7 +49,7 @@ class Parents:
             raise os_error(errno.EINVAL, f"{paths.printable(path)} belongs to another daemon")
         if parent_fid and self._store.get(keys.seal(parent_fid)) is not None:
             self._guards.check_seal(parent_fid)
-            raise os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was removed")
+            raise _removed(path)
 
     def need_verification(self, path: bytes, parent_fid: int) -> bool:
         """Whether a directory above *path* may have been renamed lately, so that `verify` must be asked."""
@@ -69,7 +69,10 @@ class Parents:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
-                name = paths.printable(path)
                 if self._store.get(keys.seal(parent_fid)) is not None:
-                    raise os_error(errno.ENOENT, f"{name}: its directory was removed") from None
-                raise os_error(errno.ESTALE, f"{name}: its directory was moved") from None
+                    raise _removed(path) from None
+                raise os_error(errno.ESTALE, f"{paths.printable(path)}: its directory was moved") from None
+
+
+def _removed(path: bytes) -> OSError:
+    return os_error(errno.ENOENT, f"{paths.printable(path)}: its directory was removed")

@@ -256,3 +256,6 @@ VIEW_NEWS = Operation(67, "view_news", ViewNewsRequest, Empty, idempotent=True, 
 TABLE: Final[dict[int, Operation[tuple, tuple]]] = {  # type: ignore[type-arg]
     row.code: row for row in list(globals().values()) if isinstance(row, Operation)
 }
+
+# The operations that bring data; the last field of the request says how many bytes at most.
+READS: Final = frozenset(row.code for row in TABLE.values() if row.bulk_reply)
