@@ -81,7 +81,8 @@ def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workpla
     os.kill(daemons[1]["pid"], signal.SIGKILL)
     line = workplace.fails(6, "stage-in", "-H", workplace.hosts, source, "/")
     assert "daemon 1" in line
-    workplace.gkfs("stop", "-H", workplace.hosts)
+    # Anew: daemons that have restarted ask each other whether directories are there, and any of them may be late.
+    workplace.gkfs("stop", "-H", workplace.hosts, "--purge")
     pid = workplace.start_daemons(2)["daemons"][1]["pid"]
     before = chunks_there(workplace)
     process = workplace.start(("stage-in", "-H", workplace.hosts, "--request-timeout", "1.5", source, "/"))
@@ -89,8 +90,7 @@ def test_a_daemon_that_stays_away_ends_it_and_a_second_call_completes_it(workpla
     os.kill(pid, signal.SIGSTOP)
     _, err = process.communicate(timeout=TIMEOUT_S)
     os.kill(pid, signal.SIGCONT)
-    # Daemon 0, too, waits for it: having just started, it asks whether directories are there.
-    assert (process.returncode, "daemon 1" in err or "daemon 0" in err) == (6, True), err
+    assert (process.returncode, "daemon 1" in err) == (6, True), err
     stage(workplace, "in", source, "/")
     stage(workplace, "out", "/source", out)
     assert_same(source, out / "source")

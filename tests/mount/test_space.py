@@ -190,17 +190,26 @@ def test_small_files_count_towards_the_capacity_until_they_are_removed(
     _write_again(there, 5 * MIB)
 
 
+def _with_a_file_written_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up) -> Path:
+    """A mount with write-behind of a file system for 16 MiB, in which `file` has one."""
+    monkeypatch.setenv("GKFS_CAPACITY", "16M")
+    here, _ = up(FileSystem(tmp_path / "gkfs", 1), "--write-behind")
+    (here / "file").write_bytes(bytes(MIB))
+    return here
+
+
+def _fill(here: Path) -> None:
+    with pytest.raises(OSError, match="quota"):
+        (here / "rest").write_bytes(bytes(20 * MIB))
+
+
 def test_each_writer_is_told_of_what_was_lost_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
 ) -> None:
     """With write-behind: who only reads, or closes late, must not take the error from those who have to know."""
-    monkeypatch.setenv("GKFS_CAPACITY", "16M")
-    file_system = FileSystem(tmp_path / "gkfs", 1)
-    here, _ = up(file_system, "--write-behind")
-    (here / "file").write_bytes(bytes(MIB))
+    here = _with_a_file_written_behind(tmp_path, monkeypatch, up)
     with opened(here / "file", os.O_WRONLY) as early, opened(here / "file", os.O_WRONLY) as other:
-        with pytest.raises(OSError, match="quota"):
-            (here / "rest").write_bytes(bytes(20 * MIB))
+        _fill(here)
         os.pwrite(early, noise(3 * MIB), MIB)
         os.close(os.open(here / "file", os.O_RDONLY))
         for writer in (early, other):
@@ -214,13 +223,9 @@ def test_what_was_lost_is_told_to_who_opens_next_when_nobody_knows_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
 ) -> None:
     """With write-behind: fsync by another handle than that of the write must not say that all was well."""
-    monkeypatch.setenv("GKFS_CAPACITY", "16M")
-    file_system = FileSystem(tmp_path / "gkfs", 1)
-    here, _ = up(file_system, "--write-behind")
-    (here / "file").write_bytes(bytes(MIB))
+    here = _with_a_file_written_behind(tmp_path, monkeypatch, up)
     with opened(here / "file", os.O_WRONLY) as early:
-        with pytest.raises(OSError, match="quota"):
-            (here / "rest").write_bytes(bytes(20 * MIB))
+        _fill(here)
         os.pwrite(early, noise(MIB), MIB)
         os.close(os.open(here / "file", os.O_RDONLY))  # it leaves, and fails
         with opened(here / "file", os.O_WRONLY) as late:
