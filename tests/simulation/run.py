@@ -17,20 +17,18 @@ def main() -> int:
     which.add_argument("--seed", type=int, help="one run, with its last events")
     which.add_argument("--seeds", type=_range, metavar="FIRST..LAST", help="many runs; those that fail are told")
     parser.add_argument("--jobs", type=int, default=1, help="processes that run side by side (1)")
-    parser.add_argument("--daemons", type=int, default=0, help="how many (0: as the seed has it)")
-    parser.add_argument("--faults", type=int, default=-1, help="how many (-1: as the seed has it)")
-    parser.add_argument("--replicas", type=int, default=1, help="copies of everything; 2: one daemon is lost (1)")
-    parser.add_argument("--guests", action="store_true", help="clients are in the processes of daemons")
-    parser.add_argument("--checksums", action="store_true", help="of all data")
-    options = parser.parse_args()
-    run = partial(
-        simulate,
-        daemon_count=options.daemons,
-        fault_count=options.faults,
-        replicas=options.replicas,
-        guests=options.guests,
-        checksums=options.checksums,
+    world = parser.add_argument_group(
+        "the run; how many daemons and faults there are says the seed, if nobody does"
     )
+    unsaid = argparse.SUPPRESS
+    world.add_argument("--daemons", dest="daemon_count", type=int, default=unsaid, help="how many")
+    world.add_argument("--faults", dest="fault_count", type=int, default=unsaid, help="how many")
+    world.add_argument("--replicas", type=int, default=unsaid, help="2: two copies; one daemon is lost (1)")
+    world.add_argument("--guests", action="store_true", default=unsaid, help="clients in daemons' processes")
+    world.add_argument("--checksums", action="store_true", default=unsaid, help="of all data")
+    options = parser.parse_args()
+    said = {name: value for name, value in vars(options).items() if name not in ("seed", "seeds", "jobs")}
+    run: partial[Report] = partial(simulate, **said)
     if options.seed is not None:
         report = run(options.seed)
         print(report if report.violations else f"{_last_events(report)}\nseed {report.seed}: no violation")

@@ -371,14 +371,8 @@ class World:
         await kernel.close(handle)
 
 
-# Of the command line: names and defaults.
-_OPTIONS: Final[dict[str, tuple[str, object]]] = {
-    "daemon_count": ("--daemons", 0),
-    "fault_count": ("--faults", -1),
-    "replicas": ("--replicas", 1),
-    "guests": ("--guests", False),
-    "checksums": ("--checksums", False),
-}
+# Options of the command line that have other names there.
+_OPTIONS: Final = {"daemon_count": "daemons", "fault_count": "faults"}
 
 
 def simulate(seed: int, **options: Any) -> Report:
@@ -389,7 +383,6 @@ def simulate(seed: int, **options: Any) -> Report:
     finally:
         shutil.rmtree(folder)
     for name, value in options.items():
-        option, default = _OPTIONS[name]
-        if value != default:
-            report.options += f" {option}" if value is True else f" {option} {value}"
+        if value is not False:
+            report.options += f" --{_OPTIONS.get(name, name)}" + ("" if value is True else f" {value}")
     return report
