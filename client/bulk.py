@@ -239,7 +239,7 @@ class Bulk:
 
     async def unlink(self, path: bytes, parent_fid: int) -> None:
         """Remove a name that is not a directory's; parent_fid as for `note`."""
-        await self.about(path, UNLINK, UnlinkRequest(path, 0, time.time_ns()))
+        await self.about(path, UNLINK, UnlinkRequest(path, 0, 0, time.time_ns()))
         self.note(paths.split(path)[0], parent_fid)
 
     def set_attributes(self, path: bytes, fid: int, what: Attributes) -> Call[RecordReply]:

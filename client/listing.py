@@ -15,7 +15,7 @@ from gkfs.channel import Call
 from gkfs.client.context import Context
 from gkfs.client.inodes import Inode
 from gkfs.errors import os_error
-from gkfs.limits import READDIR_PAGE_ENTRIES
+from gkfs.limits import MOVES_FOLLOWED, READDIR_PAGE_ENTRIES
 from gkfs.messages import ReaddirReply, ReaddirRequest
 from gkfs.operations import READDIR
 
@@ -81,12 +81,11 @@ class Listing:
     async def _advance(self, start: _Start) -> None:
         """Make the page at *start* the current one."""
         first = self._page.first + len(self._page.names)
-        for daemon in range(
-            start.daemon, min(start.daemon + _DAEMONS_AHEAD, self._context.distributor.daemon_count)
-        ):
-            self._ask(start if daemon == start.daemon else _Start(daemon, b""))
-        reply = await self._ahead[start]
-        del self._ahead[start]
+        try:
+            reply = await self._answer(start)
+        except FileNotFoundError:  # another node has removed the directory
+            self._next = None
+            return
         names = reply.names
         if len(names) != len(reply.records) or (names and names[-1] <= start.after):
             raise os_error(errno.EIO, f"a listing of {len(names)} names, {len(reply.records)} records")
@@ -101,8 +100,27 @@ class Listing:
         else:
             self._next = None
 
+    async def _answer(self, start: _Start) -> ReaddirReply:
+        """The page at *start*; asked for again where a rename has moved the directory meanwhile."""
+        for _ in range(MOVES_FOLLOWED):
+            path = self._context.inodes.path(self.inode)
+            for daemon in range(
+                start.daemon, min(start.daemon + _DAEMONS_AHEAD, self._context.distributor.daemon_count)
+            ):
+                self._ask(start if daemon == start.daemon else _Start(daemon, b""))
+            try:
+                return await self._ahead.pop(start)
+            except OSError as error:
+                if error.errno not in (errno.ESTALE, errno.ENOENT):
+                    raise
+                missed = error
+            self._ahead.clear()
+            if not await self._context.follow(self.inode, path):
+                raise missed
+        raise os_error(errno.ESTALE, f"directory {self.inode.fid:#x} is being renamed all the time")
+
     def _ask(self, start: _Start) -> None:
         if start not in self._ahead:
             path = self._context.inodes.path(self.inode)
-            request = ReaddirRequest(path, start.after, READDIR_PAGE_ENTRIES)
+            request = ReaddirRequest(path, self.inode.fid, start.after, READDIR_PAGE_ENTRIES)
             self._ahead[start] = self._context.pool.call(start.daemon, READDIR, request)

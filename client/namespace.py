@@ -37,6 +37,7 @@ from gkfs.messages import (
     SetattrRequest,
     SetxattrRequest,
     StatRequest,
+    UnlinkReply,
     UnlinkRequest,
 )
 from gkfs.metadentry import Metadentry, Xattrs
@@ -96,7 +97,7 @@ class Namespace:
             nonlocal sent_s
             self._touches.send(path)
             sent_s = time.monotonic()
-            return self._context.call_owner(path, LOOKUP, LookupRequest(path))
+            return self._context.call_owner(path, LOOKUP, LookupRequest(path, parent.fid))
 
         inode, reply = await self._named(parent, name, ask)
         inode.lease(sent_s, granted=reply.leased)
@@ -128,7 +129,7 @@ class Namespace:
                 missed = error
             moved = False
             for directory, path in zip(directories, asked, strict=True):
-                moved = await self._has_moved(directory, path) or moved
+                moved = await self._has_moved(directory, path, missed) or moved
             if not moved:
                 raise missed
         raise _unsteady(directories[0])
@@ -144,16 +145,17 @@ class Namespace:
             return None
         return self._inodes.seen(parent, name, reply.record, several=True)
 
-    async def _has_moved(self, directory: Inode, path: bytes) -> bool:
-        """Whether *directory*, in which a name was not found, is no longer *path*: another node has renamed it.
+    async def _has_moved(self, directory: Inode, path: bytes, missed: OSError) -> bool:
+        """Whether *directory*, in which a name was not found, is no longer *path*: it was renamed.
 
-        Who walks down a path has just looked it up. But a working directory is used without that.
+        Who walks down a path has just looked it up. But a working directory is used without that; and while this
+        node renames a directory, its lease does not keep other programs here from what they know.
         """
         if directory is self._inodes.root:
             return False
         if self._inodes.path(directory) != path:  # another call of this node has found it elsewhere meanwhile
             return True
-        if directory.lease_left_s():
+        if directory.lease_left_s() and missed.errno == errno.ENOENT:
             return False
         try:
             await self._stat_directory(directory)
@@ -254,11 +256,16 @@ class Namespace:
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
         """Remove a name that is not a directory's. Its data stays while a handle of this mount is open."""
-        path = self._child(parent, name)
         inode = self._inodes.named(parent, name)
         open_fid = inode.fid if inode is not None and inode.opens else 0
+
+        async def ask() -> tuple[UnlinkReply, bytes]:
+            path = self._child(parent, name)
+            request = UnlinkRequest(path, parent.fid, open_fid, time.time_ns())
+            return await self._context.call_owner(path, UNLINK, request), path
+
         with leaving(inode):
-            reply = await self._context.call_owner(path, UNLINK, UnlinkRequest(path, open_fid, time.time_ns()))
+            reply, path = await self._within(ask, parent)
         await self._removed((parent.fid, name), path, reply.fid, kept=reply.kept)
         self._touches.note(parent)
 

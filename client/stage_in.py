@@ -318,7 +318,7 @@ class StageIn(FilesIn):
         for daemon in range(self.bulk.hosts.daemon_count):
             after, more = b"", True
             while more:
-                request = ReaddirRequest(path, after, READDIR_PAGE_ENTRIES)
+                request = ReaddirRequest(path, entry.fid, after, READDIR_PAGE_ENTRIES)
                 page = await self.bulk.pool.call(daemon, READDIR, request)
                 count += sum(map(metadentry.is_directory_record, page.records))
                 more = page.more

@@ -1,8 +1,7 @@
 """What was renamed lately, for clients that still know it under its old path. In memory, and only a help.
 
-Directories: creations below the old path must be checked, and whatever was below it is now below the new one.
-After more renames than are remembered, and after a restart, all creations are checked for a while, wherever they
-are.
+Directories: who asks for a name below the old path may mean another one, and whatever was below it is now below
+the new one. After more renames than are remembered, and after a restart, all may, wherever they are, for a while.
 Files: who has one open asks where it went. A daemon that starts again does not know: handles of such files fail
 with ESTALE.
 """

@@ -1,7 +1,7 @@
 """The handlers of names: lookup, listing, creation and removal where the name's record is.
 
-All are synchronous and thus atomic, except for a creation below a directory that was renamed a moment ago. They
-check first and write then. Semantics are in `gkfs.messages`, which records look like in `gkfs.metadentry`.
+All are synchronous and thus atomic, except where a directory above was renamed a moment ago. They check first and
+write then. Semantics are in `gkfs.messages`, which records look like in `gkfs.metadentry`.
 """
 
 import errno
@@ -106,13 +106,23 @@ class Namespace:
 
     # --- reading
 
-    def lookup(self, session: Session, request: LookupRequest) -> LookupReply:
-        path = request.path
+    def lookup(self, session: Session, request: LookupRequest) -> LookupReply | Coroutine[Any, Any, LookupReply]:
+        path, parent_fid = request
+        if parent_fid and self._parents.need_verification(path, parent_fid):
+            return self._lookup_verified(session.client_id, request)
+        return self._lookup(session.client_id, path)
+
+    def _lookup(self, client_id: bytes, path: bytes) -> LookupReply:
         if self._guards.active:
             self._guards.check_read(path)
         record = self._records.at(path)
         may_lease = metadentry.is_directory_record(record) and not self._guards.is_held(path)
-        return LookupReply(record, may_lease and self._leases.grant(path, session.client_id))
+        return LookupReply(record, may_lease and self._leases.grant(path, client_id))
+
+    async def _lookup_verified(self, client_id: bytes, request: LookupRequest) -> LookupReply:
+        await self._parents.verify(request.path, request.parent_fid)
+        # no await between here and the reply: what was verified still holds
+        return self._lookup(client_id, request.path)
 
     def stat(self, session: Session, request: StatRequest) -> RecordReply:
         if self._guards.active and request.fid and session.role == "peer":
@@ -139,7 +149,20 @@ class Namespace:
             return WhereReply([path])
         return WhereReply(self._moves.where(path, fid))
 
-    def readdir(self, session: Session, request: ReaddirRequest) -> ReaddirReply:
+    def readdir(
+        self, session: Session, request: ReaddirRequest
+    ) -> ReaddirReply | Coroutine[Any, Any, ReaddirReply]:
+        inner = request.path + b"/"  # any name in it
+        if self._parents.need_verification(inner, request.fid):
+            return self._readdir_verified(inner, request)
+        return self._readdir(request)
+
+    async def _readdir_verified(self, inner: bytes, request: ReaddirRequest) -> ReaddirReply:
+        await self._parents.verify(inner, request.fid)
+        # no await between here and the reply: what was verified still holds
+        return self._readdir(request)
+
+    def _readdir(self, request: ReaddirRequest) -> ReaddirReply:
         if self._guards.active:
             self._guards.check_list(request.path)
         first, end = paths.children_range(request.path)
@@ -210,16 +233,31 @@ class Namespace:
         path = request.path
         if self._guards.active:
             self._guards.check_change(path)
+        if self._parents.need_verification(path, request.parent_fid):
+            return self._unlink_verified(session.client_id, session.seq, request)
+        return self._unlink(session.client_id, session.seq, request)
+
+    def _unlink(
+        self, client_id: bytes, seq: int, request: UnlinkRequest
+    ) -> UnlinkReply | Coroutine[Any, Any, UnlinkReply]:
+        path = request.path
         entry = metadentry.decode(self._records.at(path))
         if entry.is_directory:
             raise os_error(errno.EISDIR, paths.printable(path))
         if entry.is_link:
-            return self._links.unlink(session.client_id, session.seq, request)
-        self._leases.check_file(path, session.client_id)
+            return self._links.unlink(client_id, seq, request)
+        self._leases.check_file(path, client_id)
         self._store.delete(paths.key(path))
         self._store.count_entry(entry.mode, -1)
-        kept = self._opens.discard(session.client_id, entry, request.open_fid, request.now_ns)
+        kept = self._opens.discard(client_id, entry, request.open_fid, request.now_ns)
         return UnlinkReply(entry.fid, kept)
+
+    async def _unlink_verified(self, client_id: bytes, seq: int, request: UnlinkRequest) -> UnlinkReply:
+        await self._parents.verify(request.path, request.parent_fid)
+        # no await between here and the removal: what was verified still holds
+        self._guards.check_change(request.path)
+        reply = self._unlink(client_id, seq, request)
+        return reply if isinstance(reply, UnlinkReply) else await reply
 
 
 def has_device(mode: int) -> bool:

@@ -74,7 +74,10 @@ class Renaming:
         if not plan.tree and self._steps.owner(plan) == self._own_index:
             if self._steps.guards.active:
                 self._steps.guards.check_change(plan.target)
-            verified = not self._parents.need_verification(plan.target, plan.parent_fid)
+            verified = not (
+                self._parents.need_verification(plan.target, plan.parent_fid)
+                or self._parents.need_verification(plan.source, request.source_parent_fid)
+            )
             if verified and self._adoption.replaces_here(plan.target):
                 return self._rename_here(plan)
         self._steps.hold(plan)
@@ -130,7 +133,7 @@ class Renaming:
                     return await self._trees.rename(
                         plan._replace(tree=True), request.source_parent_fid, self._finish_adoption
                     )
-                return await self._rename_file(plan)
+                return await self._rename_file(plan, request.source_parent_fid)
             except OSError as error:
                 if error.errno == errno.EISDIR and plan.is_exchange and not tree:
                     tree = True  # the target turns out to be one
@@ -141,7 +144,13 @@ class Renaming:
             plan = self._plan(session, plan.seq, request)
             self._steps.hold(plan)
 
-    async def _rename_file(self, plan: Plan) -> RenameReply:
+    async def _rename_file(self, plan: Plan, source_parent_fid: int) -> RenameReply:
+        if self._parents.need_verification(plan.source, source_parent_fid):
+            try:  # while the source is held, nothing above it can be renamed any more
+                await self._parents.verify(plan.source, source_parent_fid)
+            except OSError:
+                self._steps.lift(plan)
+                raise
         self._steps.note_or_lift(plan, ADOPTING)
         try:
             reply = await self._steps.adopt(plan)

@@ -33,7 +33,7 @@ HOSTFILE_MAX_BYTES: Final = 16 << 20  # DAEMONS_MAX lines, each written again by
 CONFIGURATION_MAX_BYTES: Final = 1 << 20
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 8
+PROTOCOL_VERSION: Final = 9
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 HELLO_BODY_MAX_BYTES: Final = 1024  # of the first message, before there is a receive buffer
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES
@@ -191,8 +191,9 @@ REPLY_OVERHEAD_BYTES: Final = 300  # of Python's objects, for each
 SESSION_MEMORY_S: Final = 600.0  # replies are kept for a client without connection
 HOLDER_GONE_S: Final = 60.0  # a client that has said nothing for so long has nothing open any more
 HINTS_MAX: Final = 1 << 16  # files renamed lately whose new path is remembered, for who has them open
-MOVED_DIRECTORIES_MAX: Final = 1 << 13  # of them; after more all creations are checked for a while, wherever
-MOVED_MEMORY_S: Final = 120.0  # creations below a renamed directory's old path are checked: twice a request's life
+MOVED_DIRECTORIES_MAX: Final = 1 << 13  # of them; after more all directories are asked for a while, wherever
+VERIFIED_DIRECTORIES_MAX: Final = 1 << 14  # of which a daemon knows that they are where it has asked for them
+MOVED_MEMORY_S: Final = 120.0  # names below a renamed directory's old path are checked: twice a request's life
 TREE_TIMEOUT_S: Final = 45.0  # one step of a directory rename at one daemon: below REQUEST_TIMEOUT_S
 RETRY_FIRST_S: Final = 0.05  # work that must be finished, when a daemon does not answer
 RETRY_MAX_S: Final = 5.0

@@ -64,6 +64,7 @@ class StatusReply(NamedTuple):
 
 class LookupRequest(NamedTuple):
     path: bytes
+    parent_fid: int = 0  # as in CreateRequest
 
 
 class LookupReply(NamedTuple):
@@ -82,7 +83,7 @@ class CreateRequest(NamedTuple):
     """Any kind of entry: the file type is in *mode*. *target* only for symlinks."""
 
     path: bytes
-    parent_fid: int  # ENOENT when that directory was moved or removed meanwhile; 0: do not check
+    parent_fid: int  # ESTALE when that directory was moved meanwhile, ENOENT when removed; 0: do not check
     mode: int
     uid: int
     gid: int
@@ -104,6 +105,7 @@ class CreateReply(NamedTuple):
 
 class UnlinkRequest(NamedTuple):
     path: bytes
+    parent_fid: int  # as in CreateRequest
     open_fid: int  # when the entry is this file, keep its data until RELEASE; 0: nobody here has it open
     now_ns: int
 
@@ -123,6 +125,7 @@ class ReaddirRequest(NamedTuple):
     """Entries of *path* that this daemon owns, with names above *after* (b"" for the first page)."""
 
     path: bytes
+    fid: int  # of *path*; ESTALE, ENOENT or 0 as with parent_fid in CreateRequest
     after: bytes
     limit: int
 
@@ -229,8 +232,8 @@ class RenameRequest(NamedTuple):
 
     source: bytes
     target: bytes
-    source_parent_fid: int  # as in CreateRequest; only looked at when directories move
-    target_parent_fid: int  # likewise, and always looked at
+    source_parent_fid: int  # as in CreateRequest
+    target_parent_fid: int  # likewise
     flags: int
     open_fid: int  # as in UnlinkRequest, for the file that *target* named
     now_ns: int

@@ -12,12 +12,25 @@ import trio
 from gkfs import metadentry, paths
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.inodes import Inode
+from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace
 from gkfs.client.touches import Touches
 from gkfs.distributor import Distributor
-from gkfs.messages import Empty, LookupReply, RenameReply, RenameRequest, RmdirRequest, WhereReply
+from gkfs.messages import (
+    Empty,
+    LookupReply,
+    LookupRequest,
+    ReaddirReply,
+    ReaddirRequest,
+    RenameReply,
+    RenameRequest,
+    RmdirRequest,
+    UnlinkReply,
+    UnlinkRequest,
+    WhereReply,
+)
 from gkfs.metadentry import ROOT_FID, Metadentry
-from gkfs.operations import LOOKUP, RENAME, RMDIR, WHERE
+from gkfs.operations import LOOKUP, READDIR, RENAME, RMDIR, UNLINK, WHERE
 
 MOVED, OTHER, CHILD = 7, 8, 9  # numbers of directories: MOVED was /d and is /e, OTHER the other way round
 NOW_NS = 1
@@ -36,6 +49,10 @@ class Exchanged(Context):
         self.at = {b"/": ROOT_FID, b"/d": OTHER, b"/e": MOVED}
         self.noted: list[tuple[int, int]] = []  # directory, by how much its link count changes
         self.inodes.root.learn(record(ROOT_FID))
+        self.pool = self  # type: ignore[assignment]
+
+    def call(self, daemon: int, operation: Any, request: Any) -> Any:
+        return self.call_owner(request.path, operation, request)
 
     def call_owner(self, path: bytes, operation: Any, request: Any) -> Any:
         async def reply() -> Any:
@@ -45,14 +62,28 @@ class Exchanged(Context):
 
     @property
     def answers(self) -> dict[Any, Callable[[bytes, Any], Any]]:
-        return {RMDIR: self._rmdir, RENAME: self._rename, LOOKUP: self._lookup, WHERE: self._found}
+        return {
+            RMDIR: self._rmdir,
+            RENAME: self._rename,
+            UNLINK: self._unlink,
+            LOOKUP: self._lookup,
+            READDIR: self._list,
+            WHERE: self._found,
+        }
 
-    def _leaves(self, path: bytes, parent_fid: int) -> None:
+    def _there(self, path: bytes, parent_fid: int) -> set[bytes]:
         """As a daemon that checks the directory."""
         parent, name = paths.split(path)
-        if self.at[parent] != parent_fid or name not in self.children[parent_fid]:
-            raise FileNotFoundError(errno.ENOENT, "moved or removed")
-        self.children[parent_fid].remove(name)
+        if parent_fid not in self.at.values():
+            raise FileNotFoundError(errno.ENOENT, "removed")
+        if self.at[parent] != parent_fid:
+            raise OSError(errno.ESTALE, "moved")
+        if name not in self.children[parent_fid]:
+            raise FileNotFoundError(errno.ENOENT, "not there")
+        return self.children[parent_fid]
+
+    def _leaves(self, path: bytes, parent_fid: int) -> None:
+        self._there(path, parent_fid).remove(paths.split(path)[1])
 
     def _rmdir(self, path: bytes, request: RmdirRequest) -> Empty:
         self._leaves(path, request.parent_fid)
@@ -62,8 +93,21 @@ class Exchanged(Context):
         self._leaves(path, request.source_parent_fid)
         return RenameReply(record(CHILD), 0, False, False)
 
-    def _lookup(self, path: bytes, request: Any) -> LookupReply:
-        return LookupReply(record(self.at[path]), False)
+    def _unlink(self, path: bytes, request: UnlinkRequest) -> UnlinkReply:
+        self._leaves(path, request.parent_fid)
+        return UnlinkReply(CHILD, False)
+
+    def _lookup(self, path: bytes, request: LookupRequest) -> LookupReply:
+        if not request.parent_fid:
+            return LookupReply(record(self.at[path]), False)
+        self._there(path, request.parent_fid)
+        return LookupReply(record(CHILD, stat.S_IFREG | 0o644), False)
+
+    def _list(self, path: bytes, request: ReaddirRequest) -> ReaddirReply:
+        if self.at[request.path] != request.fid:
+            raise OSError(errno.ESTALE, "moved")
+        names = sorted(self.children[request.fid])
+        return ReaddirReply(names, [record(CHILD)] * len(names), False)
 
     def _found(self, path: bytes, request: Any) -> WhereReply:
         return WhereReply([place for place, fid in self.at.items() if fid == request.fid])
@@ -104,6 +148,38 @@ def test_a_directory_is_renamed_out_of_the_one_that_moved() -> None:
     done(context, lambda names, root, moved: names.rename(moved, b"x", root, b"y", 0))
     assert context.children == {MOVED: set(), OTHER: {b"x"}}
     assert context.noted == [(MOVED, -1), (ROOT_FID, 1)]
+
+
+def test_a_file_is_removed_from_the_one_that_moved() -> None:
+    context = Exchanged()
+    done(context, lambda names, root, moved: names.unlink(moved, b"x"))
+    assert context.children == {MOVED: set(), OTHER: {b"x"}}
+    assert context.noted == [(MOVED, 0)]
+
+
+def test_a_file_is_looked_up_in_the_one_that_moved_though_its_lease_runs() -> None:
+    """While this node exchanges them, a lease of its own keeps nobody back."""
+    context = Exchanged()
+
+    async def look(names: Namespace, root: Inode, moved: Inode) -> None:
+        moved.lease(time.monotonic(), granted=True)
+        assert (await names.lookup(moved, b"x")).fid == CHILD
+        assert context.inodes.path(moved) == b"/e"
+
+    done(context, look)
+
+
+def test_the_one_that_moved_is_listed() -> None:
+    context = Exchanged()
+    context.children[MOVED] = {b"a", b"b"}
+
+    async def run() -> None:
+        moved = context.inodes.seen(context.inodes.root, b"d", record(MOVED))
+        page = await Listing(context, moved).page(2)
+        assert page is not None
+        assert page.names == [b"a", b"b"]
+
+    trio.run(run)
 
 
 @pytest.mark.parametrize("gone", [MOVED, 0])

@@ -135,8 +135,10 @@ class Client:
     async def mkdir(self, path: bytes, parent_fid: int = 0) -> Metadentry:
         return await self.create(path, S_IFDIR | 0o755, parent_fid)
 
-    async def unlink(self, path: bytes, open_fid: int = 0, timeout_s: float = CALL_TIMEOUT_S) -> UnlinkReply:
-        request = UnlinkRequest(path, open_fid, time.time_ns())
+    async def unlink(
+        self, path: bytes, open_fid: int = 0, timeout_s: float = CALL_TIMEOUT_S, *, parent_fid: int = 0
+    ) -> UnlinkReply:
+        request = UnlinkRequest(path, parent_fid, open_fid, time.time_ns())
         return await self.call(self.owner(path), UNLINK, request, timeout_s)
 
     async def rmdir(self, path: bytes, timeout_s: float = CALL_TIMEOUT_S, *, parent_fid: int = 0) -> None:
@@ -174,12 +176,12 @@ class Client:
         """The record of a file with several names."""
         return await self.stat(inode_address(fid), fid)
 
-    async def listing(self, path: bytes, page: int = 1000) -> list[bytes]:
+    async def listing(self, path: bytes, page: int = 1000, *, fid: int = 0) -> list[bytes]:
         names: list[bytes] = []
         for daemon in range(self.cluster.count):
             after, more = b"", True
             while more:
-                reply = await self.call(daemon, READDIR, ReaddirRequest(path, after, page))
+                reply = await self.call(daemon, READDIR, ReaddirRequest(path, fid, after, page))
                 names += reply.names
                 more = reply.more
                 after = reply.names[-1] if reply.names else b""

@@ -56,7 +56,7 @@ async def test_nothing_is_made_where_nobody_would_look_for_it(cluster: Cluster) 
             with fails(errno.EINVAL):
                 await client.call(daemon, PUT, put)
     for daemon in range(3):
-        assert (await client.call(daemon, READDIR, ReaddirRequest(b"/", b"", 100))).names == []
+        assert (await client.call(daemon, READDIR, ReaddirRequest(b"/", 0, b"", 100))).names == []
     assert (await client.call(owner, PUT, put)).record == b""
 
 
@@ -231,7 +231,7 @@ async def test_listing_in_pages_is_complete_and_ascending(cluster: Cluster) -> N
         assert await client.listing(b"/d", page) == names
     assert await client.listing(b"/") == [b"d", b"d0"]
     assert await client.listing(b"/missing") == []
-    reply = await client.call(client.owner(b"/d/sub"), READDIR, ReaddirRequest(b"/d", b"stop", 1))
+    reply = await client.call(client.owner(b"/d/sub"), READDIR, ReaddirRequest(b"/d", 0, b"stop", 1))
     assert reply.names == [b"sub"]
     assert metadentry.decode(reply.records[0]).is_directory
 

@@ -95,7 +95,7 @@ async def test_requests_in_flight_when_killed_are_executed_once(process: Process
     async def create_and_remove(first: int) -> None:
         requests = [create_request(b"/f%d" % n, S_IFREG | 0o600) for n in range(first, first + batch)]
         replies.extend(await client.peer(0).call_many(CREATE, requests))
-        again = [UnlinkRequest(b"/f%d" % n, 0, time.time_ns()) for n in range(first, first + batch)]
+        again = [UnlinkRequest(b"/f%d" % n, 0, 0, time.time_ns()) for n in range(first, first + batch)]
         removals.extend(await client.peer(0).call_many(UNLINK, again))
 
     async def work() -> None:

@@ -89,7 +89,7 @@ async def test_outcomes_out_of_range_are_einval(address: DaemonAddress) -> None:
     assert (await raw.call(STAT, 5, StatRequest(b"/a", 0))).errno == errno.ENOENT
     for seq, path in enumerate([b"", b"a", b"/a/", b"//a", b"/a/../b", b"/.", b"/a\0b", b"/" + b"x" * 256], 10):
         assert (await raw.call(STAT, seq, StatRequest(path, 0))).errno == errno.EINVAL
-        assert (await raw.call(UNLINK, seq, UnlinkRequest(path, 0, 0))).errno == errno.EINVAL
+        assert (await raw.call(UNLINK, seq, UnlinkRequest(path, 0, 0, 0))).errno == errno.EINVAL
     assert (await raw.call(STAT, 30, StatRequest(b"/x", -1))).errno == errno.EINVAL
     assert (await raw.call(READ_CHUNK, 31, ReadChunkRequest(-1, 0, 0, 10))).errno == errno.EINVAL
     raw.close()

@@ -291,8 +291,8 @@ async def test_numbers_that_fit_no_record_are_einval_and_change_nothing(address:
     fid_or_none = 0
     hostile: list[tuple[Any, Any]] = [
         # While another client is connected a removed file stays, with the time given, for who may have it open.
-        (UNLINK, UnlinkRequest(b"/a", 0, I64_END)),
-        (UNLINK, UnlinkRequest(b"/a", -1, 1)),
+        (UNLINK, UnlinkRequest(b"/a", 0, 0, I64_END)),
+        (UNLINK, UnlinkRequest(b"/a", 0, -1, 1)),
         (EXTEND, ExtendRequest(b"/a", fid_or_none, -5, 1, False, False)),
         (EXTEND, ExtendRequest(b"/a", fid_or_none, 1, -I64_END, False, False)._replace(mtime_ns=U64_END - 1)),
         (SETATTR, SetattrRequest(b"/a", 0, 1, 1 << 32, 0, 0, 0, 0, 1)),

@@ -89,7 +89,7 @@ async def test_metadata_is_done_when_the_call_returns(client: LocalClient, waker
     found = client.call(LOOKUP, LookupRequest(b"/a"), 60.0)
     assert found.done
     assert found.result().record == created.result().record
-    assert client.call(UNLINK, UnlinkRequest(b"/a", 0, 2), 60.0).done
+    assert client.call(UNLINK, UnlinkRequest(b"/a", 0, 0, 2), 60.0).done
     assert waker.times == 0
 
 

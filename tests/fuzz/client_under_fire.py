@@ -26,7 +26,7 @@ _HOSTS: Final = Hostfile("a" * 32, 1, {0: DaemonAddress(0, "here", "tcp://127.0.
 _REQUESTS: Final[list[tuple[Any, Any]]] = [
     (STAT, StatRequest(b"/a", 1)),
     (LOOKUP, LookupRequest(b"/a")),
-    (READDIR, ReaddirRequest(b"/", b"", 100)),
+    (READDIR, ReaddirRequest(b"/", 0, b"", 100)),
     (READ_CHUNK, ReadChunkRequest(1, 0, 0, 4096)),
 ]
 _NOISE: Final = 0.0003  # of 1: frames that are none, and as many of another operation

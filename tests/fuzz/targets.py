@@ -61,7 +61,7 @@ def replies(data: bytes) -> None:
     calls: list[Call[Any]] = [
         channel.submit(STAT, StatRequest(b"/a", 1), 1.0),
         channel.submit(LOOKUP, LookupRequest(b"/a"), 1.0),
-        channel.submit(READDIR, ReaddirRequest(b"/", b"", 10), 1.0),
+        channel.submit(READDIR, ReaddirRequest(b"/", 0, b"", 10), 1.0),
         channel.submit(READ_CHUNK, ReadChunkRequest(1, 0, 0, 10), 1.0),
     ]
     channel.take_output()

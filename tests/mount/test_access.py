@@ -46,7 +46,7 @@ _BEHIND: Final = b"".join(  # a proof that is none
     [
         *wire.encode_request(HELLO, 0, HelloRequest("x")),
         *wire.encode_request(CREATE, 1, CreateRequest(b"/planted", 1, S_IFREG | 0o644, 1, 2, 0, True, b"", 1)),
-        *wire.encode_request(UNLINK, 2, UnlinkRequest(b"/secret", 0, 1)),
+        *wire.encode_request(UNLINK, 2, UnlinkRequest(b"/secret", 0, 0, 1)),
         *wire.encode_request(SHUTDOWN, 3, Empty()),
     ]
 )
