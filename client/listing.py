@@ -9,6 +9,7 @@ import errno
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from gkfs.channel import Call
@@ -18,6 +19,7 @@ from gkfs.errors import os_error
 from gkfs.limits import MOVES_FOLLOWED, READDIR_PAGE_ENTRIES
 from gkfs.messages import ReaddirReply, ReaddirRequest
 from gkfs.operations import READDIR
+from gkfs.paths import join
 
 _DAEMONS_AHEAD: Final = 8  # first pages asked for before they are needed
 _DOTS: Final = 2
@@ -26,8 +28,17 @@ _DOTS: Final = 2
 class _Start(NamedTuple):
     """Where a page starts."""
 
+    path: bytes  # of the directory, when it was listed so far
     daemon: int
     after: bytes  # the name before its first
+
+
+class _Seen(NamedTuple):
+    """A page that was shown."""
+
+    first: int  # cookie of its first entry
+    start: _Start
+    moves: int  # of the directory until then
 
 
 class Page(NamedTuple):
@@ -44,16 +55,20 @@ class Page(NamedTuple):
 
 
 class Listing:
-    """One open directory."""
+    """One open directory.
+
+    Which daemon has a name depends on the directory's path. Where that changes while it is listed, all is listed
+    anew under the new one, without what had its turn under the old one.
+    """
 
     def __init__(self, context: Context, inode: Inode) -> None:
         self.inode = inode
         self._context = context
-        self._firsts: list[int] = []  # cookie of each page's first entry, ascending
-        self._starts: list[_Start] = []  # beside it: where the page starts
+        self._pages: list[_Seen] = []  # all until the current one
         self._page = Page(_DOTS, [], [])
-        self._next: _Start | None = _Start(0, b"")  # what follows the current page; None at the end
+        self._next: _Start | None = _Start(context.inodes.path(inode), 0, b"")  # what follows; None at the end
         self._ahead: dict[_Start, Call[ReaddirReply]] = {}
+        self._moved: list[_Start] = []  # how far it was listed under each path that it does not have any more
 
     def rewind(self) -> None:
         """Start again from the beginning, seeing what has changed meanwhile."""
@@ -73,54 +88,65 @@ class Listing:
 
     def _go_back(self, cookie: int) -> None:
         """Position before the page that holds *cookie*."""
-        number = bisect_right(self._firsts, cookie) - 1
-        self._page = Page(self._firsts[number], [], [])
-        self._next = self._starts[number]
-        del self._firsts[number:], self._starts[number:]
+        number = bisect_right(self._pages, cookie, key=attrgetter("first")) - 1
+        first, self._next, moves = self._pages[number]
+        self._page = Page(first, [], [])
+        del self._pages[number:], self._moved[moves:]
 
     async def _advance(self, start: _Start) -> None:
         """Make the page at *start* the current one."""
-        first = self._page.first + len(self._page.names)
+        first, last_daemon = self._page.first + len(self._page.names), self._context.distributor.daemon_count - 1
         try:
-            reply = await self._answer(start)
-        except FileNotFoundError:  # another node has removed the directory
-            self._next = None
-            return
-        names = reply.names
-        if len(names) != len(reply.records) or (names and names[-1] <= start.after):
-            raise os_error(errno.EIO, f"a listing of {len(names)} names, {len(reply.records)} records")
-        self._firsts.append(first)
-        self._starts.append(start)
-        self._page = Page(first, reply.names, reply.records)
-        if reply.more and reply.names:
-            self._next = _Start(start.daemon, reply.names[-1])
+            start, reply = await self._answer(start)
+        except FileNotFoundError:  # another node has removed the directory: this is the end
+            start, reply = start._replace(daemon=last_daemon), ReaddirReply([], [], False)
+        names, records = reply.names, reply.records
+        if len(names) != len(records) or (names and names[-1] <= start.after):
+            raise os_error(errno.EIO, f"a listing of {len(names)} names, {len(records)} records")
+        if reply.more and names:
+            self._next = start._replace(after=names[-1])
             self._ask(self._next)
-        elif start.daemon + 1 < self._context.distributor.daemon_count:
-            self._next = _Start(start.daemon + 1, b"")
+        elif start.daemon < last_daemon:
+            self._next = _Start(start.path, start.daemon + 1, b"")
         else:
             self._next = None
+        if self._moved:
+            left = [index for index, name in enumerate(names) if not self._was_listed(name)]
+            names, records = [names[index] for index in left], [records[index] for index in left]
+        self._pages.append(_Seen(first, start, len(self._moved)))
+        self._page = Page(first, names, records)
 
-    async def _answer(self, start: _Start) -> ReaddirReply:
-        """The page at *start*; asked for again where a rename has moved the directory meanwhile."""
+    async def _answer(self, start: _Start) -> tuple[_Start, ReaddirReply]:
+        """The page at *start*, or the first one under the path that the directory has now."""
         for _ in range(MOVES_FOLLOWED):
             path = self._context.inodes.path(self.inode)
-            for daemon in range(
-                start.daemon, min(start.daemon + _DAEMONS_AHEAD, self._context.distributor.daemon_count)
-            ):
-                self._ask(start if daemon == start.daemon else _Start(daemon, b""))
+            if start.path != path:
+                self._ahead.clear()
+                self._moved.append(start)
+                start = _Start(path, 0, b"")
+            self._ask(start)
+            daemons = min(start.daemon + _DAEMONS_AHEAD, self._context.distributor.daemon_count)
+            for daemon in range(start.daemon + 1, daemons):
+                self._ask(_Start(path, daemon, b""))
             try:
-                return await self._ahead.pop(start)
+                return start, await self._ahead.pop(start)
             except OSError as error:
                 if error.errno not in (errno.ESTALE, errno.ENOENT):
                     raise
                 missed = error
-            self._ahead.clear()
             if not await self._context.follow(self.inode, path):
                 raise missed
         raise os_error(errno.ESTALE, f"directory {self.inode.fid:#x} is being renamed all the time")
 
+    def _was_listed(self, name: bytes) -> bool:
+        """Whether *name* had its turn while the directory had another path."""
+        for path, daemon, after in self._moved:
+            owner = self._context.distributor.path_owner(join(path, name))
+            if owner < daemon or (owner == daemon and name <= after):
+                return True
+        return False
+
     def _ask(self, start: _Start) -> None:
         if start not in self._ahead:
-            path = self._context.inodes.path(self.inode)
-            request = ReaddirRequest(path, self.inode.fid, start.after, READDIR_PAGE_ENTRIES)
+            request = ReaddirRequest(start.path, self.inode.fid, start.after, READDIR_PAGE_ENTRIES)
             self._ahead[start] = self._context.pool.call(start.daemon, READDIR, request)

@@ -94,15 +94,14 @@ class SharedListing(Listing):
         return await super().page(cookie)
 
     async def _advance(self, start: _Start) -> None:
-        path = self._path(len(self._firsts))
+        path = self._path(len(self._pages))
         if path.exists():
-            page, self._next = pickle.loads(path.read_bytes())
-            self._firsts.append(page.first)
-            self._starts.append(start)
-            self._page = page
+            seen, self._page, self._next, self._moved = pickle.loads(path.read_bytes())
+            self._pages.append(seen)
             return
         await super()._advance(start)
-        path.write_bytes(pickle.dumps((self._page, self._next)))  # the kernel reads a handle in one thread
+        state = self._pages[-1], self._page, self._next, self._moved
+        path.write_bytes(pickle.dumps(state))  # the kernel reads a handle in one thread
 
     def close(self) -> None:
         """Remove the pages."""
