@@ -87,7 +87,7 @@ def safety_table(document: Document) -> Table:
             values.append("" if found is None or plain is None else _over(found, plain))
         if any(values):
             rows.append((row["key"], *values))
-    return Table("Safety, and write-behind: rate and (processor time), times those without", ("", *systems), rows)
+    return Table("Safety: rate and (processor time), times those without", ("", *systems), rows)
 
 
 def _over(found: Figures, plain: Figures) -> str:

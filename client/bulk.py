@@ -54,6 +54,7 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
+    OutgrowReply,
     OutgrowRequest,
     ReadChunkReply,
     ReadChunkRequest,
@@ -298,7 +299,7 @@ class Bulk:
 
     def extend(self, path: bytes, fid: int, size: int, *, sparse: bool) -> Call[RecordReply]:
         """The file has at least *size* bytes now; with *sparse* it may have holes."""
-        return self.about(path, EXTEND, ExtendRequest(path, fid, size, time.time_ns(), sparse, False))
+        return self.about(path, EXTEND, ExtendRequest(path, fid, size, time.time_ns(), sparse, False, True))
 
     def truncate(self, path: bytes, fid: int, size: int) -> Call[RecordReply]:
         """Set the size; no byte beyond is in any chunk when it returns."""
@@ -332,7 +333,7 @@ class Bulk:
         )
         return [mmh3.mmh3_x64_128_digest(one.data) if one.is_inline else next(found) for one in entries]
 
-    def outgrow(self, path: bytes, fid: int) -> Call[RecordReply]:
+    def outgrow(self, path: bytes, fid: int) -> Call[OutgrowReply]:
         """Have the data of a file in chunks, so that `write` may be used."""
         return self.about(path, OUTGROW, OutgrowRequest(path, fid, 0))
 

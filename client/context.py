@@ -26,7 +26,7 @@ class MountOptions(NamedTuple):
 
     direct_io: bool = False  # bypass the page cache for every file
     xattrs: bool = True
-    write_behind: bool = False  # writes return before the daemons have the data
+    write_through: bool = False  # writes return when the daemons have the data
     local_placement: bool = False  # large files made here have their data on this node
     attr_timeout_s: float = 0.0  # above 0: attributes may be that old, also when another node changed them
 

@@ -1,6 +1,6 @@
 """File contents: reads and writes cut into chunks, and the sizes and times that follow from writes.
 
-The daemons have the data when a write returns; with `--write-behind` it is on its way (`writing`). The size and
+The data is on its way when a write returns (`writing`), or at the daemons with `--write-through`. The size and
 time it leads to are kept in the inode ("dirty") and published to the record's owner at flush, fsync, release,
 before anything that depends on them, and every `SIZE_FLUSH_DELAY_S` by `publish_beside`. On this node all of it
 shows at once.
@@ -21,7 +21,7 @@ from gkfs.client.inodes import Inode
 from gkfs.client.reading import Reader
 from gkfs.client.writing import Writer
 from gkfs.errors import os_error
-from gkfs.limits import FILE_SIZE_MAX_BYTES, INLINE_DATA_MAX_BYTES
+from gkfs.limits import FILE_SIZE_MAX_BYTES, INLINE_DATA_MAX_BYTES, SIZE_FLUSH_DELAY_S
 from gkfs.messages import (
     SET_MODE,
     AllocatedRequest,
@@ -80,7 +80,7 @@ class FileData:
             await self.drop_set_id(inode)
         if offset > inode.size and not (inode.entry.is_inline and end <= INLINE_DATA_MAX_BYTES):
             inode.dirty_sparse = True
-        through = handle.append or handle.direct or not self._context.options.write_behind
+        through = handle.append or handle.direct or self._context.options.write_through
         # The size of an append is known before its data is there. Publishing makes those look again who saw zeros.
         await self._writer.write(handle, offset, data, now_ns, through=through, reserved=handle.append)
         inode.data_changes += 1  # again: who read while this waited has read what was there before
@@ -89,27 +89,34 @@ class FileData:
     async def flush(self, handle: FileHandle) -> None:
         """`publish`; errors of earlier writes are raised, once. ESTALE: the file is nowhere to be found."""
         try:
-            await self.publish(handle.inode)
+            await self.publish(handle.inode, ends=True)
         except OSError:
             self._writer.check(handle)  # who is told of the size is told of the data, too: nobody else need be
             raise
         self._writer.check(handle)
 
-    async def publish(self, inode: Inode) -> None:
-        """Tell the owner what was written here."""
-        if not inode.dirty:
+    async def publish(self, inode: Inode, *, ends: bool = False) -> None:
+        """Tell the owner what was written here; with *ends* nothing more is expected, so the lease goes back."""
+        ends = ends and self._writer.leases.granted(inode)
+        if not inode.dirty and not ends:
             return
         await self._writer.settle(inode)
-        if inode.dirty and not inode.gone:
-            await self._extend(inode)
+        if inode.gone:
+            return
+        if ends:
+            await self._writer.leases.give_back(inode, lambda: self._extend(inode, settled=True))
+        elif inode.dirty:
+            await self._extend(inode, settled=False)
 
-    async def _extend(self, inode: Inode) -> None:
+    async def _extend(self, inode: Inode, *, settled: bool) -> None:
         size, mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
         sparse, unprivileged = inode.dirty_sparse, inode.dirty_unprivileged
         before = inode.entry.version
         try:
             reply = await self._context.about(
-                inode, EXTEND, lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse, unprivileged)
+                inode,
+                EXTEND,
+                lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse, unprivileged, settled),
             )
         except OSError as error:
             if not self._writer.is_lost(inode, error):
@@ -122,17 +129,21 @@ class FileData:
     async def publish_all(self) -> None:
         """Publish what every open file has written; errors come back at its own flush or fsync."""
         for inode in list(self._writer.dirty):
-            await self._publish_one(inode)
+            await self._publish_one(inode, ends=True)
 
     async def publish_beside(self) -> None:
         """As `publish_all`, without waiting: a daemon that does not answer holds up no files of others."""
+        for inode in self._publishing:  # its data take their time: nobody else may write meanwhile
+            self._writer.leases.renew(inode)
+        idle_since_ns = time.time_ns() - int(SIZE_FLUSH_DELAY_S / 2 * 1e9)
         for inode in self._writer.dirty - self._publishing:
             self._publishing.add(inode)
-            self._context.pool.pump.start(self._publish_one(inode))
+            ends = inode.dirty_mtime_ns < idle_since_ns
+            self._context.pool.pump.start(self._publish_one(inode, ends=ends))
 
-    async def _publish_one(self, inode: Inode) -> None:
+    async def _publish_one(self, inode: Inode, *, ends: bool) -> None:
         try:
-            await self.publish(inode)
+            await self.publish(inode, ends=ends)
         except OSError as error:
             log.warning("cannot publish the size of file %#x: %s", inode.fid, error)
         finally:

@@ -25,6 +25,7 @@ from gkfs.metadentry import FLAG_SPARSE, ROOT_FID, Metadentry
 if TYPE_CHECKING:
     from gkfs.client.name_leases import KnownNames
     from gkfs.client.pump import Gate
+    from gkfs.client.write_leases import WriteRight
     from gkfs.client.writing import Behind
 
 # A record fetched by LOOKUP also serves the GETATTR or OPEN of the same system call, which follows at once.
@@ -73,6 +74,7 @@ class Inode:
         "touched_s",
         "unsynced",
         "was_read",
+        "write_right",
     )
 
     def __init__(self, fid: int, parent: "Inode | None", name: bytes) -> None:
@@ -95,6 +97,7 @@ class Inode:
         # Written here and not confirmed (see writing.py), and where it ends, 0 when there is nothing.
         self.behind: Behind | None = None
         self.behind_end = 0
+        self.write_right: WriteRight | None = None  # see write_leases.py
         # Written here and not yet published (see data.py): size reached and time of the last write.
         self.dirty = False
         self.dirty_size = 0

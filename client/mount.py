@@ -23,7 +23,7 @@ from gkfs.client.reclaim import Reclaim
 from gkfs.distributor import Distributor
 from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, first_of
-from gkfs.hostfile import Hostfile
+from gkfs.hostfile import Hostfile, Sync
 from gkfs.limits import HOLD_RENEW_S, INODES_MAX, REQUEST_TIMEOUT_S, SIZE_FLUSH_DELAY_S
 from gkfs.messages import StatRequest
 from gkfs.metadentry import ROOT_FID
@@ -53,7 +53,7 @@ class MountSettings:
     patience_s: float = 0.0  # for daemons that do not answer at once
     debug: bool = False
     xattrs: bool = True
-    write_behind: bool = False  # writes return before the daemons have the data
+    write_through: bool = False  # writes return when the daemons have the data
     local_placement: bool = False  # data of large files made here stay on this node
     max_inodes: int = INODES_MAX  # that the kernel may refer to
     merge: bool = True  # requests queued together leave together
@@ -96,7 +96,7 @@ class Mount:
         options = MountOptions(
             direct_io=settings.direct_io,
             xattrs=settings.xattrs,
-            write_behind=settings.write_behind,
+            write_through=settings.write_through or hosts.features.sync is Sync.COMMIT,
             local_placement=settings.local_placement,
             attr_timeout_s=settings.attr_timeout_s,
         )

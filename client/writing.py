@@ -1,9 +1,9 @@
-"""Writes on their way to daemons; with `--write-behind` gathered, sent without waiting, and confirmed later.
+"""Writes on their way to daemons: gathered, sent without waiting, and confirmed later, while nobody else writes.
 
-Then small writes that follow one another are gathered until they fill a chunk; what is gathered leaves when
-something else is written, when the file is read, flushed or synced, and after `SIZE_FLUSH_DELAY_S` at the latest.
-Requests for chunks are not waited for; only so much is under way. Errors come back with the next write, flush or
-fsync.
+Writes that follow one another are gathered until they fill a chunk; what is gathered leaves when something else
+is written, when the file is read, flushed or synced, and after `SIZE_FLUSH_DELAY_S` at the latest. Requests for
+chunks are not waited for; only so much is under way. Errors come back with the next write, flush or fsync. With
+`--write-through`, and when another node writes to the file, too (`write_leases`), each write waits.
 
 What fits goes into the file's record; the first byte that does not fit moves the data to chunks (see
 `gkfs.daemon.inline_data`). Programs on this node see all of it at once: who reads waits for it here.
@@ -11,6 +11,7 @@ What fits goes into the file's record; the first byte that does not fit moves th
 
 import errno
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -20,6 +21,7 @@ from gkfs.client.context import Context
 from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
 from gkfs.client.pump import Lock
+from gkfs.client.write_leases import WriteLeases
 from gkfs.limits import (
     CHUNK_SIZE_BYTES,
     INLINE_DATA_MAX_BYTES,
@@ -86,6 +88,7 @@ class Writer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.leases = WriteLeases(context, self.settle)
         self._gathered_bytes = 0  # of all files
         self.dirty: set[Inode] = set()
 
@@ -100,10 +103,13 @@ class Writer:
         behind = inode.behind
         if behind is None:
             behind = inode.behind = Behind()
-        self.check(handle)
+        self._raise_unknown(handle, behind)
+        if not reserved:
+            await self._prepare(inode, offset + len(data))
         while behind.gathered and offset != behind.stop:
             with await behind.lock.taken():
                 await self._send(inode, behind)
+        alone, failures = not behind.pending, behind.failures
         if not behind.gathered:
             behind.start = offset
         behind.reserved = reserved
@@ -112,15 +118,51 @@ class Writer:
         self._gathered_bytes += len(data)
         inode.behind_end = max(inode.behind_end, end)
         self.note(inode, 0, now_ns)
-        if through:
-            handle.failures_seen = behind.failures
+        # no await between here and the last look at what is gathered, or who gives the lease back misses it
+        if through or not self.leases.held(inode):
             await self.settle(inode)
-            self._tell(handle, behind)
+            if behind.failures != failures and behind.error is not None:
+                if alone and not inode.gone:  # nothing is lost but what this call says is not written
+                    behind.failures = failures
+                raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
         elif behind.start // CHUNK_SIZE_BYTES != end // CHUNK_SIZE_BYTES:  # a chunk is full
             with await behind.lock.taken():
                 await self._send(inode, behind)
         elif self._gathered_bytes > WRITE_BEHIND_ALL_BYTES:
             await self.settle(inode)
+
+    async def _prepare(self, inode: Inode, end: int) -> None:
+        """Have the right to write up to *end*. Raises OSError."""
+        if inode.gone:
+            return
+        try:
+            if not inode.entry.is_inline:
+                await self.leases.prepare(inode)
+            elif end > INLINE_DATA_MAX_BYTES:
+                await self._outgrow(inode)
+        except OSError as error:
+            if not self.is_lost(inode, error):
+                raise
+
+    async def _outgrow(self, inode: Inode) -> None:
+        """Have the data of *inode* in chunks, with the right to write to them. Raises OSError."""
+        before, asked = inode.entry.version, b""
+        placement = self._context.placement_of(inode)
+
+        def make(path: bytes) -> OutgrowRequest:
+            nonlocal asked
+            asked = path
+            return OutgrowRequest(path, inode.fid, placement)
+
+        sent_s = time.monotonic()
+        reply = await self._context.about(inode, OUTGROW, make)
+        inode.learn_own(metadentry.decode(reply.record), before)
+        self.leases.told(inode, asked, sent_s, leased=reply.leased)
+        self._left_record(inode)
+
+    def _left_record(self, inode: Inode) -> None:
+        """What was in the record is in its first chunk, and not on that daemon's disk."""
+        inode.unsynced |= {self._context.chunk_owner(inode, 0)}
 
     async def settle(self, inode: Inode) -> None:
         """Wait until all that was written here is confirmed, or has failed; `check` says so."""
@@ -133,15 +175,17 @@ class Writer:
                 await self._confirm(inode, behind)
 
     def check(self, handle: FileHandle) -> None:
-        """Raise the OSError of a write that has failed, to each who may have written and only once."""
+        """Raise the OSError of data that was lost after its write, to each who may have written and only once."""
         behind = handle.inode.behind
-        # Who waits for each write has been told of his; that the file is lost is news for all.
-        if behind is not None and handle.writes and (self._context.options.write_behind or handle.inode.gone):
-            self._tell(handle, behind)
+        if behind is not None and handle.writes:
+            seen, handle.failures_seen = handle.failures_seen, behind.failures
+            if seen != behind.failures and behind.error is not None:
+                behind.told = behind.failures
+                raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
 
-    def _tell(self, handle: FileHandle, behind: Behind) -> None:
+    def _raise_unknown(self, handle: FileHandle, behind: Behind) -> None:
+        """As `check`, for a write; it is told again at the end: Linux hides an error behind a part that went."""
         if behind.failures != handle.failures_seen and behind.error is not None:
-            handle.failures_seen = behind.told = behind.failures
             raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
 
     def drop(self, inode: Inode) -> None:
@@ -182,6 +226,8 @@ class Writer:
         try:
             if inode.entry.is_inline and await self._fits(inode, behind, start, data):
                 return
+            if inode.write_right is None and not reserved:  # another node's writes have moved the data to chunks
+                await self.leases.request(inode, behind=False)
             await self._send_chunks(inode, behind, start, data, written_ns, reserved=reserved)
         except OSError as error:
             self._failed(inode, behind, error)
@@ -199,29 +245,24 @@ class Writer:
 
     async def _fits(self, inode: Inode, behind: Behind, start: int, data: bytes) -> bool:
         """Whether *data* is in the file's record now; else its data are in chunks. Raises OSError."""
-        before = inode.entry.version
         if start + len(data) > INLINE_DATA_MAX_BYTES:
-            placement = self._context.placement_of(inode)
-            outgrown = await self._context.about(
-                inode, OUTGROW, lambda path: OutgrowRequest(path, inode.fid, placement)
-            )
-            inode.learn_own(metadentry.decode(outgrown.record), before)
-        else:
-            mtime_ns, unprivileged = inode.dirty_mtime_ns, inode.dirty_unprivileged
-            reply = await self._context.about(
-                inode,
-                WRITE_INLINE,
-                lambda path: WriteInlineRequest(path, inode.fid, start, mtime_ns, unprivileged, data),
-            )
-            entry = metadentry.decode(reply.record)
-            if reply.written:
-                inode.learn_own(entry, before)
-                if not inode.dirty_size and inode.dirty_mtime_ns == mtime_ns and not behind.gathered:
-                    self.clean(inode)
-                return True
-            inode.learn(entry)
-        # What was in the record is in its first chunk, and not on that daemon's disk.
-        inode.unsynced |= {self._context.chunk_owner(inode, 0)}
+            await self._outgrow(inode)
+            return False
+        before = inode.entry.version
+        mtime_ns, unprivileged = inode.dirty_mtime_ns, inode.dirty_unprivileged
+        reply = await self._context.about(
+            inode,
+            WRITE_INLINE,
+            lambda path: WriteInlineRequest(path, inode.fid, start, mtime_ns, unprivileged, data),
+        )
+        entry = metadentry.decode(reply.record)
+        if reply.written:
+            inode.learn_own(entry, before)
+            if not inode.dirty_size and inode.dirty_mtime_ns == mtime_ns and not behind.gathered:
+                self.clean(inode)
+            return True
+        inode.learn(entry)
+        self._left_record(inode)
         return False
 
     async def _send_chunks(

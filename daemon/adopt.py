@@ -23,6 +23,7 @@ from gkfs.daemon.opens import Opens
 from gkfs.daemon.parents import Parents
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.writers import Writers
 from gkfs.errors import os_error
 from gkfs.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Empty
 from gkfs.metadentry import Metadentry
@@ -42,10 +43,12 @@ class Adoption:
         links: Links,
         leases: Leases,
         name_leases: NameLeases,
+        writers: Writers,
     ) -> None:
         self._store = store
         self._leases = leases
         self._name_leases = name_leases
+        self._writers = writers
         self._guards = guards
         self._moves = moves
         self._parents = parents
@@ -99,6 +102,8 @@ class Adoption:
         except Blocked as blocked:
             raise busy(blocked.guard) from None
         self._store.put(keys.adopted(request.intent), msgpack.packb(reply))
+        if not entry.is_directory:
+            self._writers.file_came(entry.fid)
         return reply
 
     def replace(self, request: AdoptRequest) -> AdoptReply:

@@ -12,6 +12,7 @@ from gkfs.daemon.leases import Leases
 from gkfs.daemon.records import Records
 from gkfs.daemon.room import Room
 from gkfs.daemon.session import Session
+from gkfs.daemon.writers import Writers
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES
 from gkfs.messages import (
@@ -31,10 +32,13 @@ from gkfs.metadentry import FLAG_SPARSE
 class Attributes:
     """The handlers."""
 
-    def __init__(self, records: Records, leases: Leases, inline_data: InlineData, room: Room) -> None:
+    def __init__(
+        self, records: Records, leases: Leases, writers: Writers, inline_data: InlineData, room: Room
+    ) -> None:
         self._room = room
         self._records = records
         self._leases = leases
+        self._writers = writers
         self._inline_data = inline_data
 
     def setattr(self, session: Session, request: SetattrRequest) -> RecordReply:
@@ -44,6 +48,8 @@ class Attributes:
 
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
         found, entry = self._records.for_data(request.path, request.fid)
+        if request.settled:
+            self._writers.settled(entry.fid, session.client_id)
         self._leases.check_file(request.path, session.client_id)
         size = request.size
         if size > FILE_SIZE_MAX_BYTES:

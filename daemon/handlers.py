@@ -27,6 +27,7 @@ from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.tree import Trees
 from gkfs.daemon.truncate import Chunks, Truncation
+from gkfs.daemon.writers import Writers
 from gkfs.distributor import Distributor
 from gkfs.operations import (
     ADOPT,
@@ -67,6 +68,7 @@ from gkfs.operations import (
     WHERE,
     WRITE_CHUNK,
     WRITE_INLINE,
+    WRITE_LEASE,
 )
 from gkfs.paths import ROOT
 
@@ -93,29 +95,30 @@ class Handlers:
         records = Records(store, guards)
         leases = Leases(nursery, restarted=restarted)
         self.name_leases = NameLeases(nursery, store, restarted=restarted)
+        writers = Writers(nursery, restarted=restarted)
         parents = Parents(own_index, store, guards, moves, distributor, peers)
         fids = Fids(own_index, identity.boot_epoch)
         self._reclaimer = Reclaimer(own_index, store, storage, guards, distributor, peers, nursery)
         self._opens = Opens(store, records, self._reclaimer, sessions, restarted=restarted)
         self._links = Links(
-            store, records, guards, distributor, peers, self._opens, sessions, leases, nursery, room
+            store, records, guards, distributor, peers, self._opens, sessions, leases, writers, nursery, room
         )
         self._namespace = Namespace(
             store, records, guards, moves, parents, self._opens, self._links, fids, leases, self.name_leases, room
         )
-        self._inline_data = InlineData(own_index, identity.daemon_count, records, leases, storage)
-        self._attributes = Attributes(records, leases, self._inline_data, room)
+        self._inline_data = InlineData(own_index, identity.daemon_count, records, leases, writers, storage)
+        self._attributes = Attributes(records, leases, writers, self._inline_data, room)
         self._truncation = Truncation(
             store, records, guards, distributor, peers, self._reclaimer, self._inline_data, leases
         )
         self._chunks = Chunks(storage)
         self._removal = Removal(store, guards, parents, identity.daemon_count, peers, sessions, leases, nursery)
         self._bulk = Bulk(own_index, store, storage, guards, self.name_leases, parents, fids)
-        self._trees = Trees(store, guards, self.name_leases, moves, distributor, peers)
+        self._trees = Trees(store, guards, self.name_leases, moves, writers, distributor, peers)
         self._adoption = Adoption(
-            store, guards, moves, parents, self._opens, self._links, leases, self.name_leases
+            store, guards, moves, parents, self._opens, self._links, leases, self.name_leases, writers
         )
-        steps = RenameSteps(store, guards, moves, distributor, peers, sessions, leases, nursery)
+        steps = RenameSteps(store, guards, moves, distributor, peers, sessions, leases, writers, nursery)
         self._renaming = Renaming(own_index, records, steps, parents, self._adoption, leases)
 
     def register(self, dispatcher: Dispatcher) -> None:
@@ -136,6 +139,7 @@ class Handlers:
         serve(RESERVE, self._attributes.reserve)
         serve(WRITE_INLINE, self._inline_data.write)
         serve(OUTGROW, self._inline_data.outgrow)
+        serve(WRITE_LEASE, self._inline_data.lease)
         serve(TOUCH, self._attributes.touch)
         serve(SETXATTR, self._attributes.setxattr)
         serve(REMOVEXATTR, self._attributes.removexattr)

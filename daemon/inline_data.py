@@ -1,4 +1,4 @@
-"""Small files, whose data are in their record: WRITE_INLINE, and OUTGROW, which moves them to a chunk.
+"""Small files, whose data are in their record: WRITE_INLINE, OUTGROW, which moves them to a chunk; WRITE_LEASE.
 
 The first chunk of a file that has outgrown its record is on the daemon that had the record then, whatever becomes
 of the record: so it is one step of one daemon. Chunk and record cannot change as one, but the chunk's entry in the
@@ -13,9 +13,18 @@ from gkfs.daemon.leases import Leases
 from gkfs.daemon.records import Found, Records
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
+from gkfs.daemon.writers import Writers
 from gkfs.errors import os_error
 from gkfs.limits import FILE_SIZE_MAX_BYTES, INLINE_DATA_MAX_BYTES
-from gkfs.messages import OutgrowRequest, RecordReply, WriteInlineReply, WriteInlineRequest
+from gkfs.messages import (
+    OutgrowReply,
+    OutgrowRequest,
+    RecordReply,
+    WriteInlineReply,
+    WriteInlineRequest,
+    WriteLeaseReply,
+    WriteLeaseRequest,
+)
 from gkfs.metadentry import FLAG_INLINE, Metadentry
 
 
@@ -23,12 +32,19 @@ class InlineData:
     """The handlers, all synchronous and thus atomic, and what other changes of such files need."""
 
     def __init__(
-        self, own_index: int, daemon_count: int, records: Records, leases: Leases, storage: ChunkStorage
+        self,
+        own_index: int,
+        daemon_count: int,
+        records: Records,
+        leases: Leases,
+        writers: Writers,
+        storage: ChunkStorage,
     ) -> None:
         self._daemon_count = daemon_count
         self._head = metadentry.head_on(own_index)
         self._records = records
         self._leases = leases
+        self._writers = writers
         self._storage = storage
 
     def write(self, session: Session, request: WriteInlineRequest) -> WriteInlineReply:
@@ -40,6 +56,7 @@ class InlineData:
         if not entry.is_inline or end > INLINE_DATA_MAX_BYTES:
             return WriteInlineReply(found.record, False)
         self._leases.check_file(request.path, session.client_id)
+        self._writers.check(entry.fid, session.client_id)
         if end > len(entry.data):
             self._storage.room.take(len(data))
         old = entry.data.ljust(offset, b"\0")
@@ -47,15 +64,20 @@ class InlineData:
         entry = with_written(entry, end, request.mtime_ns, unprivileged=request.unprivileged, data=data)
         return WriteInlineReply(self._records.replace(found, entry), True)
 
-    def outgrow(self, session: Session, request: OutgrowRequest) -> RecordReply:
+    def lease(self, session: Session, request: WriteLeaseRequest) -> WriteLeaseReply:
+        _, entry = self._records.for_data(request.path, request.fid)
+        return WriteLeaseReply(self._writers.declare(entry.fid, session.client_id, behind=request.behind))
+
+    def outgrow(self, session: Session, request: OutgrowRequest) -> OutgrowReply:
         found, entry = self._records.for_data(request.path, request.fid)
+        leased = self._writers.declare(entry.fid, session.client_id, behind=False)
         if not entry.is_inline:
-            return RecordReply(found.record)
+            return OutgrowReply(found.record, leased)
         if not 0 <= request.placement <= self._daemon_count:
             raise os_error(errno.EINVAL, f"{paths.printable(request.path)}: placement {request.placement}")
         if not entry.data and request.placement:
             entry = entry._replace(flags=entry.flags & ~FLAG_INLINE, placement=request.placement)
-        return RecordReply(self._records.replace(found, self.moved_out(entry).changed()))
+        return OutgrowReply(self._records.replace(found, self.moved_out(entry).changed()), leased)
 
     def moved_out(self, entry: Metadentry) -> Metadentry:
         """*entry* without its data, which are in a chunk when the caller's change of the record is committed.

@@ -35,6 +35,7 @@ from gkfs.daemon.records import Records
 from gkfs.daemon.room import Room
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.writers import Writers
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import LINKS_MAX, LOCK_WAIT_S, RETRY_FIRST_S
@@ -74,12 +75,14 @@ class Links:
         opens: Opens,
         sessions: Sessions,
         leases: Leases,
+        writers: Writers,
         nursery: trio.Nursery,
         room: Room,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
+        self._writers = writers
         self._room = room
         self._guards = guards
         self._distributor = distributor
@@ -155,6 +158,7 @@ class Links:
         if self._store.get(key) is None:
             metadentry.decode(request.record)
             self._store.put(key, request.record)
+            self._writers.file_came(request.fid)
         return Empty()
 
     # --- link, at the owner of the inode address

@@ -21,6 +21,7 @@ from gkfs.daemon.peers import Peers
 from gkfs.daemon.plan import Plan
 from gkfs.daemon.session import Sessions
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.writers import Writers
 from gkfs.distributor import Distributor
 from gkfs.messages import RenameReply
 from gkfs.metadentry import is_directory_record
@@ -51,6 +52,7 @@ class RenameSteps:
         peers: Peers,
         sessions: Sessions,
         leases: Leases,
+        writers: Writers,
         nursery: trio.Nursery,
     ) -> None:
         self.store = store
@@ -60,6 +62,7 @@ class RenameSteps:
         self._moves = moves
         self._sessions = sessions
         self._leases = leases
+        self._writers = writers
         self._nursery = nursery
 
     def owner(self, plan: Plan) -> int:
@@ -94,6 +97,7 @@ class RenameSteps:
                 self._leases.moved(plan.source, plan.client_id)
             else:
                 self._moves.file_came(entry.fid, plan.source)
+                self._writers.file_came(entry.fid)
         else:
             self.store.delete(key)
         if not plan.tree:

@@ -32,6 +32,7 @@ from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.peers import Peers, first_error
 from gkfs.daemon.session import Session
 from gkfs.daemon.store import MetadataStore
+from gkfs.daemon.writers import Writers
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.limits import KEY_PATH_MAX_BYTES, SCAN_PAGE_RECORDS, TREE_BATCH_BYTES
@@ -49,6 +50,7 @@ class Trees:
         guards: Guards,
         name_leases: NameLeases,
         moves: Moves,
+        writers: Writers,
         distributor: Distributor,
         peers: Peers,
     ) -> None:
@@ -56,6 +58,7 @@ class Trees:
         self._guards = guards
         self._name_leases = name_leases
         self._moves = moves
+        self._writers = writers
         self._distributor = distributor
         self._peers = peers
 
@@ -159,6 +162,7 @@ class Trees:
             await self._end_exchange(intent, lock, step)
         elif step == TREE_DROP:
             self._moves.note_directory(lock.source, lock.target)
+            self._writers.files_came()
             await self._remove_below(lock.source)
         else:
             await self._remove_below(lock.target)
@@ -182,6 +186,7 @@ class Trees:
         drop = step == TREE_DROP
         if drop:
             self._moves.note_exchange(lock.source, lock.target)
+            self._writers.files_came()
             stored = self._store.get(keys.tree_lock(intent))
             if stored is None:
                 return  # a repeat was faster

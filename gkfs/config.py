@@ -153,11 +153,11 @@ SETTINGS: Final = (
         default=True,
     ),
     Setting(
-        "write_behind",
+        "write_through",
         Kind.FLAG,
         "",
         ("run", "start", "mount"),
-        "Gather small writes and wait for none until fsync or close.",
+        "Each write waits until the daemons have the data.",
     ),
     Setting("placement", Kind.TEXT, "", ("run", "start", "mount"), "Where the data of large files made here go."),
     Setting("max_inodes", Kind.INTEGER, "", ("run", "start", "mount"), "Files the kernel may remember at once."),

@@ -69,6 +69,10 @@ STOP_TIMEOUT_S: Final = 20.0
 LEASE_S: Final = 0.2  # changing a directory that others just used, or a file they read, waits at most this long
 # The kernel starts to count when the program that asked runs again; on a busy node that takes a while.
 LEASE_MARGIN_S: Final = 0.1
+WRITE_LEASE_S: Final = 2.5  # on a file: its holder may have data on its way; who wants to write, too, waits
+WRITE_LEASE_RENEW_S: Final = 0.25  # who writes asks so often, and learns so that somebody else wants to
+WRITE_SETTLE_S: Final = 10.0  # then its data must arrive within this
+WRITE_RIGHT_S: Final = 10.0  # who has said that it writes counts as a writer for so long
 NAMES_LEASE_S: Final = 0.1  # on the names of a directory that one client fills alone; an entry of another waits
 NAMES_CALM_S: Final = 10.0  # then nobody gets one on that directory for so long
 NAMES_LEASE_AFTER: Final = 4  # entries one after another at one daemon, the last of which brings it

@@ -167,6 +167,7 @@ class ExtendRequest(NamedTuple):
     mtime_ns: int
     sparse: bool  # it may have left a hole
     unprivileged: bool  # not by root: set-id bits go
+    settled: bool = False  # nothing is on its way any more: the write lease is given back
 
 
 class ReserveRequest(NamedTuple):
@@ -202,12 +203,32 @@ class WriteInlineReply(NamedTuple):
 class OutgrowRequest(NamedTuple):
     """The file is about to have chunks: if its data are in the record they move to the first one.
 
-    Whoever writes to chunks of a file must know a record of it without FLAG_INLINE, which never comes back.
+    Whoever writes to chunks of a file must know a record of it without FLAG_INLINE, which never comes back. The
+    client is a writer from now on, as with WRITE_LEASE.
     """
 
     path: bytes
     fid: int
     placement: int  # wanted for all chunks (see `gkfs.metadentry`), if there are no data yet; 0: any
+
+
+class OutgrowReply(NamedTuple):
+    record: bytes
+    leased: bool  # as in WriteLeaseReply
+
+
+class WriteLeaseRequest(NamedTuple):
+    """The client is about to write to chunks of the file, see `gkfs.daemon.writers`."""
+
+    path: bytes
+    fid: int
+    behind: bool  # it has the lease as far as it knows, and data on its way
+
+
+class WriteLeaseReply(NamedTuple):
+    """*leased*: nobody else writes; counted from when the request was sent, see `gkfs.client.write_leases`."""
+
+    leased: bool
 
 
 class TruncateRequest(NamedTuple):

@@ -54,6 +54,7 @@ from gkfs.messages import (
     LinkRequest,
     LookupReply,
     LookupRequest,
+    OutgrowReply,
     OutgrowRequest,
     ReadChunkReply,
     ReadChunkRequest,
@@ -83,6 +84,8 @@ from gkfs.messages import (
     WriteChunkRequest,
     WriteInlineReply,
     WriteInlineRequest,
+    WriteLeaseReply,
+    WriteLeaseRequest,
 )
 from gkfs.peer_messages import (
     AdoptReply,
@@ -213,7 +216,10 @@ WRITE_INLINE = Operation(
     by_inode=True,
 )
 LEASE = Operation(39, "lease", StatRequest, LookupReply, _RECORD, idempotent=True, by_inode=True)
-OUTGROW = Operation(38, "outgrow", OutgrowRequest, RecordReply, _RECORD, idempotent=True, by_inode=True)
+OUTGROW = Operation(38, "outgrow", OutgrowRequest, OutgrowReply, _RECORD, idempotent=True, by_inode=True)
+WRITE_LEASE = Operation(
+    49, "write_lease", WriteLeaseRequest, WriteLeaseReply, _RECORD, idempotent=True, by_inode=True
+)
 SYNC_METADATA = Operation(22, "sync_metadata", SyncMetadataRequest, Empty, idempotent=True)
 
 WRITE_CHUNK = Operation(30, "write_chunk", WriteChunkRequest, WriteChunkReply, idempotent=True, bulk_request=True)

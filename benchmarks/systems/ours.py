@@ -59,7 +59,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 class Choice(NamedTuple):
-    """Something that makes data safer, or does not wait for it: how, and what the variant with it is called."""
+    """Something that makes data safer, or less so: how, and what the variant with it is called."""
 
     title: str
     features: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ CHOICES: Final = {
     "sync-commit": Choice("every commit synced", ("--sync", "commit")),
     "sync-none": Choice("nothing synced by fsync", ("--sync", "none")),
     "no-log": Choice("no write-ahead log", environment={LOG_VARIABLE: "0"}),
-    "write-behind": Choice("write-behind", environment={"GKFS_WRITE_BEHIND": "1"}),
+    "write-through": Choice("write-through", environment={"GKFS_WRITE_THROUGH": "1"}),
 }
 # Variants that differ from the named one by a choice. Measured when they are asked for.
 SAFETY: Final = {f"{base}-{name}": base for base in ("gkfs-1", "gkfs-embedded") for name in CHOICES}

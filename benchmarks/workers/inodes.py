@@ -75,6 +75,7 @@ class SharedInode(Inode):
         self.recent_until_s = self.lease_until_s = 0.0
         self.was_read = False
         self.leaving = None  # of what this worker removes
+        self.write_right = None  # of this worker: each is a writer of its own
         self.names_known = None  # of a directory that this worker fills
         self.held_path = b""  # of what this worker said is held
         self._path, self._path_epoch = b"", -1

@@ -204,7 +204,7 @@ class WorkerMount(Mount):
             pump, hosts, settings.hostfile, os.urandom(16), settings.request_timeout_s, merge=settings.merge
         )
         options = MountOptions(
-            settings.direct_io, settings.xattrs, False, settings.local_placement, settings.attr_timeout_s
+            settings.direct_io, settings.xattrs, True, settings.local_placement, settings.attr_timeout_s
         )
         own = [index for index, address in hosts.daemons.items() if address.host == socket.gethostname()]
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)
@@ -222,9 +222,7 @@ class WorkerMount(Mount):
 
 
 def run_mount_with_workers(settings: MountSettings, workers: int, on_ready: Callable[[], None]) -> None:
-    """As `gkfs.client.mount.run_mount`, by *workers* processes below this one. Not with `--write-behind`."""
-    if settings.write_behind:
-        raise GkfsError("several workers cannot write behind", ExitStatus.USAGE)
+    """As `gkfs.client.mount.run_mount`, by *workers* processes below this one. Each write waits."""
     hosts = hostfile.read_complete(settings.hostfile)
     prepare()
     table = Table()

@@ -43,7 +43,7 @@ class Options(NamedTuple):
     allow_other: bool
     direct_io: bool
     xattrs: bool
-    write_behind: bool
+    write_through: bool
     placement: str
     max_inodes: int
     attr_timeout: float | None
@@ -53,7 +53,7 @@ class Options(NamedTuple):
         """The same as arguments of `gkfs mount`."""
         result = [
             f"--{name.replace('_', '-')}"
-            for name in ("allow_other", "direct_io", "write_behind")
+            for name in ("allow_other", "direct_io", "write_through")
             if getattr(self, name)
         ]
         result += [] if self.xattrs else ["--no-xattrs"]
@@ -256,7 +256,7 @@ def _serve(
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
         merge=config.merges(os.environ),
         xattrs=how.xattrs,
-        write_behind=how.write_behind,
+        write_through=how.write_through,
         local_placement=how.placement == "local",
         max_inodes=how.max_inodes,
         **{name: value for name, value in optional.items() if value is not None},

@@ -183,12 +183,13 @@ class FileSystem:
         assert len(pids) == 1, f"the client of {mountdir} is one of {pids}"
         return pids[0]
 
-    def kill_daemon(self, index: int) -> None:
-        """End a daemon as a crash does: SIGKILL."""
+    def kill_daemon(self, index: int, after: Callable[[], object] = lambda: None) -> None:
+        """End a daemon as a crash does: SIGKILL, right after a call of *after*."""
         if index == 0 and self.embedded:
             pytest.skip("daemon 0 is in the process of a mount, which would be killed, too")
         pid = self.daemon_pids()[index]
         self._running.discard(pid)
+        after()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), f"daemon {index} (pid {pid}) is dead")
 

@@ -168,12 +168,16 @@ def test_a_dead_daemon_is_an_error_that_names_it(cluster: Cluster) -> None:
 
 
 def test_what_a_dead_daemon_has_lost_is_not_told_again_to_who_writes_when_it_is_back(cluster: Cluster) -> None:
-    """With write-behind: data and size could not be sent, close said so; nobody has anything to learn later."""
+    """Data and size could not be sent, close said so; nobody has anything to learn later."""
     file_system = cluster(1, mounts=0)
-    mountdir = file_system.mount("--write-behind", "--request-timeout", "1")
+    mountdir = file_system.mount("--request-timeout", "1")
     file = os.open(mountdir / "file", os.O_WRONLY | os.O_CREAT)
-    file_system.kill_daemon(0)
-    os.pwrite(file, noise(MIB), 0)
+
+    def write() -> None:
+        os.pwrite(file, bytes(MIB), 0)  # from here on, writes are not waited for
+        os.pwrite(file, noise(5000), MIB)
+
+    file_system.kill_daemon(0, write)
     with fails(errno.ETIMEDOUT):
         os.close(file)
     file_system.restart_daemon(0)

@@ -108,7 +108,7 @@ def _try_to_create(path: Path) -> None:
 
 def test_writes_that_are_not_waited_for_show_here_at_once_and_elsewhere_after_close(cluster: Cluster) -> None:
     file_system = cluster(2)
-    mountdir = file_system.mount("--write-behind")
+    mountdir = file_system.mount()
     chance = random.Random(5)
     expected = bytearray()
     with opened(mountdir / "file", os.O_RDWR | os.O_CREAT) as file:

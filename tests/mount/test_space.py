@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,7 @@ def _write_again(mountdir: Path, size: int = 24 * MIB) -> None:
     assert (mountdir / "again").read_bytes() == noise(size)
 
 
-@pytest.mark.parametrize("options", [(), ("--write-behind",)], ids=["waiting", "behind"])
+@pytest.mark.parametrize("options", [("--write-through",), ()], ids=["waiting", "behind"])
 def test_a_full_disk_is_enospc_and_removals_make_room(
     options: tuple[str, ...], small_disk: Path, tmp_path: Path, up: Up
 ) -> None:
@@ -191,11 +192,18 @@ def test_small_files_count_towards_the_capacity_until_they_are_removed(
 
 
 def _with_a_file_written_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up) -> Path:
-    """A mount with write-behind of a file system for 16 MiB, in which `file` has one."""
+    """A mount of a file system for 16 MiB, with a `file` of one."""
     monkeypatch.setenv("GKFS_CAPACITY", "16M")
-    here, _ = up(FileSystem(tmp_path / "gkfs", 1), "--write-behind")
+    here, _ = up(FileSystem(tmp_path / "gkfs", 1))
     (here / "file").write_bytes(bytes(MIB))
     return here
+
+
+def _write_until_there_is_a_lease(file: int) -> None:
+    """It is asked for beside writes: those that come soon after are not waited for."""
+    for _ in range(20):
+        os.pwrite(file, bytes(4096), 0)
+        time.sleep(0.01)
 
 
 def _fill(here: Path) -> None:
@@ -206,9 +214,10 @@ def _fill(here: Path) -> None:
 def test_each_writer_is_told_of_what_was_lost_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
 ) -> None:
-    """With write-behind: who only reads, or closes late, must not take the error from those who have to know."""
+    """Who only reads, or closes late, must not take the error from those who have to know."""
     here = _with_a_file_written_behind(tmp_path, monkeypatch, up)
     with opened(here / "file", os.O_WRONLY) as early, opened(here / "file", os.O_WRONLY) as other:
+        _write_until_there_is_a_lease(early)
         _fill(here)
         os.pwrite(early, noise(3 * MIB), MIB)
         os.close(os.open(here / "file", os.O_RDONLY))
@@ -222,9 +231,10 @@ def test_each_writer_is_told_of_what_was_lost_and_nobody_else(
 def test_what_was_lost_is_told_to_who_opens_next_when_nobody_knows_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: Up
 ) -> None:
-    """With write-behind: fsync by another handle than that of the write must not say that all was well."""
+    """Fsync by another handle than that of the write must not say that all was well."""
     here = _with_a_file_written_behind(tmp_path, monkeypatch, up)
     with opened(here / "file", os.O_WRONLY) as early:
+        _write_until_there_is_a_lease(early)
         _fill(here)
         os.pwrite(early, noise(MIB), MIB)
         os.close(os.open(here / "file", os.O_RDONLY))  # it leaves, and fails

@@ -18,7 +18,7 @@ def record(number: int, length: int) -> bytes:
 
 
 def check_reads(history: History, *, behind: bool) -> Iterator[str]:
-    """What reads have seen that they must not have. *behind*: clients write behind."""
+    """What reads have seen that they must not have. *behind*: what one has written may come over later writes."""
     by_block: dict[tuple[int, int], list[Write]] = defaultdict(list)
     for write in history.writes:
         for block in write.blocks:

@@ -184,6 +184,9 @@ class _Step:
         names, flags = self.names, self.op.flags
         if moved is None:
             yield errno.ENOENT
+            ghost = names.ghost(source, self.op.begun)
+            if ghost is not None and names.is_within(target[0], ghost):
+                yield errno.EINVAL  # under its old name, which may still be seen, into itself
             return
         is_tree = moved in names.directories
         if is_tree and names.is_within(target[0], moved):

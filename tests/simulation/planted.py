@@ -11,6 +11,7 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.name_leases import NameLeases
 from gkfs.daemon.rename_steps import RenameSteps
 from gkfs.daemon.session import Session, Sessions
+from gkfs.daemon.writers import Writers
 from gkfs.messages import ReserveReply, ReserveRequest
 
 _BETWEEN_S = 0.0005
@@ -26,6 +27,11 @@ def dedup_off(patch: pytest.MonkeyPatch) -> None:
 def intent_not_written(patch: pytest.MonkeyPatch) -> None:
     """A rename over two daemons leaves no note of what it is about to do."""
     patch.setattr(RenameSteps, "note", lambda steps, plan, state: steps.store.commit())
+
+
+def all_write_behind(patch: pytest.MonkeyPatch) -> None:
+    """Each writer of a file is told that it is the only one."""
+    patch.setattr(Writers, "declare", lambda *arguments, **options: True)
 
 
 def append_reserved_after_await(patch: pytest.MonkeyPatch) -> None:
@@ -72,6 +78,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     for bug in (
         dedup_off,
         intent_not_written,
+        all_write_behind,
         append_reserved_after_await,
         commit_after_reply,
         names_lease_not_awaited,

@@ -68,14 +68,19 @@ class Program:
         trace: Callable[[str], None],
         *,
         large: bool,
+        turns: bool,
         is_late: Callable[[], bool],
     ) -> None:
-        """*large*: writes may be; *is_late*: whether something has been away for so long that calls give up."""
+        """*large*: writes may be; *turns*: all programs write to one file, most of the time.
+
+        *is_late*: whether something has been away for so long that calls give up.
+        """
         self._kernel = kernel
         self._is_late = is_late
         self._history = history
         self._numbers = numbers
         self._random = random
+        self._turns = turns
         self._trace = trace
         self._open: list[tuple[Handle, bool]] = []  # and whether it appends
         self._blocks = range(len(BLOCKS) if large else len(BLOCKS) - 1)
@@ -96,6 +101,8 @@ class Program:
             (4, self._fsync),
             (6, self._close_one),
         ]
+        if turns:
+            self._acts += [(60, self._write), (20, self._read), (5, self._fsync)]
 
     async def run(self, calls: int, think_s: float, begins: Callable[[], Awaitable[None]]) -> None:
         """Make so many calls, then close everything. *begins* is called before each."""
@@ -176,6 +183,8 @@ class Program:
             return self._random.choice(found)
         if appends:
             handle = await self._kernel.open((self._random.choice(LOGS),), os.O_WRONLY | os.O_APPEND)
+        elif self._turns:
+            handle = await self._kernel.create((LEAVES[0],), exclusive=False)
         else:
             handle = await self._kernel.open(self._file())
         self._open.append((handle, appends))

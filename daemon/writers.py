@@ -1,0 +1,123 @@
+"""Write leases: who may have written data that its daemons do not have yet.
+
+A client that is the only one to write to a file does not wait for each write: the file's daemon gives it a
+*lease*. Whoever else wants to write to chunks of that file says so here first, and waits until the holder, which
+renews its lease all the time and so learns of it, has nothing on its way any more. From then on both wait for each
+of their writes, until one of them has not asked for `WRITE_RIGHT_S`. So of two nodes that write the same bytes one
+after the other, the second wins, as with the one disk of one computer.
+
+Nobody is told: a lease that is not renewed runs out, whatever becomes of its holder. In memory: who starts again,
+or has seen a directory of files renamed to here, gives none for `WRITE_RIGHT_S`.
+"""
+
+import trio
+
+from gkfs.daemon.guards import Blocked, Guard
+from gkfs.limits import LEASES_MAX, WRITE_LEASE_S, WRITE_RIGHT_S, WRITE_SETTLE_S
+
+
+class _File:
+    """The writers of one file, and which of them has the lease."""
+
+    __slots__ = ("guard", "holder", "last_s", "lease_until_s", "rights")
+
+    def __init__(self) -> None:
+        self.rights: dict[bytes, float] = {}  # client id -> until when it may write; b"": some that are not known
+        self.holder = b""
+        self.lease_until_s = 0.0
+        self.guard: Guard | None = None  # what others wait for
+        self.last_s = 0.0  # they do so until then at most
+
+    def end_lease(self) -> None:
+        """Let who waits go on."""
+        self.lease_until_s = 0.0
+        if self.guard is not None:
+            self.guard.lifted.set()
+            self.guard = None
+
+
+class Writers:
+    """The writers of the files whose records are here."""
+
+    def __init__(self, nursery: trio.Nursery, *, restarted: bool) -> None:
+        self._nursery = nursery
+        self._files: dict[int, _File] = {}  # by fid
+        self._none_until_s = trio.current_time() + WRITE_RIGHT_S if restarted else 0.0
+
+    def declare(self, fid: int, client_id: bytes, *, behind: bool) -> bool:
+        """*client_id* writes to the file from now on, for `WRITE_RIGHT_S`; True: it has the lease.
+
+        *behind*: it has the lease as far as it knows, and may have data on its way. Raises Blocked while another
+        one has.
+        """
+        now_s = trio.current_time()
+        file = self._files.get(fid) or self._new(fid, now_s)
+        if file is None:
+            return False
+        others = any(until_s > now_s and client != client_id for client, until_s in file.rights.items())
+        file.rights[client_id] = now_s + WRITE_RIGHT_S
+        if file.lease_until_s > now_s and file.holder != client_id:
+            self._wait_for(file)
+        if behind and file.holder == client_id and file.lease_until_s > now_s:
+            end_s = now_s + WRITE_LEASE_S
+            file.lease_until_s = end_s if file.guard is None else min(end_s, file.last_s)
+            return not others
+        if others or now_s < self._none_until_s:
+            file.end_lease()
+            return False
+        file.holder, file.lease_until_s = client_id, now_s + WRITE_LEASE_S
+        return True
+
+    def check(self, fid: int, client_id: bytes) -> None:
+        """*client_id* writes to the file's record. Raises Blocked while another one has the lease."""
+        file = self._files.get(fid)
+        if file is not None and file.lease_until_s > trio.current_time() and file.holder != client_id:
+            file.rights[client_id] = trio.current_time() + WRITE_RIGHT_S
+            self._wait_for(file)
+
+    def settled(self, fid: int, client_id: bytes) -> None:
+        """*client_id* has nothing on its way, and gives the lease back."""
+        file = self._files.get(fid)
+        if file is not None and file.holder == client_id:
+            file.end_lease()
+
+    def file_came(self, fid: int) -> None:
+        """A rename has brought the file here; who may write to it is not known."""
+        file = self._files.get(fid) or self._new(fid, trio.current_time())
+        if file is not None:
+            file.rights[b""] = trio.current_time() + WRITE_RIGHT_S
+
+    def files_came(self) -> None:
+        """A rename of a directory has brought files here, or may have."""
+        self._none_until_s = trio.current_time() + WRITE_RIGHT_S
+
+    def _new(self, fid: int, now_s: float) -> _File | None:
+        """None when there is no room for it: then nobody gets a lease for as long as its writers have a right."""
+        if len(self._files) >= LEASES_MAX:
+            if now_s < self._none_until_s:
+                return None
+            for known in [known for known, file in self._files.items() if max(file.rights.values()) <= now_s]:
+                del self._files[known]
+            if len(self._files) >= LEASES_MAX:
+                self._none_until_s = now_s + WRITE_RIGHT_S
+                return None
+        file = self._files[fid] = _File()
+        return file
+
+    def _wait_for(self, file: _File) -> None:
+        if file.guard is None:
+            file.guard = Guard("another node is writing to it")
+            file.last_s = trio.current_time() + WRITE_SETTLE_S
+            self._nursery.start_soon(_end_in_time, file, file.guard)
+        raise Blocked(file.guard)
+
+
+async def _end_in_time(file: _File, guard: Guard) -> None:
+    """Lift *guard* when the lease has run out, unless its holder is faster."""
+    while not guard.lifted.is_set():
+        now_s = trio.current_time()
+        if file.lease_until_s <= now_s:
+            file.end_lease()
+            return
+        with trio.move_on_at(file.lease_until_s):
+            await guard.lifted.wait()
