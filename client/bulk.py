@@ -299,7 +299,7 @@ class Bulk:
 
     def extend(self, path: bytes, fid: int, size: int, *, sparse: bool) -> Call[RecordReply]:
         """The file has at least *size* bytes now; with *sparse* it may have holes."""
-        return self.about(path, EXTEND, ExtendRequest(path, fid, size, time.time_ns(), sparse, False, True))
+        return self.about(path, EXTEND, ExtendRequest(path, fid, size, time.time_ns(), sparse, False, True, True))
 
     def truncate(self, path: bytes, fid: int, size: int) -> Call[RecordReply]:
         """Set the size; no byte beyond is in any chunk when it returns."""

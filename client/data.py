@@ -89,26 +89,30 @@ class FileData:
     async def flush(self, handle: FileHandle) -> None:
         """`publish`; errors of earlier writes are raised, once. ESTALE: the file is nowhere to be found."""
         try:
-            await self.publish(handle.inode, ends=True)
+            await self.publish(handle.inode, ends=True, leaves=handle.inode.opens <= 1)
         except OSError:
             self._writer.check(handle)  # who is told of the size is told of the data, too: nobody else need be
             raise
         self._writer.check(handle)
 
-    async def publish(self, inode: Inode, *, ends: bool = False) -> None:
-        """Tell the owner what was written here; with *ends* nothing more is expected, so the lease goes back."""
-        ends = ends and self._writer.leases.granted(inode)
-        if not inode.dirty and not ends:
+    async def publish(self, inode: Inode, *, ends: bool = False, leaves: bool = False) -> None:
+        """Tell the owner what was written here; with *ends* nothing more is expected, so the lease goes back.
+
+        With *leaves* this node is no writer of the file any more.
+        """
+        ends = ends and inode.write_right is not None
+        if not inode.dirty and not (ends and self._writer.leases.granted(inode)):
             return
         await self._writer.settle(inode)
         if inode.gone:
             return
         if ends:
-            await self._writer.leases.give_back(inode, lambda: self._extend(inode, settled=True))
+            tell = partial(self._extend, inode, settled=True, leaves=leaves)
+            await self._writer.leases.give_back(inode, tell, leaves=leaves)
         elif inode.dirty:
-            await self._extend(inode, settled=False)
+            await self._extend(inode)
 
-    async def _extend(self, inode: Inode, *, settled: bool) -> None:
+    async def _extend(self, inode: Inode, *, settled: bool = False, leaves: bool = False) -> None:
         size, mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
         sparse, unprivileged = inode.dirty_sparse, inode.dirty_unprivileged
         before = inode.entry.version
@@ -116,7 +120,7 @@ class FileData:
             reply = await self._context.about(
                 inode,
                 EXTEND,
-                lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse, unprivileged, settled),
+                lambda path: ExtendRequest(path, inode.fid, size, mtime_ns, sparse, unprivileged, settled, leaves),
             )
         except OSError as error:
             if not self._writer.is_lost(inode, error):

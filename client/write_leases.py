@@ -46,14 +46,16 @@ class WriteLeases:
         self._context = context
         self._settle = settle
 
-    async def prepare(self, inode: Inode) -> None:
-        """Have the right to write; `held` says then whether with a lease. Raises OSError."""
+    async def prepare(self, inode: Inode, *, wanted: bool) -> None:
+        """Have the right to write; `held` says then whether with the lease that is *wanted*. Raises OSError."""
         right = inode.write_right
         if right is None:
             right = inode.write_right = WriteRight()
         now_s = time.monotonic()
         if right.until_s <= now_s or right.path != self._context.inodes.path(inode):
-            await self._declare(inode, right)
+            await self._declare(inode, right, wanted=wanted)
+            return
+        if not wanted:
             return
         right.writes += 1
         if right.behind_until_s > now_s:
@@ -92,26 +94,31 @@ class WriteLeases:
         right.ask_from_s = 0.0 if leased else sent_s + WRITE_LEASE_S
         right.writes = 0
 
-    async def give_back(self, inode: Inode, tell: Callable[[], Awaitable[None]]) -> None:
-        """Have nothing on its way, and let *tell* say so to the daemon. Raises OSError."""
+    async def give_back(self, inode: Inode, tell: Callable[[], Awaitable[None]], *, leaves: bool) -> None:
+        """Have nothing on its way, and let *tell* say so to the daemon. Raises OSError.
+
+        With *leaves* it says that this node is no writer any more.
+        """
         right = inode.write_right
-        if right is None or not right.behind_until_s:
+        if right is None:
             await tell()
             return
         with await right.lock.taken():
             right.behind_until_s = 0.0  # what comes now is waited for
             right.writes = 0
+            if leaves:
+                right.until_s = 0.0
             await self._settle(inode)
             await tell()
 
-    async def _declare(self, inode: Inode, right: WriteRight) -> None:
+    async def _declare(self, inode: Inode, right: WriteRight, *, wanted: bool) -> None:
         with await right.lock.taken():
             if right.until_s > time.monotonic() and right.path == self._context.inodes.path(inode):
                 return  # another write has
             if right.behind_until_s:
                 right.behind_until_s = 0.0
                 await self._settle(inode)
-            await self.request(inode, behind=False)
+            await self.request(inode, behind=False, wanted=wanted)
 
     def _start(self, inode: Inode, right: WriteRight, *, behind: bool) -> None:
         if not right.lock.held:
@@ -120,20 +127,20 @@ class WriteLeases:
     async def _ask(self, inode: Inode, right: WriteRight, *, behind: bool) -> None:
         with await right.lock.taken():
             try:
-                if not await self.request(inode, behind=behind) and behind:
+                if not await self.request(inode, behind=behind, wanted=True) and behind:
                     await self._settle(inode)
-                    await self.request(inode, behind=False)
+                    await self.request(inode, behind=False, wanted=True)
             except OSError as error:  # it runs out
                 log.info("write lease of file %#x: %s", inode.fid, error)
 
-    async def request(self, inode: Inode, *, behind: bool) -> bool:
+    async def request(self, inode: Inode, *, behind: bool, wanted: bool) -> bool:
         """Say that this node writes, and whether something is on its way; whether it has the lease now."""
         asked = b""
 
         def make(path: bytes) -> WriteLeaseRequest:
             nonlocal asked
             asked = path
-            return WriteLeaseRequest(path, inode.fid, behind)
+            return WriteLeaseRequest(path, inode.fid, behind, wanted)
 
         sent_s = time.monotonic()
         reply = await self._context.about(inode, WRITE_LEASE, make)

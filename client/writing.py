@@ -105,7 +105,7 @@ class Writer:
             behind = inode.behind = Behind()
         self._raise_unknown(handle, behind)
         if not reserved:
-            await self._prepare(inode, offset + len(data))
+            await self._prepare(inode, offset + len(data), wanted=not through)
         while behind.gathered and offset != behind.stop:
             with await behind.lock.taken():
                 await self._send(inode, behind)
@@ -131,20 +131,20 @@ class Writer:
         elif self._gathered_bytes > WRITE_BEHIND_ALL_BYTES:
             await self.settle(inode)
 
-    async def _prepare(self, inode: Inode, end: int) -> None:
-        """Have the right to write up to *end*. Raises OSError."""
+    async def _prepare(self, inode: Inode, end: int, *, wanted: bool) -> None:
+        """Have the right to write up to *end*, with a lease if it is *wanted*. Raises OSError."""
         if inode.gone:
             return
         try:
             if not inode.entry.is_inline:
-                await self.leases.prepare(inode)
+                await self.leases.prepare(inode, wanted=wanted)
             elif end > INLINE_DATA_MAX_BYTES:
-                await self._outgrow(inode)
+                await self._outgrow(inode, wanted=wanted)
         except OSError as error:
             if not self.is_lost(inode, error):
                 raise
 
-    async def _outgrow(self, inode: Inode) -> None:
+    async def _outgrow(self, inode: Inode, *, wanted: bool) -> None:
         """Have the data of *inode* in chunks, with the right to write to them. Raises OSError."""
         before, asked = inode.entry.version, b""
         placement = self._context.placement_of(inode)
@@ -152,7 +152,7 @@ class Writer:
         def make(path: bytes) -> OutgrowRequest:
             nonlocal asked
             asked = path
-            return OutgrowRequest(path, inode.fid, placement)
+            return OutgrowRequest(path, inode.fid, placement, wanted)
 
         sent_s = time.monotonic()
         reply = await self._context.about(inode, OUTGROW, make)
@@ -227,7 +227,7 @@ class Writer:
             if inode.entry.is_inline and await self._fits(inode, behind, start, data):
                 return
             if inode.write_right is None and not reserved:  # another node's writes have moved the data to chunks
-                await self.leases.request(inode, behind=False)
+                await self.leases.request(inode, behind=False, wanted=False)
             await self._send_chunks(inode, behind, start, data, written_ns, reserved=reserved)
         except OSError as error:
             self._failed(inode, behind, error)
@@ -246,7 +246,7 @@ class Writer:
     async def _fits(self, inode: Inode, behind: Behind, start: int, data: bytes) -> bool:
         """Whether *data* is in the file's record now; else its data are in chunks. Raises OSError."""
         if start + len(data) > INLINE_DATA_MAX_BYTES:
-            await self._outgrow(inode)
+            await self._outgrow(inode, wanted=False)
             return False
         before = inode.entry.version
         mtime_ns, unprivileged = inode.dirty_mtime_ns, inode.dirty_unprivileged

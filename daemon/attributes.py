@@ -49,7 +49,7 @@ class Attributes:
     def extend(self, session: Session, request: ExtendRequest) -> RecordReply:
         found, entry = self._records.for_data(request.path, request.fid)
         if request.settled:
-            self._writers.settled(entry.fid, session.client_id)
+            self._writers.settled(entry.fid, session.client_id, leaves=request.leaves)
         self._leases.check_file(request.path, session.client_id)
         size = request.size
         if size > FILE_SIZE_MAX_BYTES:

@@ -44,8 +44,8 @@ class Writers:
         self._files: dict[int, _File] = {}  # by fid
         self._none_until_s = trio.current_time() + WRITE_RIGHT_S if restarted else 0.0
 
-    def declare(self, fid: int, client_id: bytes, *, behind: bool) -> bool:
-        """*client_id* writes to the file from now on, for `WRITE_RIGHT_S`; True: it has the lease.
+    def declare(self, fid: int, client_id: bytes, *, behind: bool, wanted: bool) -> bool:
+        """*client_id* writes to the file from now on, for `WRITE_RIGHT_S`; True: it has the lease that it wanted.
 
         *behind*: it has the lease as far as it knows, and may have data on its way. Raises Blocked while another
         one has.
@@ -65,6 +65,8 @@ class Writers:
         if others or now_s < self._none_until_s:
             file.end_lease()
             return False
+        if not wanted:
+            return False
         file.holder, file.lease_until_s = client_id, now_s + WRITE_LEASE_S
         return True
 
@@ -75,11 +77,17 @@ class Writers:
             file.rights[client_id] = trio.current_time() + WRITE_RIGHT_S
             self._wait_for(file)
 
-    def settled(self, fid: int, client_id: bytes) -> None:
-        """*client_id* has nothing on its way, and gives the lease back."""
+    def settled(self, fid: int, client_id: bytes, *, leaves: bool) -> None:
+        """*client_id* has nothing on its way, and gives the lease back; with *leaves* it is no writer any more."""
         file = self._files.get(fid)
-        if file is not None and file.holder == client_id:
+        if file is None:
+            return
+        if file.holder == client_id:
             file.end_lease()
+        if leaves:
+            file.rights.pop(client_id, None)
+            if not file.rights:
+                del self._files[fid]
 
     def file_came(self, fid: int) -> None:
         """A rename has brought the file here; who may write to it is not known."""

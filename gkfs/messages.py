@@ -168,6 +168,7 @@ class ExtendRequest(NamedTuple):
     sparse: bool  # it may have left a hole
     unprivileged: bool  # not by root: set-id bits go
     settled: bool = False  # nothing is on its way any more: the write lease is given back
+    leaves: bool = False  # nor will anything be: the client is no writer any more
 
 
 class ReserveRequest(NamedTuple):
@@ -210,6 +211,7 @@ class OutgrowRequest(NamedTuple):
     path: bytes
     fid: int
     placement: int  # wanted for all chunks (see `gkfs.metadentry`), if there are no data yet; 0: any
+    lease: bool = False  # as in WriteLeaseRequest
 
 
 class OutgrowReply(NamedTuple):
@@ -223,6 +225,7 @@ class WriteLeaseRequest(NamedTuple):
     path: bytes
     fid: int
     behind: bool  # it has the lease as far as it knows, and data on its way
+    lease: bool  # it wants one
 
 
 class WriteLeaseReply(NamedTuple):

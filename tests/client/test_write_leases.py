@@ -48,7 +48,7 @@ class Node(Context):
     def call_owner(self, path: bytes, operation: Any, request: Any) -> Any:
         async def reply() -> WriteLeaseReply:
             assert operation is WRITE_LEASE
-            assert request == WriteLeaseRequest(path, FILE, request.behind)
+            assert request == WriteLeaseRequest(path, FILE, request.behind, True)
             self.events.append("renew" if request.behind else f"declare {path.decode()}")
             answer = self._answers.popleft()
             if isinstance(answer, OSError):
@@ -59,7 +59,7 @@ class Node(Context):
 
     async def write(self) -> bool:
         """Whether a write now may be on its way when it returns; then what was begun beside it."""
-        await self.leases.prepare(self.inode)
+        await self.leases.prepare(self.inode, wanted=True)
         held = self.leases.held(self.inode)
         for work in self._beside:
             await work
@@ -179,7 +179,7 @@ def test_it_is_given_back_with_nothing_on_its_way_and_had_again_by_who_goes_on(
         await node.write()
         node.take_events()
         assert node.leases.granted(node.inode)
-        await node.leases.give_back(node.inode, tell)
+        await node.leases.give_back(node.inode, tell, leaves=False)
         assert node.take_events() == ["settled", "told"]
         assert not node.leases.granted(node.inode)
         assert not await node.write()
@@ -187,5 +187,21 @@ def test_it_is_given_back_with_nothing_on_its_way_and_had_again_by_who_goes_on(
         assert not await node.write()
         assert node.take_events() == ["declare /file"]
         assert await node.write()
+
+    run(work)
+
+
+def test_who_leaves_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(monkeypatch, True, True)
+
+    async def tell() -> None:
+        pass
+
+    async def work() -> None:
+        await node.write()
+        await node.leases.give_back(node.inode, tell, leaves=True)
+        node.take_events()
+        assert await node.write()
+        assert node.take_events() == ["declare /file"]
 
     run(work)
