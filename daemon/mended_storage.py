@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from gkfs.daemon import keys
 from gkfs.daemon.block_sums import ChunkSums, sums_of
 from gkfs.daemon.mirrored_storage import MirroredStorage, kept
+from gkfs.daemon.summed_io import edge
 from gkfs.daemon.summed_storage import SummedStorage
-from gkfs.limits import CHECKSUM_BLOCK_BYTES
+from gkfs.limits import CHECKSUM_BLOCK_BYTES, CHUNK_SIZE_BYTES
 from gkfs.messages import Buffer
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class _DamagedError(OSError):
 class MirroredSummedStorage(MirroredStorage, SummedStorage):
     """Both; the checksums reach the mirror as part of the index."""
 
-    def _damaged(self, fid: int, chunk: int, blocks: list[int]) -> OSError:
+    def _damaged(self, fid: int, chunk: int, blocks: list[int]) -> _DamagedError:
         return _DamagedError(super()._damaged(fid, chunk, blocks), fid, chunk, blocks)
 
     def read(self, fid: int, chunk: int, offset: int, length: int) -> Result:
@@ -69,6 +70,29 @@ class MirroredSummedStorage(MirroredStorage, SummedStorage):
             return super().write(fid, chunk, offset, data)
         except _DamagedError as damage:  # a part of a block is overwritten, and the rest is damaged
             return self._after_mending(damage, partial(super().write, fid, chunk, offset, kept(data)))
+
+    def cut(self, fid: int, size: int) -> Coroutine[Any, Any, None] | None:
+        damage = self._damage_at(fid, size)
+        return super().cut(fid, size) if damage is None else self._cut_mended(damage, fid, size)
+
+    def _damage_at(self, fid: int, size: int) -> _DamagedError | None:
+        """What is wrong with the block that a cut to *size* keeps a part of. Raises OSError, Blocked."""
+        chunk, kept_bytes = divmod(size, CHUNK_SIZE_BYTES)
+        block = kept_bytes // CHECKSUM_BLOCK_BYTES
+        if kept_bytes % CHECKSUM_BLOCK_BYTES == 0 or (sums := self._sums.find(fid, chunk)) is None:
+            return None
+        sums.check(block, block + 1)
+        file = self._files.get(fid, chunk, create=False)
+        if file is None or edge(file.fd, kept_bytes, sums.of(block, block + 1))[1]:
+            return None
+        return self._damaged(fid, chunk, [block])
+
+    async def _cut_mended(self, damage: _DamagedError, fid: int, size: int) -> None:
+        await self._mend(damage.fid, damage.chunk, damage.blocks)  # if that fails, what is kept stays damaged
+        work = super().cut(fid, size)
+        if work is not None:
+            await work
+        self._store.commit()
 
     async def _check(self, fid: int, chunk: int) -> list[int]:
         bad = await super()._check(fid, chunk)

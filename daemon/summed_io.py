@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from gkfs.daemon.block_sums import SUM_BYTES, sums_of
+from gkfs.daemon.block_sums import SUM_BYTES, ZEROS, sums_of
 from gkfs.daemon.chunk_files import Write
 from gkfs.limits import CHECKSUM_BLOCK_BYTES, CHUNK_SIZE_BYTES
 from gkfs.messages import Buffer
@@ -37,25 +37,39 @@ def sums_of_disk(fd: int) -> bytes:
     return sums_of_file(fd)
 
 
-def write_summed(fd: int, data: Buffer, offset: int, size: int, old: bytes, write: Write) -> bytes:
-    """Write *data* at *offset* by *write*; the new sums of the blocks that has touched, whose sums were *old*.
+def edges(fd: int, offset: int, length: int, size: int, old: bytes) -> tuple[bytes, bytes]:
+    """The first and the last of the blocks, whose sums are *old*, that *length* bytes at *offset* touch.
 
-    *size* is the file's. Raises OSError; Damaged, and nothing is written, when of a block that is overwritten in
-    part the rest is not what it was.
+    *size* is the file's. b"" for one that is overwritten as a whole, or that there is nothing of. Raises OSError;
+    Damaged when of a block that is overwritten in part the rest is not what it was, or is missing.
     """
-    end = offset + len(data)
+    end = offset + length
     head, tail = offset % _BLOCK, end % _BLOCK
-    if not head and (not tail or end >= size):
-        write(fd, data, offset)
-        return sums_of(data)
-    view = memoryview(data)
     first, last = offset // _BLOCK, (end - 1) // _BLOCK
     before = _block(fd, first, old[:SUM_BYTES]) if head else b""
-    after = b""
-    if tail and end < size:
-        after = before if head and first == last else _block(fd, last, old[-SUM_BYTES:])
+    if not tail:
+        return before, b""
+    if head and first == last:
+        return before, before
+    if size > last * _BLOCK:
+        return before, _block(fd, last, old[-SUM_BYTES:])
+    if old[-SUM_BYTES:] != ZEROS:
+        raise Damaged(last)
+    return before, b""
+
+
+def write_summed(fd: int, data: Buffer, offset: int, before: bytes, after: bytes, write: Write) -> bytes:
+    """Write *data* at *offset* by *write*; the new sums of the blocks that has touched.
+
+    *before* and *after* are their `edges`. Raises OSError.
+    """
     write(fd, data, offset)
-    if first == last:
+    if not before and not after:
+        return sums_of(data)
+    end = offset + len(data)
+    head, tail = offset % _BLOCK, end % _BLOCK
+    view = memoryview(data)
+    if offset // _BLOCK == (end - 1) // _BLOCK:
         return sums_of(b"".join((before[:head], view, after[tail:])))
     begin = (_BLOCK - head) % _BLOCK
     middle = view[begin : len(view) - tail]

@@ -25,7 +25,7 @@ from gkfs.daemon.room import Room
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.sum_table import SumTable
-from gkfs.daemon.summed_io import Damaged, edge, read_summed, sums_of_disk, sums_of_file, write_summed
+from gkfs.daemon.summed_io import Damaged, edge, edges, read_summed, sums_of_disk, sums_of_file, write_summed
 from gkfs.errors import os_error
 from gkfs.hostfile import Sync
 from gkfs.limits import (
@@ -75,16 +75,18 @@ class SummedStorage(ChunkStorage):
             known.check(first, end)
         file = self._file_to_write(fid, chunk)
         sums = self._sums.change(fid, chunk, file.fd)
-        old = sums.of(first, end)
+        try:
+            # Before anything begins, also where a thread will write: then a mirror has not got it either.
+            kept = edges(file.fd, offset, len(data), file.size, sums.of(first, end))
+        except Damaged as damaged:
+            raise self._damaged(fid, chunk, [damaged.block]) from None
         if len(data) > self._inline_write_max_bytes:
             guard = sums.begin(first, end, f"blocks of chunk {chunk} of {fid:x} are being written")
             self._write_begins(file, fid, len(data))
-            return self._write_summed((fid, chunk), file, sums, offset, data, old, guard)
+            return self._write_summed((fid, chunk), file, sums, offset, data, kept, guard)
         file.cached = True
         try:
-            new = write_summed(file.fd, data, offset, file.size, old, self._write_small)
-        except Damaged as damaged:
-            raise self._damaged(fid, chunk, [damaged.block]) from None
+            new = write_summed(file.fd, data, offset, *kept, self._write_small)
         except OSError:
             self._sum_again(file, sums, first, end)
             raise
@@ -100,17 +102,15 @@ class SummedStorage(ChunkStorage):
         sums: ChunkSums,
         offset: int,
         data: Buffer,
-        old: bytes,
+        kept: tuple[bytes, bytes],
         guard: Guard,
     ) -> int:
         first = offset // CHECKSUM_BLOCK_BYTES
         try:
-            arguments = (file.fd, data, offset, file.size, old, self._write_large)
+            arguments = (file.fd, data, offset, *kept, self._write_large)
             new = await trio.to_thread.run_sync(write_summed, *arguments, limiter=self._threads)
             file.cached = False
             self._replace(*name, sums, first, new)
-        except Damaged as damaged:
-            raise self._damaged(*name, [damaged.block]) from None
         except OSError:
             self._sum_again(file, sums, first, -(-(offset + len(data)) // CHECKSUM_BLOCK_BYTES))
             raise

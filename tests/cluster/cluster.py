@@ -41,6 +41,7 @@ from gkfs.messages import (
     RmdirRequest,
     StatRequest,
     StatusReply,
+    TruncateRequest,
     UnlinkReply,
     UnlinkRequest,
     WriteChunkRequest,
@@ -59,6 +60,7 @@ from gkfs.operations import (
     RMDIR,
     STAT,
     STATUS,
+    TRUNCATE,
     UNLINK,
     WRITE_CHUNK,
     Operation,
@@ -198,6 +200,10 @@ class Client:
         await self.call(
             self.owner(path), EXTEND, ExtendRequest(path, entry.fid, size, time.time_ns(), False, False)
         )
+
+    async def truncate(self, path: bytes, size: int, *, fid: int = 0, known_size: int = 0) -> Metadentry:
+        request = TruncateRequest(path, fid, size, known_size, time.time_ns())
+        return metadentry.decode((await self.call(self.owner(path), TRUNCATE, request)).record)
 
     async def read(self, fid: int, chunk: int, offset: int = 0, length: int = CHUNK_SIZE_BYTES) -> bytes:
         owner = self.cluster.distributor.chunk_owner(fid, chunk, self.cluster.placements.get(fid, 0))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from gkfs import metadentry
 from gkfs.daemon import opens
 from gkfs.limits import CHUNK_SIZE_BYTES, FILE_SIZE_MAX_BYTES
 from gkfs.messages import (
@@ -20,14 +19,8 @@ from gkfs.messages import (
     TruncateRequest,
     WriteChunkRequest,
 )
-from gkfs.metadentry import Metadentry
 from gkfs.operations import EXTEND, HOLD, RELEASE, SYNC_CHUNKS, TRUNCATE, WRITE_CHUNK
 from tests.cluster.cluster import GRACE_S, Client, Cluster, eventually, fails, in_cluster
-
-
-async def truncate(client: Client, path: bytes, size: int, *, fid: int = 0, known_size: int = 0) -> Metadentry:
-    request = TruncateRequest(path, fid, size, known_size, time.time_ns())
-    return metadentry.decode((await client.call(client.owner(path), TRUNCATE, request)).record)
 
 
 async def used_bytes(cluster: Cluster) -> int:
@@ -44,16 +37,16 @@ async def test_truncation_leaves_no_old_bytes(cluster: Cluster) -> None:
     entry = await client.create(b"/f")
     for chunk in range(12):
         await client.write(b"/f", entry, chunk, b"x" * 100)
-    cut = await truncate(client, b"/f", 2 * CHUNK_SIZE_BYTES + 50)
+    cut = await client.truncate(b"/f", 2 * CHUNK_SIZE_BYTES + 50)
     assert cut.size == 2 * CHUNK_SIZE_BYTES + 50
     assert cut.mtime_ns == cut.ctime_ns > entry.mtime_ns
     assert await used_bytes(cluster) == 250
     assert await client.read(entry.fid, 2) == b"x" * 50
     assert await client.read(entry.fid, 3) == b""
-    grown = await truncate(client, b"/f", 12 * CHUNK_SIZE_BYTES)
+    grown = await client.truncate(b"/f", 12 * CHUNK_SIZE_BYTES)
     assert grown.size == 12 * CHUNK_SIZE_BYTES
     assert await client.read(entry.fid, 2) == b"x" * 50
-    await truncate(client, b"/f", 0)
+    await client.truncate(b"/f", 0)
     assert await used_bytes(cluster) == 0
 
 
@@ -63,12 +56,12 @@ async def test_truncation_reaches_what_only_the_caller_knows_of(cluster: Cluster
     entry = await client.create(b"/f")
     for chunk in range(4):
         await client.write(b"/f", entry, chunk, b"x" * 100)
-    await truncate(client, b"/f", 0)
+    await client.truncate(b"/f", 0)
     for chunk in range(4):  # as a writer that has not published its size yet
         owner = cluster.distributor.chunk_owner(entry.fid, chunk, cluster.placements[entry.fid])
         await client.call(owner, WRITE_CHUNK, WriteChunkRequest(entry.fid, chunk, 0, b"y" * 100))
     assert (await client.stat(b"/f")).size == 0
-    await truncate(client, b"/f", 100, known_size=3 * CHUNK_SIZE_BYTES + 100)
+    await client.truncate(b"/f", 100, known_size=3 * CHUNK_SIZE_BYTES + 100)
     assert await used_bytes(cluster) == 100
 
 
@@ -78,13 +71,13 @@ async def test_impossible_sizes_are_refused(cluster: Cluster) -> None:
     await client.create(b"/f")
     await client.mkdir(b"/d")
     with fails(errno.EFBIG):
-        await truncate(client, b"/f", FILE_SIZE_MAX_BYTES + 1)
+        await client.truncate(b"/f", FILE_SIZE_MAX_BYTES + 1)
     with fails(errno.EINVAL):
-        await truncate(client, b"/f", -1)
+        await client.truncate(b"/f", -1)
     with fails(errno.EINVAL):
-        await truncate(client, b"/d", 0)
+        await client.truncate(b"/d", 0)
     with fails(errno.ENOENT):
-        await truncate(client, b"/missing", 0)
+        await client.truncate(b"/missing", 0)
 
 
 @in_cluster(3)
@@ -113,7 +106,7 @@ async def test_unlinked_open_file_works_until_release(cluster: Cluster) -> None:
     await client.write(b"/f", entry, 1, b"after")
     assert (await client.stat(b"/f", entry.fid)).size == CHUNK_SIZE_BYTES + 5
     assert (await client.stat(b"/f")).size == 0
-    await truncate(client, b"/f", 3, fid=entry.fid)
+    await client.truncate(b"/f", 3, fid=entry.fid)
     assert await client.read(entry.fid, 0) == b"bef"
     await cluster.stop()
     await cluster.start()

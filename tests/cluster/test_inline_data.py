@@ -10,12 +10,11 @@ from gkfs.limits import CHUNK_SIZE_BYTES, FILE_SIZE_MAX_BYTES, INLINE_DATA_MAX_B
 from gkfs.messages import (
     OutgrowRequest,
     ReserveRequest,
-    TruncateRequest,
     WriteInlineReply,
     WriteInlineRequest,
 )
 from gkfs.metadentry import Metadentry
-from gkfs.operations import OUTGROW, RESERVE, TRUNCATE, WRITE_INLINE
+from gkfs.operations import OUTGROW, RESERVE, WRITE_INLINE
 from tests.cluster.cluster import Client, Cluster, eventually, fails, in_cluster
 
 SMALL = b"0123456789" * 50
@@ -38,11 +37,6 @@ async def outgrow(client: Client, path: bytes, fid: int, placement: int = 0) -> 
     entry = metadentry.decode(reply.record)
     client.cluster.placements[fid] = entry.placement
     return entry
-
-
-async def truncate(client: Client, path: bytes, fid: int, size: int) -> Metadentry:
-    request = TruncateRequest(path, fid, size, 0, time.time_ns())
-    return metadentry.decode((await client.call(client.owner(path), TRUNCATE, request)).record)
 
 
 @in_cluster(2)
@@ -85,7 +79,7 @@ async def test_data_that_move_out_are_in_the_first_chunk_for_good(cluster: Clust
         assert await client.read(fid, 0) == SMALL
         assert (await outgrow(client, path, fid)).version == entry.version, "once is enough"
         assert not (await write(client, path, fid, 0, b"x")).written
-        assert not (await truncate(client, path, fid, 0)).is_inline
+        assert not (await client.truncate(path, 0, fid=fid)).is_inline
         await client.unlink(path)
 
     async def nothing_is_left() -> bool:
@@ -135,7 +129,7 @@ async def test_truncation_within_the_record(cluster: Cluster) -> None:
     for size in (0, 100, 500, INLINE_DATA_MAX_BYTES):
         path = b"/f%d" % size
         fid = await make(client, path)
-        entry = await truncate(client, path, fid, size)
+        entry = await client.truncate(path, size, fid=fid)
         assert (entry.is_inline, entry.data) == (True, SMALL[:size].ljust(size, b"\0"))
 
 
@@ -143,7 +137,7 @@ async def test_truncation_within_the_record(cluster: Cluster) -> None:
 async def test_truncation_beyond_the_record_moves_the_data_out(cluster: Cluster) -> None:
     client = cluster.client
     fid = await make(client, b"/f")
-    entry = await truncate(client, b"/f", fid, 3 * CHUNK_SIZE_BYTES)
+    entry = await client.truncate(b"/f", 3 * CHUNK_SIZE_BYTES, fid=fid)
     assert (entry.is_inline, entry.size, entry.flags) == (False, 3 * CHUNK_SIZE_BYTES, metadentry.FLAG_SPARSE)
     cluster.placements[fid] = entry.placement
     assert await client.read(fid, 0) == SMALL

@@ -14,7 +14,7 @@ from gkfs.daemon.faults import Kind
 from gkfs.daemon.server import serve
 from gkfs.daemon.views import first_views
 from gkfs.hostfile import DaemonAddress
-from gkfs.limits import CHUNK_SIZE_BYTES
+from gkfs.limits import CHUNK_SIZE_BYTES, INLINE_IO_MAX_BYTES
 from tests.cluster.cluster import SILENCE_S, Client, Cluster, eventually, fails, in_cluster
 from tests.rot import flip
 
@@ -147,13 +147,9 @@ async def test_what_a_disk_has_damaged_is_mended_from_the_copy(cluster: Cluster)
     client = cluster.client
     entry = await client.create(b"/file")
     data = [bytearray(os.urandom(size)) for size in (CHUNK_SIZE_BYTES, 30_001)]
-    original, copy = [], []
     for chunk, piece in enumerate(data):
         await client.write(b"/file", entry, chunk, bytes(piece))
-        owner = cluster.distributor.chunk_owner(entry.fid, chunk, cluster.placements[entry.fid])
-        name = file_name(entry.fid, chunk)
-        original.append(cluster.folder / f"daemon-{owner}" / "chunks" / name)
-        copy.append(cluster.folder / f"daemon-{(owner + 1) % 3}" / "copies" / str(owner) / "chunks" / name)
+    original, copy = zip(*(both(cluster, entry.fid, chunk) for chunk in range(len(data))), strict=True)
     # What is read in a large piece and in a small one; then the rest of a block that is overwritten in part.
     for path, offsets in zip(original, ((5000, 700_000), (0, 30_000)), strict=True):
         for offset in offsets:
@@ -176,6 +172,33 @@ async def test_what_a_disk_has_damaged_is_mended_from_the_copy(cluster: Cluster)
     flip(original[1], 20_000)
     assert not (await cluster.check()).faults
     assert original[1].read_bytes() == data[1]
+
+
+@in_cluster(3, replicas=2, checksums=True)
+async def test_damaged_block_of_which_something_stays_is_mended_first(cluster: Cluster) -> None:
+    await mirrored(cluster)
+    entry = await cluster.client.create(b"/file")
+    data = bytearray(os.urandom(CHUNK_SIZE_BYTES))
+    await cluster.client.write(b"/file", entry, 0, bytes(data))
+    original, copy = both(cluster, entry.fid, 0)
+    start, end = 5000, 5000 + 2 * INLINE_IO_MAX_BYTES  # a write that a thread does
+    flip(original, start - 1)
+    flip(original, end)
+    data[start:end] = bytes(end - start)
+    await cluster.client.write(b"/file", entry, 0, bytes(end - start), offset=start)
+    assert original.read_bytes() == copy.read_bytes() == data
+    flip(original, 700_000)
+    await cluster.client.truncate(b"/file", 700_001)
+    assert original.read_bytes() == copy.read_bytes() == data[:700_001]
+    assert await cluster.client.read(entry.fid, 0) == data[:700_001]
+
+
+def both(cluster: Cluster, fid: int, chunk: int) -> tuple[Path, Path]:
+    """The files of a chunk: the original and its copy."""
+    owner = cluster.distributor.chunk_owner(fid, chunk, cluster.placements[fid])
+    name = file_name(fid, chunk)
+    copies = cluster.folder / f"daemon-{(owner + 1) % cluster.count}" / "copies" / str(owner)
+    return cluster.folder / f"daemon-{owner}" / "chunks" / name, copies / "chunks" / name
 
 
 async def mirrored(cluster: Cluster) -> None:

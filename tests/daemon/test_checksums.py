@@ -131,6 +131,24 @@ def test_chunk_file_that_is_not_whole_is_eio(tmp_path: Path, what: str) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("size", [BLOCK // 2, 0], ids=["in part", "all of it"])
+def test_who_writes_to_a_block_whose_end_was_lost_gets_an_error(tmp_path: Path, size: int) -> None:
+    async def test() -> None:
+        summed = Summed(tmp_path)
+        await summed.write(0, b"x" * 2 * BLOCK)
+        summed = summed.stop()
+        os.truncate(summed.path(), BLOCK + size)
+        for length in (BLOCK // 4, BLOCK - 1):
+            with pytest.raises(OSError, match="not what was written"):
+                await summed.write(BLOCK, b"y" * length)
+        assert await damaged(summed, BLOCK, 1)
+        await summed.write(BLOCK, b"z" * BLOCK)
+        assert await summed.read() == b"x" * BLOCK + b"z" * BLOCK
+        summed.close()
+
+    run(test)
+
+
 def test_what_a_cut_leaves_of_a_damaged_block_is_damaged(summed: Summed) -> None:
     async def test() -> None:
         await summed.write(0, b"x" * 3 * BLOCK)

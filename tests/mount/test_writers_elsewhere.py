@@ -34,7 +34,7 @@ def write_in_turn(place: Place, flags: tuple[int, int], turns: int, seed: int) -
 
 @pytest.mark.parametrize("flags", [(0, 0), (0, os.O_SYNC), (os.O_DSYNC, 0)], ids=["plain", "synced", "first"])
 def test_the_later_of_two_writes_stays(flags: tuple[int, int], place: Place) -> None:
-    write_in_turn(place, flags, 200, 5)
+    write_in_turn(place, flags, 60 if any(flags) else 200, 5)  # the disk takes its time for each of them
 
 
 def test_it_stays_when_the_first_one_had_begun_to_write_behind(place: Place) -> None:
