@@ -108,7 +108,6 @@ DATA_KEPT_FILES: Final = 4096  # small files whose data stay in the client for w
 SPIN_S: Final = 80e-6
 # And a daemon that serves one client, until that client's next request.
 DAEMON_SPIN_S: Final = 150e-6
-SPIN_GAP_S: Final = 40e-6  # between two looks, each of which takes some 1 us: another process ran
 SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
 SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more
 

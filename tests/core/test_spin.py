@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from gkfs import spin
-from gkfs.limits import SPIN_GAP_S, SPINS_IN_VAIN, SPINS_LEFT_OUT
+from gkfs.limits import SPINS_IN_VAIN, SPINS_LEFT_OUT
 from gkfs.spin import Spinner
 
 _SPIN_S: Final = 0.001
@@ -22,12 +22,15 @@ class _Source:
         self.now_s = 0.0
         self.looks = 0
         self.looks_until_event = 0  # 0: it does not come
-        self.gap_s = 0.0  # in which another process runs, once in a spin
+        self.others_s = 0.0  # for how long another process runs that is let
 
     def look(self) -> list[int]:
         self.looks += 1
-        self.now_s += _LOOK_S + (self.gap_s if self.looks == 5 else 0.0)
+        self.now_s += _LOOK_S
         return [1] if self.looks == self.looks_until_event else []
+
+    def let_others_run(self) -> None:
+        self.now_s += self.others_s
 
 
 @pytest.fixture
@@ -35,6 +38,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> _Source:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     made = _Source()
     monkeypatch.setattr(spin, "time", SimpleNamespace(perf_counter=lambda: made.now_s))
+    monkeypatch.setattr(spin, "_yield", made.let_others_run)
     return made
 
 
@@ -42,7 +46,7 @@ def _spin(spinner: Spinner, source: _Source) -> tuple[bool, bool]:
     """Whether it found an event, and whether it looked at all."""
     source.looks = 0
     found = bool(spinner.look(source.look))
-    assert found or not source.looks or source.looks * _LOOK_S + source.gap_s == pytest.approx(_SPIN_S, rel=0.01)
+    assert found or not source.looks or source.looks * _LOOK_S == pytest.approx(_SPIN_S, rel=0.01)
     return found, source.looks > 0
 
 
@@ -59,13 +63,11 @@ def test_spinning_is_left_out_while_it_does_not_pay(source: _Source) -> None:
     assert _spin(spinner, source) == (True, True)  # it pays again
 
 
-def test_spins_while_which_another_process_ran_do_not_count(source: _Source) -> None:
+def test_what_others_have_done_meanwhile_is_seen_however_long_it_took(source: _Source) -> None:
     spinner = Spinner(_SPIN_S)
-    source.gap_s = 2 * SPIN_GAP_S
-    assert [_spin(spinner, source) for _ in range(3 * SPINS_IN_VAIN)] == [(False, True)] * 3 * SPINS_IN_VAIN
-    source.gap_s = SPIN_GAP_S / 2
-    assert [_spin(spinner, source) for _ in range(SPINS_IN_VAIN)] == [(False, True)] * SPINS_IN_VAIN
-    assert _spin(spinner, source) == (False, False)
+    source.others_s, source.looks_until_event = 2 * _SPIN_S, 2
+    for _ in range(3 * SPINS_IN_VAIN):
+        assert _spin(spinner, source) == (True, True)
 
 
 def test_on_one_processor_nobody_spins(monkeypatch: pytest.MonkeyPatch) -> None:
