@@ -160,7 +160,9 @@ class FileData:
         await self._writer.settle(inode)
         known_size, known_mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
         now_ns = time.time_ns()
-        # Before the request leaves: a publication that overtook its reply would make the file long again.
+        # Before the request leaves: a publication that overtook its reply would make the file long again. Who
+        # reads meanwhile finds what is there.
+        inode.cut_from = known_size
         self._writer.clean(inode)
         try:
             await self._context.refresh(
@@ -171,6 +173,7 @@ class FileData:
                 self._writer.note(inode, known_size, known_mtime_ns)
             raise
         finally:
+            inode.cut_from = 0
             inode.data_changes += 1
 
     async def fsync(self, handle: FileHandle) -> None:

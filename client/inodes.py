@@ -48,6 +48,7 @@ class Inode:
         "behind",
         "behind_end",
         "cached_version",
+        "cut_from",
         "data_changes",
         "data_kept",
         "dirty",
@@ -101,6 +102,7 @@ class Inode:
         # Written here and not yet published (see data.py): size reached and time of the last write.
         self.dirty = False
         self.dirty_size = 0
+        self.cut_from = 0  # the size before a truncation that is on its way
         self.dirty_mtime_ns = 0
         self.dirty_sparse = False
         self.dirty_unprivileged = False
@@ -129,7 +131,9 @@ class Inode:
     @property
     def size(self) -> int:
         """Bytes, as this node sees the file: with its own unpublished writes."""
-        return max(self.entry.size, self.dirty_size, self.behind_end) if self.dirty else self.entry.size
+        if self.dirty or self.cut_from:
+            return max(self.entry.size, self.dirty_size, self.behind_end, self.cut_from)
+        return self.entry.size
 
     @property
     def is_known(self) -> bool:

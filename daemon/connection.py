@@ -238,6 +238,8 @@ class Connection:
         decoder.buffer()[: len(head) + len(body)] = head + body
         hello, *rest = decoder.received(len(head) + len(body))
         wire.decode_request(HELLO, hello)
+        if greeting.role == "peer":
+            await self._sessions.runs.begin(greeting.client_id)
         # no await between here and the reply: from now on this is the client's one connection
         self.session = self._sessions.open(greeting.client_id, greeting.role)
         if self.session.connection is not None:

@@ -126,6 +126,7 @@ class Dispatcher:
         if row.once:
             connection.session.executing.add(message.seq)
         self.task_begins()
+        connection.session.task_begins()
         size_bytes = len(message.bulk) + (request.length if row.operation.code in READS else 0)
         connection.task_begins(size_bytes)
         self._nursery.start_soon(self._run_task, row, connection, message.seq, request, task, size_bytes)
@@ -197,6 +198,7 @@ class Dispatcher:
         finally:
             self.task_ends()
             connection.task_ends(size_bytes)
+            session.task_ends()
             session.executing.discard(seq)
         # The client may be on another connection by now, and have repeated the request there.
         target = session.connection if row.once else connection

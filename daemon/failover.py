@@ -13,6 +13,7 @@ confirmed nothing any more (`gkfs.daemon.mirror`). It stops.
 
 import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.superblock import Rootdir
 from gkfs.daemon.views import Views, first_views
 from gkfs.errors import GkfsError, os_error
+from gkfs.handshake import CLIENT_ID_BYTES
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import Access
 from gkfs.limits import (
@@ -99,7 +101,7 @@ class Failover:
         self._start = start
         self._views = Views(rootdir.path)
         self._copies = Copies(rootdir.path, rootdir.superblock, nursery, direct_io=direct_io)
-        self._peers = Peers(own, access, self._locate, _execute, nursery, role="copy")
+        self._peers = Peers(own, access, self._locate, _execute, nursery, os.urandom(CLIENT_ID_BYTES), role="copy")
         self._begun = trio.Event()
         self._shards: dict[int, Shard] = {}
         self._hosts: dict[int, str] = {}  # of processes

@@ -7,7 +7,6 @@ directory rename, which only wait for handlers that do not wait: no circle can f
 
 import logging
 import math
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -176,12 +175,14 @@ class Peers:
         locate: Callable[[int], Awaitable[DaemonAddress]],
         execute: Callable[[Any, Any], Awaitable[Any]],
         nursery: trio.Nursery,
+        client_id: bytes,
         settled: Callable[[], Awaitable[None]] | None = None,
         role: str = "peer",
     ) -> None:
         """*execute* runs an operation of this daemon; connections live in *nursery*.
 
-        *settled* is awaited before others are asked for anything.
+        *client_id* is another one in each run: sequence numbers begin again, too. *settled* is awaited before
+        others are asked for anything.
         """
         self._settled = settled
         self._role = role
@@ -191,8 +192,7 @@ class Peers:
         self._execute = execute
         self._nursery = nursery
         self._peers: dict[int, Peer] = {}
-        # A fresh one for each start: sequence numbers begin again, too.
-        self._client_id = os.urandom(16)
+        self._client_id = client_id
 
     async def call(
         self, index: int, operation: Operation[Q, R], request: Q, timeout_s: float = PEER_TIMEOUT_S

@@ -170,9 +170,13 @@ async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard
     """
     deadline_s = trio.current_time() + LOCK_WAIT_S
     while True:
-        with trio.move_on_at(deadline_s):
-            await guard.lifted.wait()
-        if not guard.lifted.is_set():
+        with trio.CancelScope(deadline=deadline_s) as scope:
+            session.waits[scope] = None
+            try:
+                await guard.lifted.wait()
+            finally:
+                del session.waits[scope]
+        if session.is_over or not guard.lifted.is_set():
             number = errno.ETIMEDOUT if guard.request == (session.client_id, seq) else errno.EBUSY
             raise os_error(number, guard.reason)
         if row.once and seq in session.replies:

@@ -33,6 +33,7 @@ from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.peers import Peers
 from gkfs.daemon.room import Ballast, Room, disk_of, memtable_bytes
+from gkfs.daemon.runs import peer_id
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.status import Control
 from gkfs.daemon.storage import ChunkStorage
@@ -304,7 +305,9 @@ class _Server:
             return await self._dispatcher.call(self._own_session, operation, request)
 
         settled = mirror.settled if mirror is not None else None
-        peers = Peers(self._identity.daemon_index, self._access, self._locate, execute, nursery, settled)
+        mine = self._identity
+        run = peer_id(mine.daemon_index, mine.boot_epoch)
+        peers = Peers(mine.daemon_index, self._access, self._locate, execute, nursery, run, settled)
         control = Control(
             self._identity, self._store, self._storage, self._sessions, self._dispatcher, self._on_shutdown
         )

@@ -21,6 +21,7 @@ import trio
 
 from gkfs import wire
 from gkfs.daemon import keys
+from gkfs.daemon.runs import Runs
 from gkfs.daemon.store import MetadataStore
 from gkfs.limits import (
     DEDUP_WINDOW,
@@ -69,6 +70,10 @@ class Session:
         # Of the request whose handler is running; a coroutine must take it before its first await.
         self.seq = 0
         self.executing: set[int] = set()  # sequence numbers that tasks are working on
+        self.tasks = 0  # that work on its requests
+        self._idle = trio.Event()
+        self.waits: dict[trio.CancelScope, None] = {}  # of those that are blocked
+        self.is_over = False  # a later run of the daemon it is of has come
         self.replies: dict[int, list[Buffer]] = {}  # by sequence number
         self.replies_bytes = 0
         self._order: deque[int] = deque()  # of *replies*, oldest first; some are forgotten
@@ -80,6 +85,30 @@ class Session:
         self._stored_last = 0  # number of the latest that was stored
         # Of all sessions, to be kept up to date; see `Sessions`.
         self.total: ReplyBytes = ReplyBytes() if total is None else total
+
+    def end(self) -> bool:
+        """Execute nothing more, give up what is blocked; whether something is still being executed."""
+        self.is_over = True
+        if self.connection is not None:
+            self.connection.supersede()
+        for scope in self.waits:
+            scope.cancel()
+        return self.tasks > 0
+
+    async def idle(self) -> None:
+        """Wait until nothing is being executed."""
+        while self.tasks:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def task_begins(self) -> None:
+        """A task works on a request; `task_ends` must follow."""
+        self.tasks += 1
+
+    def task_ends(self) -> None:
+        self.tasks -= 1
+        if not self.tasks:
+            self._idle.set()
 
     def remember(self, seq: int, pieces: list[Buffer]) -> None:
         """Keep the encoded reply to request *seq*."""
@@ -135,6 +164,7 @@ class Sessions:
     """All sessions of one daemon."""
 
     def __init__(self, store: MetadataStore) -> None:
+        self.runs = Runs()
         self._store = store
         self._sessions: dict[bytes, Session] = {}
         self._clients: set[bytes] = set()  # mounts that are connected
@@ -151,6 +181,8 @@ class Sessions:
             if len(self._sessions) > SESSIONS_MAX:
                 self._drop_oldest()
         session.role = role
+        if role == "peer":
+            self.runs.note(session)
         return session
 
     def answer(self, client_id: bytes, seq: int, operation: Operation[Q, R], reply: R) -> None:
