@@ -15,7 +15,7 @@ from gkfs.limits import MOVES_FOLLOWED
 from gkfs.messages import RecordReply, StatRequest, WhereRequest
 from gkfs.metadentry import PLACEMENT_HASHED, Metadentry
 from gkfs.operations import LEASE, STAT, WHERE, Operation, Q, R
-from gkfs.paths import inode_address, is_address
+from gkfs.paths import inode_address, is_address, printable
 
 # Of a directory: "local" keeps the data of large files made in it on the node that makes them.
 PLACEMENT_XATTR: Final = b"user.gkfs.placement"
@@ -65,7 +65,10 @@ class Context:
         return self.pool.call(self.distributor.path_owner(path), operation, request)
 
     async def about(self, inode: Inode, operation: Operation[Q, R], make: Callable[[bytes], Q]) -> R:
-        """Call the owner of *inode*; *make* gets its path. Asked again where a rename has moved it meanwhile."""
+        """Call the owner of *inode*; *make* gets its path. Asked again where a rename has moved it meanwhile.
+
+        Raises OSError; ESTALE, not ENOENT, when it is nowhere to be found: who came by a path walks it again.
+        """
         for _ in range(MOVES_FOLLOWED):
             path = self.inodes.path(inode)
             try:
@@ -75,7 +78,8 @@ class Context:
                     raise
                 missed = error
             if not await self.follow(inode, path):
-                raise missed
+                gone = missed.errno == errno.ENOENT
+                raise os_error(errno.ESTALE, f"{printable(path)} is gone") if gone else missed
         raise os_error(errno.ESTALE, f"file {inode.fid:#x} is being renamed all the time")
 
     async def follow(self, inode: Inode, path: bytes) -> bool:

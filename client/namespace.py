@@ -184,10 +184,7 @@ class Namespace:
             path = self._inodes.path(inode)
             self._touches.send(path)
             sent_s = time.monotonic()
-            try:
-                reply = await self._context.about(inode, LOOKUP, LookupRequest)
-            except FileNotFoundError as error:
-                raise OSError(errno.ESTALE, str(error)) from None
+            reply = await self._context.about(inode, LOOKUP, LookupRequest)
             if metadentry.fid_of(reply.record) == inode.fid:
                 inode.learn(reply.record)
                 inode.lease(sent_s, granted=reply.leased)

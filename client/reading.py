@@ -51,7 +51,17 @@ class Reader:
     async def _read(self, inode: Inode, offset: int, length: int) -> Buffer:
         pieces = list(chunks.pieces(offset, length))
         calls = [self._ask(inode, piece.chunk, piece.offset, piece.length) for piece in pieces]
-        return _joined([((await call).data, piece.length) for piece, call in zip(pieces, calls, strict=True)])
+        return await self._whole(
+            inode, [((await call).data, piece.length) for piece, call in zip(pieces, calls, strict=True)]
+        )
+
+    async def _whole(self, inode: Inode, pieces: list[tuple[Buffer, int]]) -> Buffer:
+        """What was read, see `_joined`. Raises OSError: ESTALE when what is missing is no hole, but the file."""
+        if not inode.lease_left_s() and any(len(data) < length for data, length in pieces):
+            if inode.gone:
+                raise os_error(errno.ESTALE, f"file {inode.fid:#x} lost its name elsewhere")
+            await self._context.lease(inode)
+        return _joined(pieces)
 
     def _ask(self, inode: Inode, chunk: int, offset: int, length: int) -> Call[ReadChunkReply]:
         owner = self._context.chunk_owner(inode, chunk)
@@ -83,11 +93,12 @@ class Reader:
             self._block(inode, ahead, chunk, 0, now_s)
         for chunk in [chunk for chunk in ahead.blocks if chunk < last - 1]:
             del ahead.blocks[chunk]
-        return _joined(
+        return await self._whole(
+            inode,
             [
                 (memoryview(await block.data())[piece.offset : piece.offset + piece.length], piece.length)
                 for piece, block in zip(pieces, blocks, strict=True)
-            ]
+            ],
         )
 
     def _block(self, inode: Inode, ahead: Ahead, chunk: int, wanted: int, now_s: float) -> Block:

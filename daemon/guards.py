@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 import trio
 
 from gkfs.errors import os_error
-from gkfs.paths import is_below, is_within, printable
+from gkfs.paths import is_below, is_within, printable, split
 
 
 class Guard:
@@ -105,6 +105,9 @@ class Guards:
             tops = (lock.source, lock.target) if lock.exchange else (lock.target,)
             if any(is_within(directory, top) for top in tops):
                 raise Blocked(lock.guard)
+        for path in self._exchanges:
+            if split(path)[0] == directory:
+                raise Blocked(self._paths[path])
 
     def hold_path(
         self, path: bytes, reason: str, *, exchange: bool = False, request: tuple[bytes, int] | None = None

@@ -1,17 +1,23 @@
-"""Sizes of files, as a mount knows them while its daemons are asked."""
+"""Sizes and holes of files, as a mount knows them while its daemons are asked."""
 
+import errno
+import os
 import stat
 import time
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from gkfs import metadentry
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.data import FileData
+from gkfs.client.handles import FileHandle
 from gkfs.distributor import Distributor
-from gkfs.messages import RecordReply
+from gkfs.errors import os_error
+from gkfs.messages import LookupReply, ReadChunkReply, RecordReply, WhereReply
 from gkfs.metadentry import Metadentry
-from gkfs.operations import EXTEND, TRUNCATE
+from gkfs.operations import EXTEND, LEASE, READ_CHUNK, TRUNCATE, WHERE
 
 FILE = 7
 
@@ -27,12 +33,19 @@ class Node(Context):
         self.data = FileData(self)
         self.inode.dirty = True
         self.inode.dirty_size, self.inode.dirty_mtime_ns = written_size, time.time_ns()
+        self.error: OSError | None = None
         self.sizes: list[int] = []  # of the file here, with each request on its way
 
     def call_owner(self, path: bytes, operation: Any, request: Any) -> Any:
-        async def reply() -> RecordReply:
-            assert operation in (TRUNCATE, EXTEND)
+        async def reply() -> Any:
+            if operation is WHERE:
+                return WhereReply([])
             self.sizes.append(self.inode.size)
+            if self.error is not None:
+                raise self.error
+            if operation is LEASE:
+                return LookupReply(metadentry.encode(self.record), True)
+            assert operation in (TRUNCATE, EXTEND)
             return RecordReply(metadentry.encode(self.record.changed(size=request.size)))
 
         return reply()
@@ -59,3 +72,43 @@ def test_what_is_published_during_a_truncation_makes_the_file_no_longer() -> Non
     run(node.data.publish(node.inode, ends=True))
     assert node.sizes == [20000]
     assert node.inode.size == 5000
+
+
+class Chunks:
+    """Daemons that have nothing of any chunk."""
+
+    def call(self, daemon: int, operation: Any, request: Any) -> Any:
+        async def reply() -> ReadChunkReply:
+            assert operation is READ_CHUNK
+            return ReadChunkReply(b"")
+
+        return reply()
+
+
+def reading(node: Node) -> bytes:
+    node.pool = Chunks()  # type: ignore[assignment]
+    handle = FileHandle(node.inode, os.O_RDONLY, direct=False, privileged=False)
+    found: list[bytes] = []
+
+    async def read() -> None:
+        found.append(bytes(await node.data.read(handle, 0, 9)))
+
+    run(read())
+    return found[0]
+
+
+def test_a_hole_is_read_after_a_look_whether_the_file_is_still_there() -> None:
+    node = Node(100, 100)
+    assert reading(node) == bytes(9)
+    assert node.sizes == [100]
+    assert reading(node) == bytes(9)
+    assert node.sizes == [100], "under a lease nobody else removes it"
+
+
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.ENOENT])
+def test_the_chunks_of_a_file_that_is_gone_are_no_holes(error: int) -> None:
+    node = Node(100, 100)
+    node.error = os_error(error, "gone")
+    for _ in range(2):
+        with pytest.raises(OSError, match="Stale file handle"):
+            reading(node)

@@ -26,3 +26,18 @@ def test_nobody_sees_what_is_being_copied_below_the_target_of_a_directory_rename
         guards.check_read(b"/new/a")
 
     trio.run(main)
+
+
+def test_a_directory_is_not_listed_while_a_name_in_it_is_being_exchanged() -> None:
+    async def main() -> None:
+        guards = Guards()
+        guards.hold_path(b"/a/b", "is being renamed", exchange=True)
+        guards.hold_path(b"/c/d", "is being renamed")
+        with pytest.raises(Blocked):
+            guards.check_list(b"/a")
+        for directory in (b"/", b"/a/b", b"/c"):
+            guards.check_list(directory)
+        guards.lift_path(b"/a/b")
+        guards.check_list(b"/a")
+
+    trio.run(main)

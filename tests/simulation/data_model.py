@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from tests.simulation.history import NEVER, Append, History, Read, Write
@@ -17,25 +17,25 @@ def record(number: int, length: int) -> bytes:
     return head + bytes([97 + number % 26]) * (max(length, HEAD_BYTES + 1) - len(head) - 1) + b"]"
 
 
-def check_reads(history: History, *, behind: bool) -> Iterator[str]:
-    """What reads have seen that they must not have. *behind*: what one has written may come over later writes."""
+def check_reads(history: History, late: Collection[str] = ()) -> Iterator[str]:
+    """What reads have seen that they must not have. *late*: clients whose writes may come over later ones."""
     by_block: dict[tuple[int, int], list[Write]] = defaultdict(list)
     for write in history.writes:
         for block in write.blocks:
             by_block[write.fid, block].append(write)
     for read in history.reads:
-        fault = _fault_of(read, by_block[read.fid, read.block], behind=behind)
+        fault = _fault_of(read, by_block[read.fid, read.block], late)
         if fault:
             yield f"read of block {read.block} of {read.fid:x} by {read.client} at {read.begun}: {fault}"
 
 
-def _fault_of(read: Read, writes: list[Write], *, behind: bool) -> str:
+def _fault_of(read: Read, writes: list[Write], late: Collection[str]) -> str:
     """What is wrong with *read*; nothing in most cases."""
     later = [write for write in writes if _must_see(read, write)]
     if not read.stamp:
         cuts = [write for write in writes if not write.stamp and write.begun < read.ended]
         for write in later:
-            if write.stamp and not any(_may_follow(cut, write, behind=behind) for cut in cuts):
+            if write.stamp and not any(_may_follow(cut, write, late) for cut in cuts):
                 return f"{write.stamp.decode()} of {write.client}, shown at {write.shown}, is missing"
         return ""
     sources = [write for write in writes if write.stamp == read.stamp]
@@ -43,7 +43,7 @@ def _fault_of(read: Read, writes: list[Write], *, behind: bool) -> str:
         return f"{read.stamp!r} was never written there"
     source = sources[0]
     for write in later:
-        if write is not source and not _may_follow(source, write, behind=behind):
+        if write is not source and not _may_follow(source, write, late):
             what = write.stamp.decode() or "a cut"
             return f"{source.stamp.decode()} is older than {what} of {write.client}, shown at {write.shown}"
     return ""
@@ -56,13 +56,13 @@ def _must_see(read: Read, write: Write) -> bool:
     return (write.ended if write.client == read.client else write.shown) < read.opened
 
 
-def _may_follow(one: Write, other: Write, *, behind: bool) -> bool:
+def _may_follow(one: Write, other: Write, late: Collection[str]) -> bool:
     """Whether *one* may have come over *other*."""
     if one.failed:
         return True
     # What another node has not published may come after a cut.
-    late = one.client != other.client and (behind or not other.stamp)
-    end = max(one.ended, one.shown) if late else one.ended
+    is_late = one.client != other.client and (one.client in late or not other.stamp)
+    end = max(one.ended, one.shown) if is_late else one.ended
     return end > other.begun
 
 

@@ -22,9 +22,10 @@ import trio
 import trio._core._run as trio_run
 
 from gkfs import transport
-from gkfs.client import inodes, mount, pump
+from gkfs.client import inodes, mount, pump, writing
 from gkfs.daemon import connection, server
 from gkfs.daemon.store import MetadataStore
+from gkfs.limits import REQUEST_TIMEOUT_S
 from tests.simulation.clock import Clock, Times
 from tests.simulation.descriptors import Epoll, Poll, Table
 from tests.simulation.network import Network, Profile
@@ -46,6 +47,7 @@ class System:
         self.table = Table()
         self.network = Network(self.clock, self.random, Profile.drawn(self.random, calm=calm))
         self.hosts = Hosts(self.table, self.network)
+        self.waited_s: dict[str, float] = {}  # host -> how long a write of chunks from there took at the longest
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -91,10 +93,21 @@ class System:
         # Sets of inodes are walked in the order of their hashes, which would be that of their addresses.
         patch.setattr(inodes.Inode, "__hash__", lambda inode: hash(inode.fid))
         patch.setattr(mount, "Pump", SessionPump)
+        self._note_writes(patch, times)
         patch.setattr(pyfuse3, "terminate", lambda: PROCESS.get().end_session())
         patch.setattr(pyfuse3, "close", lambda unmount: None)
         patch.setattr(pyfuse3, "readdir_reply", _take_entry)
         patch.setattr(pyfuse3, "invalidate_inode", lambda *arguments, **options: None)
+
+    def _note_writes(self, patch: pytest.MonkeyPatch, times: Times) -> None:
+        confirm = writing.Writer._confirm
+
+        async def confirm_noting(writer: writing.Writer, inode: inodes.Inode, behind: writing.Behind) -> None:
+            host, sent_s = PROCESS.get().host, behind.sent[0].call.deadline_s - REQUEST_TIMEOUT_S
+            await confirm(writer, inode, behind)
+            self.waited_s[host] = max(times.monotonic() - sent_s, self.waited_s.get(host, 0.0))
+
+        patch.setattr(writing.Writer, "_confirm", confirm_noting)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """For `trio.to_thread.run_sync`: here, at some moment; not to be cancelled, as a thread is not."""

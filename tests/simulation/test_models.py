@@ -75,7 +75,7 @@ def test_directory_with_something_in_it_stays() -> None:
 
 
 def faults(history: History) -> list[str]:
-    return list(data_model.check_reads(history, behind=False))
+    return list(data_model.check_reads(history))
 
 
 def test_data_shown_before_an_open_is_read() -> None:

@@ -306,9 +306,12 @@ class World:
             for op in self.history.names:
                 if verdict.stuck is not None and op not in verdict.longest and op.begun < verdict.stuck.ended:
                     self._last.append(f"not explained: {op}")
-        # A holder of a write lease that is cut off for so long, or whose daemon has forgotten it, may come late.
+        # A holder of a write lease whose data cannot get through for so long may come late, or if it, or who has
+        # forgotten its lease, was away.
         unknown = self._faults.longest_s >= _CUT_OFF_S or self._faults.killed_daemons > 0
-        for text in data_model.check_reads(self.history, behind=unknown):
+        waited_s = self.system.waited_s
+        late = {one.name for one in self.clients if unknown or waited_s.get(one.host, 0.0) >= _CUT_OFF_S}
+        for text in data_model.check_reads(self.history, late):
             self.violation(text)
 
     async def _fsck(self) -> None:
