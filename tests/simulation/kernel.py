@@ -191,6 +191,20 @@ class Kernel:
             self._forget((source, old[-1]), (target, new[-1]))
 
     async def link(self, old: Path, new: Path) -> None:
+        """link(2); where the file or a directory is not to be found any more, Linux looks once more."""
+        try:
+            await self._link(old, new)
+            return
+        except FUSEError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        try:
+            await self._link(old, new)
+        except FUSEError as error:
+            self.stale += error.errno == errno.ESTALE
+            raise
+
+    async def _link(self, old: Path, new: Path) -> None:
         source = await self.lookup(await self.walk(old[:-1]), old[-1])
         if stat.S_ISDIR(source.mode):
             raise FUSEError(errno.EPERM)

@@ -93,8 +93,15 @@ class _Step:
             return True
         number = self.names.entries.get(place)
         if number is None:
-            return self._is(errno.ENOENT)
+            return self._is(errno.ENOENT) or self._is_leaving(place)
         return True if not self.op.error and self._sees(number, self.op.found) else None
+
+    def _is_leaving(self, place: tuple[int, bytes]) -> bool | None:
+        """Whether the node's own kernel had it in memory, while another call there was removing it."""
+        op = self.op
+        number, client, ended = self.names.leaving.get(place, (0, "", 0.0))
+        is_known = op.begun == op.ended and self.names.number(op.found) == number
+        return True if is_known and client == op.client and ended > op.begun else None
 
     def _create(self, directory: int) -> bool | None:
         names, op = self.names, self.op
@@ -139,11 +146,14 @@ class _Step:
             return self._is(errno.ENOTEMPTY)
         if op.error:
             return self._is(errno.ENOTEMPTY) if names.has_ghost(number, op.begun) else None
+        names.leaving[directory, op.names[0]] = number, op.client, op.ended
         names.put(directory, op.names[0], None)
         return True
 
     def _link(self, directory: int) -> bool | None:
         names, op = self.names, self.op
+        if op.error == errno.ESTALE:  # the file may be where a daemon that was started anew does not know
+            return self._is(errno.ESTALE)
         number = names.number(op.fid)
         is_taken = (directory, op.names[0]) in names.entries
         if number not in names.entries.values():
