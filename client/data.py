@@ -42,6 +42,7 @@ from gkfs.operations import (
     SYNC_METADATA,
     TRUNCATE,
 )
+from gkfs.paths import is_within
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,13 @@ class FileData:
         """Publish what every open file has written; errors come back at its own flush or fsync."""
         for inode in list(self._writer.dirty):
             await self._publish_one(inode, ends=True)
+
+    async def publish_within(self, tops: tuple[bytes, ...]) -> None:
+        """As `publish_all`, of the files that are *tops* or below them: nobody has to wait for their leases."""
+        for inode in list(self._writer.dirty):
+            path = self._context.inodes.path(inode)
+            if any(is_within(path, top) for top in tops):
+                await self._publish_one(inode, ends=True)
 
     async def publish_beside(self) -> None:
         """As `publish_all`, without waiting: a daemon that does not answer holds up no files of others."""

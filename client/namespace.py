@@ -235,7 +235,7 @@ class Namespace:
 
     async def link(self, inode: Inode, parent: Inode, name: bytes) -> Inode:
         """Give a file one more name. Counts one reference of the kernel."""
-        await self._data.publish(inode)  # the record is about to move
+        await self._data.publish(inode, ends=True)  # the record is about to move
         if inode.names is None:
             await self._context.about(inode, DETACH, lambda path: DetachRequest(path, inode.fid))
             self._inodes.detach(inode)
@@ -293,6 +293,7 @@ class Namespace:
 
         async def ask() -> tuple[RenameReply, bytes]:
             source, target = self._child(old_parent, old_name), self._child(new_parent, new_name)
+            await self._data.publish_within((source, target) if exchange else (source,))  # records may move
             if moved is None or moved.entry.is_directory or exchange:
                 await self._touches.send_below(source, target)  # they name directories by path
                 self._name_leases.clear()  # so do these

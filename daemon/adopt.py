@@ -98,6 +98,8 @@ class Adoption:
         try:
             if self._guards.active:
                 self._guards.check_change(request.path, request.intent)
+            if request.flags & RENAME_EXCHANGE:
+                self._leave(request.path)
             reply = self.replace(request)
         except Blocked as blocked:
             raise busy(blocked.guard) from None
@@ -105,6 +107,12 @@ class Adoption:
         if not entry.is_directory:
             self._writers.file_came(entry.fid)
         return reply
+
+    def _leave(self, path: bytes) -> None:
+        """What is at *path* goes to another daemon. Raises Blocked while somebody has the lease to write to it."""
+        record = self._store.get(paths.key(path))
+        if record is not None:
+            self._writers.leave(metadentry.fid_of(record))
 
     def replace(self, request: AdoptRequest) -> AdoptReply:
         """Give the record its new path. Raises OSError (EEXIST, ENOENT, ENOTDIR, EISDIR), Blocked.

@@ -66,12 +66,16 @@ class InlineData:
 
     def lease(self, session: Session, request: WriteLeaseRequest) -> WriteLeaseReply:
         _, entry = self._records.for_data(request.path, request.fid)
-        leased = self._writers.declare(entry.fid, session.client_id, behind=request.behind, wanted=request.lease)
+        leased = self._writers.declare(
+            request.path, entry.fid, session.client_id, behind=request.behind, wanted=request.lease
+        )
         return WriteLeaseReply(leased)
 
     def outgrow(self, session: Session, request: OutgrowRequest) -> OutgrowReply:
         found, entry = self._records.for_data(request.path, request.fid)
-        leased = self._writers.declare(entry.fid, session.client_id, behind=False, wanted=request.lease)
+        leased = self._writers.declare(
+            request.path, entry.fid, session.client_id, behind=False, wanted=request.lease
+        )
         if not entry.is_inline:
             return OutgrowReply(found.record, leased)
         if not 0 <= request.placement <= self._daemon_count:

@@ -109,6 +109,7 @@ class Links:
             return Empty()
         self._guards.check_fid(fid)
         self._leases.check_file(path, session.client_id)
+        self._writers.leave(fid)
         self._guards.hold_path(path, "is getting a second name")
         return self._detach(Intent(intents.new_name(), _DETACH, _BEGUN, [path]))
 

@@ -80,7 +80,7 @@ class Renaming:
             )
             if verified and self._adoption.replaces_here(plan.target):
                 return self._rename_here(plan)
-        self._steps.hold(plan)
+        self._steps.hold_alone(plan)
         return self._run(session, request, plan)
 
     def _plan(self, session: Session, seq: int, request: RenameRequest) -> Plan:
@@ -142,7 +142,7 @@ class Renaming:
                 else:
                     await trio.sleep(_RETRY_MIN_S + random.random() * _RETRY_SPREAD_S)
             plan = self._plan(session, plan.seq, request)
-            self._steps.hold(plan)
+            self._steps.hold_alone(plan)
 
     async def _rename_file(self, plan: Plan, source_parent_fid: int) -> RenameReply:
         if self._parents.need_verification(plan.source, source_parent_fid):

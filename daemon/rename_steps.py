@@ -80,6 +80,12 @@ class RenameSteps:
         request = plan.client_id, plan.seq
         self.guards.hold_path(plan.source, "is being renamed", exchange=plan.is_exchange, request=request)
 
+    def hold_alone(self, plan: Plan) -> None:
+        """`hold`. Raises Blocked while somebody may write to the file without its being here."""
+        if not plan.tree:
+            self._writers.leave(plan.fid)
+        self.hold(plan)
+
     def lift(self, plan: Plan) -> None:
         self.guards.lift_path(plan.source)
 

@@ -87,6 +87,9 @@ class Trees:
         if not request.exchange and any(self._store.scan(first, end, 1) for first, end in _below(request.target)):
             raise os_error(errno.ENOTEMPTY, paths.printable(request.target))
         source, target, exchange = request.source, request.target, request.exchange
+        self._writers.leave_below(source)
+        if exchange:
+            self._writers.leave_below(target)
         for top in (source, target):
             self._name_leases.end_below(top, request.client_id)
         self._store.put(keys.tree_lock(request.intent), msgpack.packb([source, target, exchange, False]))

@@ -14,14 +14,16 @@ import trio
 
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.limits import LEASES_MAX, WRITE_LEASE_S, WRITE_RIGHT_S, WRITE_SETTLE_S
+from gkfs.paths import is_below
 
 
 class _File:
     """The writers of one file, and which of them has the lease."""
 
-    __slots__ = ("guard", "holder", "last_s", "lease_until_s", "rights")
+    __slots__ = ("guard", "holder", "last_s", "lease_until_s", "path", "rights")
 
     def __init__(self) -> None:
+        self.path = b""  # where its record is
         self.rights: dict[bytes, float] = {}  # client id -> until when it may write; b"": some that are not known
         self.holder = b""
         self.lease_until_s = 0.0
@@ -44,8 +46,8 @@ class Writers:
         self._files: dict[int, _File] = {}  # by fid
         self._none_until_s = trio.current_time() + WRITE_RIGHT_S if restarted else 0.0
 
-    def declare(self, fid: int, client_id: bytes, *, behind: bool, wanted: bool) -> bool:
-        """*client_id* writes to the file from now on, for `WRITE_RIGHT_S`; True: it has the lease that it wanted.
+    def declare(self, path: bytes, fid: int, client_id: bytes, *, behind: bool, wanted: bool) -> bool:
+        """*client_id* writes to the file at *path* for `WRITE_RIGHT_S` from now on; True: it has a lease.
 
         *behind*: it has the lease as far as it knows, and may have data on its way. Raises Blocked while another
         one has.
@@ -55,6 +57,7 @@ class Writers:
         if file is None:
             return False
         others = any(until_s > now_s and client != client_id for client, until_s in file.rights.items())
+        file.path = path
         file.rights[client_id] = now_s + WRITE_RIGHT_S
         if file.lease_until_s > now_s and file.holder != client_id:
             self._wait_for(file)
@@ -75,6 +78,24 @@ class Writers:
         file = self._files.get(fid)
         if file is not None and file.lease_until_s > trio.current_time() and file.holder != client_id:
             file.rights[client_id] = trio.current_time() + WRITE_RIGHT_S
+            self._wait_for(file)
+
+    def leave(self, fid: int) -> None:
+        """The record is to go to another daemon, which knows of no lease. Raises Blocked while there is one."""
+        file = self._files.get(fid)
+        if file is not None:
+            self._recall(file)
+
+    def leave_below(self, directory: bytes) -> None:
+        """As `leave`, for all files below *directory*."""
+        for file in self._files.values():
+            if file.lease_until_s and is_below(file.path, directory):
+                self._recall(file)
+
+    def _recall(self, file: _File) -> None:
+        now_s = trio.current_time()
+        if file.lease_until_s > now_s:
+            file.rights[b""] = max(now_s + WRITE_LEASE_S, file.rights.get(b"", 0.0))  # the renewal is refused
             self._wait_for(file)
 
     def settled(self, fid: int, client_id: bytes, *, leaves: bool) -> None:

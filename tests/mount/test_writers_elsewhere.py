@@ -3,12 +3,14 @@
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 
 from gkfs.limits import SIZE_FLUSH_DELAY_S, WRITE_LEASE_S
 from tests.mount.calls import MIB, noise, opened
 from tests.mount.conftest import Place
+from tests.mount.test_rename import EXCHANGE, renameat2
 
 _RANGES = [(0, 100), (5000, 3000), (200_000, 70_000), (MIB - 7, 20), (2 * MIB, MIB)]
 
@@ -70,3 +72,39 @@ def test_who_has_closed_is_not_waited_for(place: Place) -> None:
             waited_s += time.monotonic() - start_s
         assert (place.here / f"{number}").read_bytes()[2 * MIB : 2 * MIB + 5] == b"later"
     assert waited_s < WRITE_LEASE_S
+
+
+def _move(where: Path, how: str, name: str) -> Path:
+    """Give the file *name* in ``d`` another one; where it is now."""
+    if how == "directory":
+        (where / "d").rename(where / "moved")
+        return where / "moved" / name
+    target = where / "d" / f"new-{name}"
+    if how == "link":
+        os.link(where / "d" / name, target)
+    elif how == "exchange":
+        target.touch()
+        renameat2(target, where / "d" / name, EXCHANGE)
+    else:
+        (where / "d" / name).rename(target)
+    return target
+
+
+@pytest.mark.parametrize("how", ["rename", "exchange", "link", "directory"])
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["elsewhere", "here"])
+def test_what_was_not_waited_for_arrives_before_the_file_is_moved(how: str, elsewhere: bool, place: Place) -> None:
+    """Its new daemon knows of no lease, and lets the next writer go on at once."""
+    (place.here / "d").mkdir()
+    names = [f"file-{number}" for number in range(1 if how == "directory" else 3)]
+    for name in names:
+        with opened(place.here / "d" / name, os.O_RDWR | os.O_CREAT) as here:
+            assert os.write(here, noise(3 * MIB)) == 3 * MIB
+            assert os.pwrite(here, b"sooner", MIB) == 6
+            start_s = time.monotonic()
+            view = place.there if elsewhere else place.here
+            moved = _move(view, how, name).relative_to(view)
+            assert time.monotonic() - start_s < SIZE_FLUSH_DELAY_S + 2 * WRITE_LEASE_S
+            with opened(place.there / moved, os.O_RDWR) as there:
+                assert os.pwrite(there, b"later!", MIB) == 6
+        for view in (place.here, place.there):
+            assert (view / moved).read_bytes()[MIB : MIB + 6] == b"later!"
