@@ -43,6 +43,7 @@ class Inode:
         "_fresh_until_s",
         "_path",
         "_path_epoch",
+        "_version",
         "address",
         "allocated_bytes",
         "behind",
@@ -117,6 +118,7 @@ class Inode:
         self.listed_version = 0  # of the attributes that came with a listing; 0: the kernel does not use them
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
         self._entry: Metadentry | bytes = b""
+        self._version = 0  # of *_entry*
         self._fresh_until_s = 0.0
         self._path = b""
         self._path_epoch = -1
@@ -160,8 +162,13 @@ class Inode:
         return self.dirty_sparse or bool(self.entry.flags & FLAG_SPARSE)
 
     def learn(self, entry: Metadentry | bytes, *, fresh: bool = False) -> None:
-        """Note the record just received; *fresh*: the next step of the system call may use it without asking."""
-        self._entry = entry
+        """Note the record just received; *fresh*: the next step of the system call may use it without asking.
+
+        One that is older than what is known is an answer that comes late, to a repeated request.
+        """
+        version = metadentry.version_of(entry) if isinstance(entry, bytes) else entry.version
+        if version >= self._version:
+            self._entry, self._version = entry, version
         self._fresh_until_s = time.monotonic() + FRESH_S if fresh else 0.0
 
     def learn_own(self, entry: Metadentry, before: int) -> None:

@@ -382,7 +382,7 @@ class Namespace:
             self._inodes.unname(inode, name)
             if inode.names is None:
                 inode.removed = True
-                inode.learn(inode.entry.changed(nlink=0))
+                inode.learn(inode.entry._replace(nlink=0))
         if kept:  # it was closed meanwhile
             await self._context.call_owner(path, RELEASE, ReleaseRequest(fid))
 

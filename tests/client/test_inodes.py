@@ -122,3 +122,16 @@ def test_a_file_that_was_out_of_reach_is_written_again_once_it_is_found(table: I
     file.gone = True
     assert table.seen(table.root, b"g", record(2)) is file
     assert not file.gone
+
+
+def test_an_answer_that_comes_late_changes_nothing() -> None:
+    inode = Inode(7, None, b"file")
+    old = Metadentry.new(mode=stat.S_IFREG | 0o644, uid=0, gid=0, fid=7, now_ns=1)
+    new = old.changed(size=100000, flags=0, placement=2)
+    inode.learn(metadentry.encode(new))
+    inode.learn(metadentry.encode(old))
+    assert inode.entry == new
+    inode.learn(old, fresh=True)
+    assert inode.entry == new
+    inode.learn(new._replace(nlink=2))
+    assert inode.entry.nlink == 2

@@ -11,6 +11,7 @@ import trio
 
 from gkfs import metadentry, paths
 from gkfs.client.context import Context, MountOptions
+from gkfs.client.data import FileData
 from gkfs.client.inodes import Inode
 from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace
@@ -129,7 +130,7 @@ Work = Callable[[Namespace, Inode, Inode], Awaitable[None]]  # of the root and t
 
 def done(context: Exchanged, work: Work) -> None:
     async def run() -> None:
-        names = Namespace(context, None, context)  # type: ignore[arg-type]
+        names = Namespace(context, FileData(context), context)  # type: ignore[arg-type]
         root = context.inodes.root
         await work(names, root, context.inodes.seen(root, b"d", record(MOVED)))
 
