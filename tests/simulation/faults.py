@@ -59,6 +59,11 @@ class Faults:
         self.longest_s = max(self.longest_s, away_s)
         return away_s
 
+    def _note_lost(self, how: str) -> None:
+        self._world.report.counts[how] += 1
+        self.killed_daemons += 1
+        self.longest_s = max(self.longest_s, _REPLACED_S)
+
     async def kill_daemon(self) -> None:
         """Now, or at one of its next steps."""
         daemon = self._random.choice(self._world.daemons)
@@ -82,9 +87,7 @@ class Faults:
         if any(one.lost for one in daemons):
             return
         daemon.lost = True
-        self._world.report.counts["daemons lost"] += 1
-        self.killed_daemons += 1
-        self.longest_s = max(self.longest_s, _REPLACED_S)
+        self._note_lost("daemons lost")
         if self._random.random() < 0.7:
             daemon.process.die_soon(self._random, _STEPS_MAX)
             await trio.sleep(_SOON_S)
@@ -106,6 +109,8 @@ class Faults:
         while True:
             await daemon.ended.wait()
             if daemon.lost:
+                if daemon.replaced:
+                    self._note_lost("daemons replaced")
                 return
             self._world.trace(f"{daemon.name} has ended")
             await trio.sleep(self._away_s())

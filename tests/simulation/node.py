@@ -90,6 +90,8 @@ class DaemonNode(Node):
         super().__init__(f"daemon {index}", f"daemon{index}", nursery)
         self.index = index
         self.lost = False  # for good, with all that it has stored
+        self.replaced = False  # it was silent, and another one has taken its place: it is lost as well
+        self._told = False  # to end
         self.stop = trio.Event()
         # Pieces that could go past the page cache are large, and in memory there is no such way.
         self.settings = DaemonSettings(
@@ -98,7 +100,10 @@ class DaemonNode(Node):
 
     async def work(self) -> None:
         self.stop = trio.Event()
+        self._told = False
         await serve(self.settings, stop=self.stop, task_status=_Ready(self.ready))
+        if not self._told:
+            self.replaced = self.lost = True
 
     @property
     def is_ending(self) -> bool:
@@ -107,6 +112,7 @@ class DaemonNode(Node):
 
     def terminate(self) -> None:
         """As SIGTERM."""
+        self._told = True
         self.stop.set()
 
     async def end(self) -> None:
