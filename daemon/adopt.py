@@ -105,7 +105,7 @@ class Adoption:
             raise busy(blocked.guard) from None
         self._store.put(keys.adopted(request.intent), msgpack.packb(reply))
         if not entry.is_directory:
-            self._writers.file_came(entry.fid)
+            self._writers.file_came(entry.fid, request.path)
         return reply
 
     def _leave(self, path: bytes) -> None:
@@ -145,6 +145,8 @@ class Adoption:
             self._leases.moved(request.path, request.client_id)
         else:
             self._moves.file_came(entry.fid, request.path)
+            if not entry.is_link:
+                self._writers.is_at(entry.fid, request.path)
 
     def _check_replaceable(self, request: AdoptRequest, entry: Metadentry, old: Metadentry) -> None:
         name = paths.printable(request.path)

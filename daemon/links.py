@@ -159,7 +159,7 @@ class Links:
         if self._store.get(key) is None:
             metadentry.decode(request.record)
             self._store.put(key, request.record)
-            self._writers.file_came(request.fid)
+            self._writers.file_came(request.fid, key)
         return Empty()
 
     # --- link, at the owner of the inode address

@@ -103,7 +103,7 @@ class RenameSteps:
                 self._leases.moved(plan.source, plan.client_id)
             else:
                 self._moves.file_came(entry.fid, plan.source)
-                self._writers.file_came(entry.fid)
+                self._writers.file_came(entry.fid, plan.source)
         else:
             self.store.delete(key)
         if not plan.tree:

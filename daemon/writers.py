@@ -110,10 +110,17 @@ class Writers:
             if not file.rights:
                 del self._files[fid]
 
-    def file_came(self, fid: int) -> None:
-        """A rename has brought the file here; who may write to it is not known."""
+    def is_at(self, fid: int, path: bytes) -> None:
+        """The file's record is at *path* now."""
+        file = self._files.get(fid)
+        if file is not None:
+            file.path = path
+
+    def file_came(self, fid: int, path: bytes) -> None:
+        """A rename has brought the file here, to *path*; who may write to it is not known."""
         file = self._files.get(fid) or self._new(fid, trio.current_time())
         if file is not None:
+            file.path = path
             file.rights[b""] = trio.current_time() + WRITE_RIGHT_S
 
     def files_came(self) -> None:

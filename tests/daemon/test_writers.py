@@ -133,7 +133,7 @@ def test_three_writers_all_wait_for_the_first() -> None:
 
 def test_nobody_gets_one_where_writers_may_be_that_are_not_known() -> None:
     async def check(found: Writers) -> None:
-        found.file_came(FILE)
+        found.file_came(FILE, PATH)
         assert not found.declare(PATH, FILE, A, behind=False, wanted=True)
         assert found.declare(PATH, OTHER, A, behind=False, wanted=True)
         await trio.sleep(WRITE_RIGHT_S + 0.1)
@@ -231,5 +231,16 @@ def test_whoever_has_the_lease_and_is_silent_holds_up_a_record_for_as_long_as_it
             found.leave(FILE)
         assert await waits_s(caught.value) == pytest.approx(WRITE_LEASE_S)
         found.leave(FILE)
+
+    run(check)
+
+
+def test_a_file_that_was_renamed_here_keeps_its_lease_and_is_below_its_new_directory() -> None:
+    async def check(found: Writers) -> None:
+        found.declare(b"/old/file", FILE, A, behind=False, wanted=True)
+        found.is_at(FILE, PATH)
+        found.leave_below(b"/old")
+        with pytest.raises(Blocked):
+            found.leave_below(b"/d")
 
     run(check)
