@@ -74,6 +74,7 @@ class SharedInode(Inode):
         self.data_kept = False
         self.recent_until_s = self.lease_until_s = 0.0
         self.was_read = False
+        self.cut_from = 0  # of what this worker truncates
         self.leaving = None  # of what this worker removes
         self.write_right = None  # of this worker: each is a writer of its own
         self.names_known = None  # of a directory that this worker fills
@@ -119,6 +120,14 @@ class SharedInode(Inode):
         self._decoded = None if isinstance(value, bytes) else value
         self._bytes = record
         self._store(record)
+
+    @property
+    def _version(self) -> int:
+        return metadentry.version_of(self._bytes) if self._entry else 0
+
+    @_version.setter
+    def _version(self, value: int) -> None:
+        """The record says it."""
 
     @property
     def entry(self) -> Metadentry:
