@@ -120,7 +120,7 @@ class Dispatcher:
                 return wire.encode_reply(row.operation, message.seq, cast(Any, reply))
             task = cast(Coroutine[Any, Any, Any], reply)
         except Blocked as blocked:
-            task = retry(row, connection.session, message.seq, request, blocked.guard)
+            task = retry(row, connection.session, message.seq, request, blocked.guard, self._store)
         except Exception as error:
             return _encode_error(row, message.seq, error)
         if row.once:
@@ -209,7 +209,7 @@ class Dispatcher:
         self, row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]
     ) -> list[Buffer]:
         try:
-            reply = await finished(row, session, seq, request, task)
+            reply = await finished(row, session, seq, request, task, self._store)
             if row.once and seq in session.replies:
                 return session.replies[seq]  # stored with the step that decided it
             pieces = wire.encode_reply(row.operation, seq, reply)
@@ -249,9 +249,10 @@ class Dispatcher:
             try:
                 result = row.handler(session, request)
             except Blocked as blocked:
-                result = retry(row, session, 0, request, blocked.guard)
+                result = retry(row, session, 0, request, blocked.guard, self._store)
             if isinstance(result, Coroutine):
-                result = await finished(row, session, 0, request, result)
+                self._store.commit_begun()
+                result = await finished(row, session, 0, request, result, self._store)
             self._store.commit()
         except OSError:
             self._store.rollback()

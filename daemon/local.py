@@ -77,9 +77,10 @@ class LocalClient:
                     return call
                 task = _as_it_is(reply)
             else:
+                self._store.commit_begun()
                 task = reply
         except Blocked as blocked:
-            task = retry(row, session, seq, request, blocked.guard)
+            task = retry(row, session, seq, request, blocked.guard, self._store)
         except Exception as error:
             self._store.rollback()
             call.finish(None, _outcome(row, error))
@@ -103,7 +104,7 @@ class LocalClient:
         reply = error = None
         mirror = self._dispatcher.mirror
         try:
-            reply = await finished(row, self._session, call.seq, request, task)
+            reply = await finished(row, self._session, call.seq, request, task, self._store)
             self._store.commit()
             if mirror is not None:
                 await mirror.settled()

@@ -18,6 +18,7 @@ from gkfs import metadentry, paths
 from gkfs.daemon import intents
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.session import Session
+from gkfs.daemon.store import MetadataStore
 from gkfs.errors import COMMON_ERRNOS, os_error
 from gkfs.limits import LOCK_WAIT_S
 from gkfs.messages import Buffer
@@ -153,16 +154,18 @@ class Answered(Exception):
         self.pieces = pieces
 
 
-async def finished(row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any]) -> Any:
+async def finished(
+    row: Row, session: Session, seq: int, request: Any, task: Coroutine[Any, Any, Any], store: MetadataStore
+) -> Any:
     """What *task* returns, which the handler has made; as `retry` if it is blocked."""
     try:
         return await task
     except Blocked as blocked:
         guard = blocked.guard
-    return await retry(row, session, seq, request, guard)
+    return await retry(row, session, seq, request, guard, store)
 
 
-async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard) -> Any:
+async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard, store: MetadataStore) -> Any:
     """Run the handler again, each time after what it was blocked by is lifted.
 
     Raises OSError when it was still blocked after `LOCK_WAIT_S`: EBUSY, or ETIMEDOUT where it was by its own first
@@ -170,12 +173,13 @@ async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard
     """
     deadline_s = trio.current_time() + LOCK_WAIT_S
     while True:
-        with trio.CancelScope(deadline=deadline_s) as scope:
-            session.waits[scope] = None
-            try:
-                await guard.lifted.wait()
-            finally:
-                del session.waits[scope]
+        if not session.is_over:
+            with trio.CancelScope(deadline=deadline_s) as scope:
+                session.waits[scope] = None
+                try:
+                    await guard.lifted.wait()
+                finally:
+                    del session.waits[scope]
         if session.is_over or not guard.lifted.is_set():
             number = errno.ETIMEDOUT if guard.request == (session.client_id, seq) else errno.EBUSY
             raise os_error(number, guard.reason)
@@ -185,6 +189,9 @@ async def retry(row: Row, session: Session, seq: int, request: Any, guard: Guard
         try:
             # no await between here and the return when the handler is synchronous: the caller commits
             result = row.handler(session, request)
-            return await result if isinstance(result, Coroutine) else result
+            if isinstance(result, Coroutine):
+                store.commit_begun()
+                result = await result
+            return result
         except Blocked as blocked:
             guard = blocked.guard

@@ -16,6 +16,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -173,6 +174,11 @@ class MetadataStore:
     def commit(self) -> None:
         """Make the overlay permanent, all of it or nothing. Raises OSError (ENOSPC, EIO): then nothing was."""
         self._commit({})
+
+    def commit_begun(self) -> None:
+        """As `commit`, of what a handler leaves to a task to finish; that finds nothing of it where this fails."""
+        with suppress(OSError):
+            self.commit()
 
     def commit_unsynced(self) -> None:
         """As `commit`; where commits are synced this one is after `synced`, which the answer has to wait for."""

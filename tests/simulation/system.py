@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -30,8 +29,9 @@ from tests.simulation.clock import Clock, Times
 from tests.simulation.descriptors import Epoll, Poll, Table
 from tests.simulation.network import Network, Profile
 from tests.simulation.node import SessionPump
-from tests.simulation.process import PROCESS, Killed
+from tests.simulation.process import PROCESS
 from tests.simulation.sockets import Hosts
+from tests.simulation.stores import Store
 
 T = TypeVar("T")
 _MEMTABLE_BYTES = 64 << 10
@@ -148,44 +148,3 @@ class _Beside:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-class Store(MetadataStore):
-    """The product's store, which ends with its process; what it had committed is kept as it was then."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._process = PROCESS.get()
-        self._process.on_kill.append(self._killed)
-
-    def _killed(self) -> None:
-        # What RocksDB has handed to the system stays; what it does when it is closed has not happened.
-        folder = Path(self._folder)
-        image = [(path, path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != "LOCK"]
-        self._db.close()
-        self._db = _Ended(self._process.name)  # type: ignore[assignment]
-        for path in folder.iterdir():
-            path.unlink()
-        for path, data in image:
-            path.write_bytes(data)
-
-    def _write(self, write: Callable[[], None]) -> None:
-        last = self._process.before_step()
-        super()._write(write)
-        self._process.after_step(last)
-
-    def close(self) -> bool:
-        if isinstance(self._db, _Ended):
-            return False
-        self._process.on_kill.remove(self._killed)
-        return super().close()
-
-
-class _Ended:
-    """Stands for the database of a process that has ended."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:
-        raise Killed(self._name)

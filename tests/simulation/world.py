@@ -31,6 +31,7 @@ from tests.simulation.kernel import Kernel
 from tests.simulation.log import logged
 from tests.simulation.node import ClientNode, DaemonNode, GuestNode, HostNode, folder_in_memory
 from tests.simulation.process import PROCESS, Process
+from tests.simulation.stores import NothingUncommitted
 from tests.simulation.system import System
 from tests.simulation.workload import ALL_NAMES, BLOCKS, DIRECTORIES, LOGS, Numbers, Program, read_block
 
@@ -169,7 +170,7 @@ class World:
         """All of it."""
         with self.system.installed(), logged(self.trace, self._folder):
             try:
-                trio.run(self._main, clock=self.system.clock)
+                trio.run(self._main, clock=self.system.clock, instruments=[NothingUncommitted(self.violation)])
             except Exception as error:
                 self.violation("".join(traceback.format_exception(error)))
         report = self.report
