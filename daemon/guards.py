@@ -101,13 +101,17 @@ class Guards:
 
     def check_list(self, directory: bytes) -> None:
         """Raise Blocked when what is in *directory* must not be seen now."""
+        self.check_copied(directory)
+        for path in self._exchanges:
+            if split(path)[0] == directory:
+                raise Blocked(self._paths[path])
+
+    def check_copied(self, directory: bytes) -> None:
+        """Raise Blocked while a directory rename may have copied entries into *directory*, or take them back."""
         for lock in self._trees.values():
             tops = (lock.source, lock.target) if lock.exchange else (lock.target,)
             if any(is_within(directory, top) for top in tops):
                 raise Blocked(lock.guard)
-        for path in self._exchanges:
-            if split(path)[0] == directory:
-                raise Blocked(self._paths[path])
 
     def hold_path(
         self, path: bytes, reason: str, *, exchange: bool = False, request: tuple[bytes, int] | None = None

@@ -168,6 +168,8 @@ class Removal:
 
     def seal(self, session: Session, request: SealRequest) -> Empty:
         # no await between here and the commit of the batch: nothing is created between check and seal
+        if self._guards.active:  # the lock of a rename that was given up may be gone from the directory's owner
+            self._guards.check_copied(request.path)
         self._check_empty(request.path)
         key = keys.seal(request.fid)
         if self._store.get(key) != DECIDED:
