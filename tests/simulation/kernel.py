@@ -191,23 +191,31 @@ class Kernel:
             self._forget((source, old[-1]), (target, new[-1]))
 
     async def link(self, old: Path, new: Path) -> None:
-        """link(2); where the file or a directory is not to be found any more, Linux looks once more."""
+        """link(2); where the file or a directory is not to be found any more, Linux looks once more.
+
+        Another file may have come to the name then, and lost it, too; the same one is not seen there again.
+        """
+        first = await self._linkable(old)
         try:
-            await self._link(old, new)
+            await self._link(first, new)
             return
         except FUSEError as error:
             if error.errno != errno.ESTALE:
                 raise
+        second = await self._linkable(old)
         try:
-            await self._link(old, new)
+            await self._link(second, new)
         except FUSEError as error:
-            self.stale += error.errno == errno.ESTALE
+            self.stale += error.errno == errno.ESTALE and first.fid == second.fid
             raise
 
-    async def _link(self, old: Path, new: Path) -> None:
-        source = await self.lookup(await self.walk(old[:-1]), old[-1])
+    async def _linkable(self, path: Path) -> Found:
+        source = await self.lookup(await self.walk(path[:-1]), path[-1])
         if stat.S_ISDIR(source.mode):
             raise FUSEError(errno.EPERM)
+        return source
+
+    async def _link(self, source: Found, new: Path) -> None:
         place, name = await self.walk(new[:-1]), new[-1]
         async with self._names_lock:
             await self._ask_names(

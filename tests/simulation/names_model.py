@@ -94,13 +94,15 @@ class _Step:
         number = self.names.entries.get(place)
         if number is None:
             return self._is(errno.ENOENT) or self._is_leaving(place)
-        return True if not self.op.error and self._sees(number, self.op.found) else None
+        if not self.op.error and self._sees(number, self.op.found):
+            return True
+        return self._is_leaving(place)  # another node has made something there
 
     def _is_leaving(self, place: tuple[int, bytes]) -> bool | None:
         """Whether the node's own kernel had it in memory, while another call there was removing it."""
         op = self.op
         number, client, ended = self.names.leaving.get(place, (0, "", 0.0))
-        is_known = op.begun == op.ended and self.names.number(op.found) == number
+        is_known = not op.error and op.begun == op.ended and self.names.number(op.found) == number
         return True if is_known and client == op.client and ended > op.begun else None
 
     def _create(self, directory: int) -> bool | None:

@@ -70,7 +70,7 @@ def commit_after_reply(patch: pytest.MonkeyPatch) -> None:
 
 def names_lease_not_awaited(patch: pytest.MonkeyPatch) -> None:
     """A name appears in a directory although another client takes it for known what is there."""
-    patch.setattr(NameLeases, "_wait_for", lambda leases, maker, directory: trio.current_time())
+    patch.setattr(NameLeases, "_wait_until", lambda leases, end_s, directory: None)
 
 
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

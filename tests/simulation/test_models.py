@@ -1,6 +1,7 @@
 """The models refuse what must not be, and take what may be: else the simulation would show nothing."""
 
 import errno
+from dataclasses import replace
 
 from gkfs.messages import RENAME_EXCHANGE
 from tests.simulation import data_model, names_model
@@ -49,6 +50,15 @@ def test_renamed_file_has_one_name() -> None:
     new, old = op("lookup", 3, 4, b"b", found=5), op("lookup", 5, 6, b"a", found=5)
     assert ok(made, moved, new, old)  # for as long as the rename has not returned
     assert not ok(made, moved, new, op("lookup", 6, 7, b"a", found=5))
+
+
+def test_a_node_knows_a_directory_until_its_own_rmdir_has_returned() -> None:
+    first, again = op("mkdir", 1, 2, b"a", found=5), op("mkdir", 5, 6, b"a", found=6)
+    removed, seen = op("rmdir", 3, 10, b"a"), op("lookup", 7, 8, b"a", found=6)
+    assert ok(first, removed, again, seen, op("lookup", 9, 9, b"a", found=5))
+    assert not ok(first, removed, again, seen, replace(op("lookup", 9, 9, b"a", found=5), client="other"))
+    assert not ok(first, removed, again, seen, op("lookup", 9, 9.5, b"a", found=5)), "a daemon does not"
+    assert not ok(first, removed, again, seen, op("lookup", 11, 11, b"a", found=5))
 
 
 def test_exchange_shows_both_or_none() -> None:
