@@ -62,6 +62,7 @@ class Copy:
         self.complete: bool
         self.seq, self.complete = msgpack.unpackb(state) if state else (0, False)
         self.heard_s = trio.current_time()
+        self.client_id = b""  # of the connection that brings the changes; b"": the first one that does
         self._part: list[bytes | None] = []  # of a commit that has come in part
         self._parts = 0
         self.tasks = 0
@@ -202,16 +203,17 @@ class Copies:
         shard, boot_epoch, power_epoch = request
         original = replace(self._superblock, daemon_index=shard, boot_epoch=boot_epoch, port=0)
         plant(folder, replace(original, power_epoch=power_epoch))
-        self._copies[request.shard] = self._open(folder)
+        self._copies[request.shard] = copy = self._open(folder)
+        copy.client_id = session.client_id
         _log.info("begins a copy of shard %d", request.shard)
         return Empty()
 
     def records(self, session: Session, request: CopyRecordsRequest) -> Empty:
-        self._heard(request.shard).add(request.seq, request.last, bytes(request.data))
+        self._heard(session, request.shard).add(request.seq, request.last, bytes(request.data))
         return Empty()
 
     def chunk(self, session: Session, request: CopyChunkRequest) -> Empty | Coroutine[Any, Any, Empty]:
-        copy = self._heard(request.shard)
+        copy = self._heard(session, request.shard)
         key = keys.chunk(request.fid, request.chunk)
         entry = copy.store.get(key)
         written = copy.storage.write(request.fid, request.chunk, request.offset, request.data)
@@ -220,7 +222,7 @@ class Copies:
         return Empty() if isinstance(written, int) else _finish(copy, written)
 
     def cut(self, session: Session, request: CopyCutRequest) -> Empty | Coroutine[Any, Any, Empty]:
-        copy = self._heard(request.shard)
+        copy = self._heard(session, request.shard)
         work = copy.storage.cut(request.fid, request.size)
         if work is not None:
             return _finish(copy, work)
@@ -230,23 +232,30 @@ class Copies:
     def read(
         self, session: Session, request: CopyReadRequest
     ) -> CopyReadReply | Coroutine[Any, Any, CopyReadReply]:
-        copy = self._heard(request.shard)
+        copy = self._heard(session, request.shard)
         data = copy.storage.read(request.fid, request.chunk, request.offset, request.length)
         return _read(copy, data) if isinstance(data, Coroutine) else CopyReadReply(data)
 
     def done(self, session: Session, request: CopyDoneRequest) -> Empty:
-        self._heard(request.shard).finish()
+        self._heard(session, request.shard).finish()
         _log.info("has a complete copy of shard %d", request.shard)
         return Empty()
 
     def ping(self, session: Session, request: CopyPingRequest) -> Empty:
-        self._heard(request.shard)
+        self._heard(session, request.shard)
         return Empty()
 
-    def _heard(self, shard: int) -> Copy:
+    def _heard(self, session: Session, shard: int) -> Copy:
+        """The copy that *session* brings changes to. Raises OSError: ESTALE, also if another one does by now.
+
+        The network may still have something of an earlier one, which would come over what was changed since.
+        """
         copy = self._copies.get(shard)
         if copy is None:
             raise os_error(errno.ESTALE, f"no copy of shard {shard} is kept here")
+        if copy.client_id not in (b"", session.client_id):
+            raise os_error(errno.ESTALE, f"the copy of shard {shard} here was begun by another connection")
+        copy.client_id = session.client_id
         copy.heard_s = trio.current_time()
         return copy
 

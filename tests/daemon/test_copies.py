@@ -1,0 +1,89 @@
+"""The copy of a shard takes changes from one connection only."""
+
+import errno
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgpack
+import pytest
+import trio
+
+from gkfs.commands import hostfiles
+from gkfs.copy_messages import (
+    CopyBeginRequest,
+    CopyChunkRequest,
+    CopyCutRequest,
+    CopyPingRequest,
+    CopyReadReply,
+    CopyReadRequest,
+    CopyRecordsRequest,
+)
+from gkfs.daemon.copies import Copies
+from gkfs.daemon.session import Session
+from gkfs.daemon.superblock import Rootdir
+from gkfs.hostfile import read
+from gkfs.keyfile import Key
+
+SHARD, FID = 3, 7
+EARLIER, LATER = Session(b"earlier", "copy"), Session(b"later", "copy")
+DATA = CopyChunkRequest(SHARD, FID, 0, 0, b"new")
+
+
+def run(folder: Path, check: Callable[[Copies], Awaitable[None]]) -> None:
+    async def main() -> None:
+        hostfile = folder / "hosts"
+        if not hostfile.exists():
+            hostfiles.create(hostfile, "a" * 32, 1, Key(b"k" * 32))
+        rootdir = Rootdir(folder / "d", read(hostfile), 0)
+        async with trio.open_nursery() as nursery:
+            copies = Copies(rootdir.path, rootdir.superblock, nursery, direct_io=False)
+            copies.is_needed = lambda shard: False
+            await check(copies)
+            copies.close()
+        rootdir.close()
+
+    trio.run(main)
+
+
+def contents(copies: Copies, session: Session) -> bytes:
+    reply = copies.read(session, CopyReadRequest(SHARD, FID, 0, 0, 9))
+    assert isinstance(reply, CopyReadReply)
+    return bytes(reply.data)
+
+
+def test_what_an_earlier_connection_has_sent_and_comes_late_is_not_taken(tmp_path: Path) -> None:
+    async def check(copies: Copies) -> None:
+        for session in (EARLIER, LATER):
+            copies.begin(session, CopyBeginRequest(SHARD, 1, 0))
+        copies.chunk(LATER, DATA)
+        attempts: tuple[Callable[[], object], ...] = (
+            lambda: copies.chunk(EARLIER, DATA._replace(data=b"old")),
+            lambda: copies.cut(EARLIER, CopyCutRequest(SHARD, FID, 0)),
+            lambda: copies.records(EARLIER, CopyRecordsRequest(SHARD, 1, True, msgpack.packb([b"k", b"v"]))),
+            lambda: copies.ping(EARLIER, CopyPingRequest(SHARD)),
+        )
+        for late in attempts:
+            with pytest.raises(OSError, match="another connection") as caught:
+                late()
+            assert caught.value.errno == errno.ESTALE
+        assert contents(copies, LATER) == b"new"
+        copy = copies.get(SHARD)
+        assert copy is not None
+        assert copy.seq == 0
+
+    run(tmp_path, check)
+
+
+def test_after_a_restart_the_copy_belongs_to_who_goes_on_with_it(tmp_path: Path) -> None:
+    async def begin(copies: Copies) -> None:
+        copies.begin(LATER, CopyBeginRequest(SHARD, 1, 0))
+        copies.chunk(LATER, DATA)
+
+    async def go_on(copies: Copies) -> None:
+        copies.resume({SHARD}, set())
+        assert contents(copies, LATER) == b"new"
+        with pytest.raises(OSError, match="another connection"):
+            copies.chunk(EARLIER, DATA._replace(data=b"old"))
+
+    run(tmp_path, begin)
+    run(tmp_path, go_on)
