@@ -12,6 +12,7 @@ import errno
 import logging
 import stat
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from gkfs import chunks, metadentry
@@ -42,7 +43,7 @@ from gkfs.operations import (
     SYNC_METADATA,
     TRUNCATE,
 )
-from gkfs.paths import is_within
+from gkfs.paths import is_below
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +137,19 @@ class FileData:
         for inode in list(self._writer.dirty):
             await self._publish_one(inode, ends=True)
 
-    async def publish_within(self, tops: tuple[bytes, ...]) -> None:
-        """As `publish_all`, of the files that are *tops* or below them: nobody has to wait for their leases."""
-        for inode in list(self._writer.dirty):
-            path = self._context.inodes.path(inode)
-            if any(is_within(path, top) for top in tops):
-                await self._publish_one(inode, ends=True)
+    async def publish_moving(self, moving: Iterable[Inode | None]) -> None:
+        """Publish what is about to be renamed, and all below it: nobody has to wait for the leases.
+
+        None stands for something that is not known here, and so was not written to here.
+        """
+        files = {inode for inode in moving if inode is not None and not inode.entry.is_directory}
+        tops = [self._context.inodes.path(top) for top in moving if top is not None and top.entry.is_directory]
+        if tops:
+            written = self._writer.dirty | self._writer.leases.holding
+            paths = {inode: self._context.inodes.path(inode) for inode in written}
+            files |= {inode for inode, path in paths.items() if any(is_below(path, top) for top in tops)}
+        for inode in files:
+            await self._publish_one(inode, ends=True)
 
     async def publish_beside(self) -> None:
         """As `publish_all`, without waiting: a daemon that does not answer holds up no files of others."""

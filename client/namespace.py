@@ -293,7 +293,7 @@ class Namespace:
 
         async def ask() -> tuple[RenameReply, bytes]:
             source, target = self._child(old_parent, old_name), self._child(new_parent, new_name)
-            await self._data.publish_within((source, target) if exchange else (source,))  # records may move
+            await self._data.publish_moving((moved, replaced) if exchange else (moved,))
             if moved is None or moved.entry.is_directory or exchange:
                 await self._touches.send_below(source, target)  # they name directories by path
                 self._name_leases.clear()  # so do these

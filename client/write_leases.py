@@ -45,6 +45,7 @@ class WriteLeases:
     def __init__(self, context: Context, settle: Callable[[Inode], Awaitable[None]]) -> None:
         self._context = context
         self._settle = settle
+        self.holding: set[Inode] = set()  # open files whose lease was not given back; it may have run out
 
     async def prepare(self, inode: Inode, *, wanted: bool) -> None:
         """Have the right to write; `held` says then whether with the lease that is *wanted*. Raises OSError."""
@@ -93,6 +94,10 @@ class WriteLeases:
         right.asked_s = sent_s
         right.ask_from_s = 0.0 if leased else sent_s + WRITE_LEASE_S
         right.writes = 0
+        if leased and inode.opens:
+            self.holding.add(inode)
+        else:
+            self.holding.discard(inode)
 
     async def give_back(self, inode: Inode, tell: Callable[[], Awaitable[None]], *, leaves: bool) -> None:
         """Have nothing on its way, and let *tell* say so to the daemon. Raises OSError.
@@ -106,6 +111,7 @@ class WriteLeases:
         with await right.lock.taken():
             right.behind_until_s = 0.0  # what comes now is waited for
             right.writes = 0
+            self.holding.discard(inode)
             if leaves:
                 right.until_s = 0.0
             await self._settle(inode)

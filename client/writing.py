@@ -190,6 +190,7 @@ class Writer:
 
     def drop(self, inode: Inode) -> None:
         """Forget what is gathered: the file has no name any more, and nobody will read it."""
+        self.leases.holding.discard(inode)
         behind = inode.behind
         if behind is not None:
             self._take(behind)
@@ -197,6 +198,7 @@ class Writer:
 
     def closed(self, inode: Inode) -> None:
         """Nobody has the file open any more, and all was published: most files are never written again."""
+        self.leases.holding.discard(inode)
         behind = inode.behind
         if behind is not None and not (behind.failures or behind.pending or behind.lock.held):
             inode.behind = None

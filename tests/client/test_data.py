@@ -34,6 +34,7 @@ class Node(Context):
         self.inode.dirty = True
         self.inode.dirty_size, self.inode.dirty_mtime_ns = written_size, time.time_ns()
         self.error: OSError | None = None
+        self.asked: list[Any] = []
         self.sizes: list[int] = []  # of the file here, with each request on its way
 
     def call_owner(self, path: bytes, operation: Any, request: Any) -> Any:
@@ -41,6 +42,7 @@ class Node(Context):
             if operation is WHERE:
                 return WhereReply([])
             self.sizes.append(self.inode.size)
+            self.asked.append(request)
             if self.error is not None:
                 raise self.error
             if operation is LEASE:
@@ -72,6 +74,28 @@ def test_what_is_published_during_a_truncation_makes_the_file_no_longer() -> Non
     run(node.data.publish(node.inode, ends=True))
     assert node.sizes == [20000]
     assert node.inode.size == 5000
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_file_with_a_lease_gives_it_back_before_it_is_renamed_also_when_all_is_published(below: bool) -> None:
+    node = Node(0, 20000)
+    node.inode.opens = 1
+    node.data._writer.leases.told(node.inode, b"/file", time.monotonic(), leased=True)
+    run(node.data.publish(node.inode))
+    assert not node.inode.dirty
+    top = node.inodes.root if below else node.inode
+    if below:
+        top.learn(metadentry.encode(node.record.changed(mode=stat.S_IFDIR | 0o755, fid=top.fid)))
+    for _ in range(2):
+        run(node.data.publish_moving((top, None)))
+        assert [request.settled for request in node.asked] == [False, True], "and once only"
+
+
+def test_who_renames_something_else_publishes_nothing() -> None:
+    node = Node(0, 20000)
+    other = node.inodes.seen(node.inodes.root, b"other", metadentry.encode(node.record.changed(fid=FILE + 1)))
+    run(node.data.publish_moving((other,)))
+    assert node.asked == []
 
 
 class Chunks:
