@@ -104,14 +104,14 @@ class Adoption:
         except Blocked as blocked:
             raise busy(blocked.guard) from None
         self._store.put(keys.adopted(request.intent), msgpack.packb(reply))
-        if not entry.is_directory:
+        if not (entry.is_directory or entry.is_link):
             self._writers.file_came(entry.fid, request.path)
         return reply
 
     def _leave(self, path: bytes) -> None:
         """What is at *path* goes to another daemon. Raises Blocked while somebody has the lease to write to it."""
         record = self._store.get(paths.key(path))
-        if record is not None:
+        if record is not None and not metadentry.is_link_record(record):
             self._writers.leave(metadentry.fid_of(record))
 
     def replace(self, request: AdoptRequest) -> AdoptReply:

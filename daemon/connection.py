@@ -184,10 +184,12 @@ class Connection:
     async def _execute_all(self, messages: list[wire.Message]) -> None:
         """Execute however many there are, a batch at a time: others run in between, and replies are taken."""
         start = 0
-        while start < len(messages) and not self._outbox.broken:
+        while start < len(messages):
             if start:
                 await trio.lowlevel.checkpoint()
             await self._until_room()
+            if self._outbox.broken:  # by a later run of a peer: nothing of this one is executed any more
+                return
             end = self._end_of_batch(messages, start)
             self._execute(messages[start:end])
             start = end

@@ -46,6 +46,7 @@ class NameLeases:
         self._makers: dict[bytes, _Maker] = {}  # of a directory's path
         self._last = random.getrandbits(32) << 24  # so that none is taken for one of an earlier run
         self._all_until_s = trio.current_time() + NAMES_LEASE_S if restarted else 0.0
+        self._none_until_s = 0.0  # nobody gets a new one
 
     def enter(self, path: bytes, client_id: bytes) -> None:
         """An entry of *client_id* is to appear at *path*. Raises Blocked while another relies on what is there."""
@@ -55,7 +56,8 @@ class NameLeases:
         maker = self._makers.get(directory)
         if maker is None or maker.client_id == client_id:
             return
-        now_s = self._wait_for(maker, directory)
+        now_s = trio.current_time()
+        self._wait_until(self._recall(maker), directory)
         self._makers[directory] = _Maker(client_id, 0, max(maker.not_before_s, now_s + NAMES_CALM_S))
 
     def came(self, path: bytes) -> None:
@@ -83,7 +85,7 @@ class NameLeases:
         if maker.lease and lease == maker.lease:
             maker.end_s = now_s + NAMES_LEASE_S
             return lease, []
-        if now_s < maker.not_before_s:
+        if now_s < max(maker.not_before_s, self._none_until_s):
             return _NONE
         first, end = paths.children_range(directory)
         found = self._store.scan(first, end, NAMES_LEASE_MAX + 1)
@@ -95,29 +97,37 @@ class NameLeases:
         maker.end_s = now_s + NAMES_LEASE_S
         return maker.lease, [key[len(first) :] for key, _ in found]
 
-    def end_below(self, top: bytes, client_id: bytes) -> None:
-        """*client_id* moves *top*, or something to its place. Raises Blocked while another has a lease there."""
+    def end_within(self, tops: tuple[bytes, ...], client_id: bytes) -> None:
+        """*client_id* moves *tops*, or something to their places. Raises Blocked while others have leases."""
         if self._all_until_s:
             self._check_all()
-        for directory in [path for path in self._makers if paths.is_within(path, top)]:
+        within = [path for path in self._makers if any(paths.is_within(path, top) for top in tops)]
+        last_s, last = 0.0, b""
+        for directory in within:
             maker = self._makers[directory]
             if maker.client_id != client_id:
-                self._wait_for(maker, directory)
+                last_s, last = max((last_s, last), (self._recall(maker), directory))
+        if last_s > trio.current_time():  # or who goes on making directories there could keep it where it is
+            self._none_until_s = last_s + NAMES_LEASE_S
+        self._wait_until(last_s, last)
+        for directory in within:
             del self._makers[directory]
 
     def clear(self) -> None:
         """Names have been mended."""
         self._makers.clear()
 
-    def _wait_for(self, maker: _Maker, directory: bytes) -> float:
-        """Now, once *maker* has no lease any more. Raises Blocked before; it gets no other one meanwhile."""
-        now_s = trio.current_time()
-        if maker.end_s > now_s:
+    def _recall(self, maker: _Maker) -> float:
+        """When *maker*'s lease ends, which gets no other one meanwhile."""
+        if maker.end_s > trio.current_time():
             maker.lease = 0
             maker.not_before_s = maker.end_s + NAMES_CALM_S
-            reason = f"{paths.printable(directory)} is being filled by another node"
-            block_until(self._nursery, maker.end_s, reason)
-        return now_s
+        return maker.end_s
+
+    def _wait_until(self, end_s: float, directory: bytes) -> None:
+        """Raises Blocked before *end_s*, when the lease on *directory* ends."""
+        if end_s > trio.current_time():
+            block_until(self._nursery, end_s, f"{paths.printable(directory)} is being filled by another node")
 
     def _check_all(self) -> None:
         if self._all_until_s > trio.current_time():

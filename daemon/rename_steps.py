@@ -82,7 +82,7 @@ class RenameSteps:
 
     def hold_alone(self, plan: Plan) -> None:
         """`hold`. Raises Blocked while somebody may write to the file without its being here."""
-        if not plan.tree:
+        if not plan.tree and not metadentry.is_link_record(plan.record):
             self._writers.leave(plan.fid)
         self.hold(plan)
 
@@ -103,7 +103,8 @@ class RenameSteps:
                 self._leases.moved(plan.source, plan.client_id)
             else:
                 self._moves.file_came(entry.fid, plan.source)
-                self._writers.file_came(entry.fid, plan.source)
+                if not entry.is_link:
+                    self._writers.file_came(entry.fid, plan.source)
         else:
             self.store.delete(key)
         if not plan.tree:

@@ -35,7 +35,7 @@ from gkfs.daemon.store import MetadataStore
 from gkfs.daemon.writers import Writers
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
-from gkfs.limits import KEY_PATH_MAX_BYTES, SCAN_PAGE_RECORDS, TREE_BATCH_BYTES
+from gkfs.limits import KEY_PATH_MAX_BYTES, SCAN_PAGE_RECORDS, TREE_BATCH_BYTES, TREES_UNDONE_MAX
 from gkfs.messages import Empty
 from gkfs.operations import PUT_RECORDS
 from gkfs.peer_messages import TREE_COPY, TREE_DROP, TREE_LOCK, TREE_UNDO, PutRecordsRequest, TreeRequest
@@ -61,6 +61,7 @@ class Trees:
         self._writers = writers
         self._distributor = distributor
         self._peers = peers
+        self._undone: dict[bytes, None] = {}  # intents, oldest first
 
     def tree(self, session: Session, request: TreeRequest) -> Empty | Coroutine[Any, Any, Empty]:
         if request.step == TREE_LOCK:
@@ -72,12 +73,18 @@ class Trees:
             return self._copy(request.intent, lock)
         if request.step not in (TREE_DROP, TREE_UNDO):
             raise os_error(errno.EINVAL, f"step {request.step!r}")
+        if request.step == TREE_UNDO:
+            self._undone[request.intent] = None
+            if len(self._undone) > TREES_UNDONE_MAX:
+                del self._undone[next(iter(self._undone))]
         if lock is None:
             return Empty()  # done before, or never locked here
         return self._end(request.intent, lock, request.step)
 
     def _lock(self, request: TreeRequest) -> Empty:
         # no await between here and the commit of the batch
+        if request.intent in self._undone:  # while this waited: nobody would take the lock back
+            raise _given_up(request.source)
         if self._guards.tree_lock(request.intent) is not None:
             return Empty()
         conflict = self._guards.tree_conflict(request.source, request.target)
@@ -87,11 +94,8 @@ class Trees:
         if not request.exchange and any(self._store.scan(first, end, 1) for first, end in _below(request.target)):
             raise os_error(errno.ENOTEMPTY, paths.printable(request.target))
         source, target, exchange = request.source, request.target, request.exchange
-        self._writers.leave_below(source)
-        if exchange:
-            self._writers.leave_below(target)
-        for top in (source, target):
-            self._name_leases.end_below(top, request.client_id)
+        self._writers.leave_within((source, target) if exchange else (source,))
+        self._name_leases.end_within((source, target), request.client_id)
         self._store.put(keys.tree_lock(request.intent), msgpack.packb([source, target, exchange, False]))
         self._guards.lock_tree(request.intent, source, target, exchange=exchange)
         return Empty()

@@ -14,7 +14,7 @@ import trio
 
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.limits import LEASES_MAX, WRITE_LEASE_S, WRITE_RIGHT_S, WRITE_SETTLE_S
-from gkfs.paths import is_below
+from gkfs.paths import is_within
 
 
 class _File:
@@ -60,7 +60,7 @@ class Writers:
         file.path = path
         file.rights[client_id] = now_s + WRITE_RIGHT_S
         if file.lease_until_s > now_s and file.holder != client_id:
-            self._wait_for(file)
+            raise Blocked(self._guard(file))
         if behind and file.holder == client_id and file.lease_until_s > now_s:
             end_s = now_s + WRITE_LEASE_S
             file.lease_until_s = end_s if file.guard is None else min(end_s, file.last_s)
@@ -78,25 +78,33 @@ class Writers:
         file = self._files.get(fid)
         if file is not None and file.lease_until_s > trio.current_time() and file.holder != client_id:
             file.rights[client_id] = trio.current_time() + WRITE_RIGHT_S
-            self._wait_for(file)
+            raise Blocked(self._guard(file))
 
     def leave(self, fid: int) -> None:
         """The record is to go to another daemon, which knows of no lease. Raises Blocked while there is one."""
         file = self._files.get(fid)
         if file is not None:
-            self._recall(file)
+            _raise_first([self._recall(file)])
 
-    def leave_below(self, directory: bytes) -> None:
-        """As `leave`, for all files below *directory*."""
-        for file in self._files.values():
-            if file.lease_until_s and is_below(file.path, directory):
-                self._recall(file)
+    def leave_within(self, tops: tuple[bytes, ...]) -> None:
+        """As `leave`, for all files at or below *tops*: all leases are recalled, then the first is waited for.
 
-    def _recall(self, file: _File) -> None:
+        Nobody gets a new one meanwhile, or who goes on making files there could keep the directory where it is.
+        """
+        leased = [file for file in self._files.values() if file.lease_until_s]
+        within = [file for file in leased if any(is_within(file.path, top) for top in tops)]
+        guards = [self._recall(file) for file in within]
+        if any(guards):
+            self._none_until_s = max(self._none_until_s, trio.current_time() + 2 * WRITE_LEASE_S)
+        _raise_first(guards)
+
+    def _recall(self, file: _File) -> Guard | None:
+        """Have the next renewal refused; what to wait for, if there is a lease."""
         now_s = trio.current_time()
-        if file.lease_until_s > now_s:
-            file.rights[b""] = max(now_s + WRITE_LEASE_S, file.rights.get(b"", 0.0))  # the renewal is refused
-            self._wait_for(file)
+        if file.lease_until_s <= now_s:
+            return None
+        file.rights[b""] = max(now_s + WRITE_LEASE_S, file.rights.get(b"", 0.0))
+        return self._guard(file)
 
     def settled(self, fid: int, client_id: bytes, *, leaves: bool) -> None:
         """*client_id* has nothing on its way, and gives the lease back; with *leaves* it is no writer any more."""
@@ -140,12 +148,19 @@ class Writers:
         file = self._files[fid] = _File()
         return file
 
-    def _wait_for(self, file: _File) -> None:
+    def _guard(self, file: _File) -> Guard:
+        """What lifts when the lease ends; its holder has `WRITE_SETTLE_S` from now on."""
         if file.guard is None:
             file.guard = Guard("another node is writing to it")
             file.last_s = trio.current_time() + WRITE_SETTLE_S
             self._nursery.start_soon(_end_in_time, file, file.guard)
-        raise Blocked(file.guard)
+        return file.guard
+
+
+def _raise_first(guards: list[Guard | None]) -> None:
+    for guard in guards:
+        if guard is not None:
+            raise Blocked(guard)
 
 
 async def _end_in_time(file: _File, guard: Guard) -> None:

@@ -118,6 +118,7 @@ GARBAGE_TIMES_MIDDLE: Final = 100  # and before everything is, which takes 0.1 s
 
 # --- daemon
 LEASES_MAX: Final = 100_000  # paths leased at once, some 300 bytes each
+TREES_UNDONE_MAX: Final = 10_000  # directory renames given up, whose request for a lock may still wait
 NAMES_LEASES_MAX: Final = 10_000  # directories of which it is known who fills them, some 400 bytes each
 FILE_CALM_S: Final = 10.0  # a file that one node changed while another read it is not leased for so long
 OPEN_CHUNKS_MAX: Final = 512  # chunk files kept open

@@ -131,13 +131,31 @@ def test_a_directory_that_another_renames_waits(tmp_path: Path) -> None:
     async def check(directory: Directory) -> None:
         for top in (b"/d", b"/"):
             lease = directory.leased(A)
-            directory.leases.end_below(b"/other", B)
+            directory.leases.end_within((b"/other",), B)
             assert directory.make(A, lease) == (lease, [])
-            assert await wait_for(lambda top=top: directory.leases.end_below(top, B)) > 0  # type: ignore[misc]
-            directory.leases.end_below(top, B)
+            assert await wait_for(lambda top=top: directory.leases.end_within((top,), B)) > 0  # type: ignore[misc]
+            directory.leases.end_within((top,), B)
+            await trio.sleep(NAMES_LEASE_S)
         lease = directory.leased(A)
-        directory.leases.end_below(b"/d", A)  # it knows
+        directory.leases.end_within((b"/d",), A)  # it knows
         assert directory.make(A, lease) == (0, [])
+
+    run(tmp_path, check)
+
+
+def test_all_leases_below_are_awaited_at_once_and_no_new_ones_given(tmp_path: Path) -> None:
+    async def check(directory: Directory) -> None:
+        for number in range(20):
+            for _ in range(NAMES_LEASE_AFTER):
+                made = directory.leases.created(b"/d/%d/x" % number, FID, A, 0)
+            assert made[0]
+        top = (b"/d",)
+        assert await wait_for(lambda: directory.leases.end_within(top, B)) == pytest.approx(NAMES_LEASE_S)
+        for _ in range(2 * NAMES_LEASE_AFTER):
+            assert directory.make(A) == (0, []), "who makes more directories gets none"
+        directory.leases.end_within(top, B)
+        await trio.sleep(NAMES_LEASE_S)
+        directory.leased(A)
 
     run(tmp_path, check)
 

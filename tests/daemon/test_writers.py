@@ -197,7 +197,7 @@ def test_a_record_leaves_when_nobody_has_the_lease_any_more(below: bool) -> None
     async def check(found: Writers) -> None:
         def leave() -> None:
             if below:
-                found.leave_below(b"/d")
+                found.leave_within((b"/d",))
             else:
                 found.leave(FILE)
 
@@ -217,9 +217,25 @@ def test_a_record_leaves_when_nobody_has_the_lease_any_more(below: bool) -> None
 def test_what_is_not_below_the_directory_keeps_its_lease() -> None:
     async def check(found: Writers) -> None:
         found.declare(b"/d2/file", FILE, A, behind=False, wanted=True)
-        found.declare(b"/d", OTHER, A, behind=False, wanted=True)
-        found.leave_below(b"/d")
+        found.declare(b"/dd", OTHER, A, behind=False, wanted=True)
+        found.leave_within((b"/d",))
         assert found.declare(b"/d2/file", FILE, A, behind=True, wanted=True)
+
+    run(check)
+
+
+def test_all_leases_below_a_directory_are_recalled_at_once_and_no_new_ones_given() -> None:
+    async def check(found: Writers) -> None:
+        many = range(100, 150)
+        for fid in many:
+            assert found.declare(PATH, fid, A, behind=False, wanted=True)
+        with pytest.raises(Blocked):
+            found.leave_within((b"/d",))
+        assert not found.declare(PATH, FILE, B, behind=False, wanted=True), "who makes more files waits for each"
+        for fid in many:
+            assert not found.declare(PATH, fid, A, behind=True, wanted=True), "A learns of it"
+            found.settled(fid, A, leaves=False)
+        found.leave_within((b"/d",))
 
     run(check)
 
@@ -239,8 +255,8 @@ def test_a_file_that_was_renamed_here_keeps_its_lease_and_is_below_its_new_direc
     async def check(found: Writers) -> None:
         found.declare(b"/old/file", FILE, A, behind=False, wanted=True)
         found.is_at(FILE, PATH)
-        found.leave_below(b"/old")
+        found.leave_within((b"/old",))
         with pytest.raises(Blocked):
-            found.leave_below(b"/d")
+            found.leave_within((b"/d",))
 
     run(check)
