@@ -181,6 +181,11 @@ class Inode:
         """Forget the data of an inline file, but nothing else."""
         self._entry = self.entry._replace(data=b"")
 
+    def distrust(self) -> None:
+        """Take the next record for right, whatever its version, and nothing of what was known before."""
+        self._version = self.cached_version = self.listed_version = 0
+        self._fresh_until_s = self.lease_until_s = self.recent_until_s = 0.0
+
     def take_fresh(self) -> bool:
         """Whether the record came within the same system call; says so once."""
         fresh = self._fresh_until_s > 0.0 and time.monotonic() < self._fresh_until_s
@@ -250,6 +255,11 @@ class InodeTable:
     def named(self, parent: Inode, name: bytes) -> Inode | None:
         """The inode last seen under that name, if the kernel still holds it."""
         return self._by_name.get((parent.fid, name))
+
+    def distrust(self) -> None:
+        """A daemon has gone back to an earlier state: versions may come again, of other records."""
+        for inode in self._by_fid.values():
+            inode.distrust()
 
     def known(self, fid: int) -> Inode | None:
         """The inode of that number, if the kernel holds it. Not the root, whatever a daemon says of its number."""

@@ -103,6 +103,7 @@ class Mount:
         host = socket.gethostname()
         own = [index for index, address in hosts.daemons.items() if address.host == host]
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)
+        self._pool.on_setback = self._context.inodes.distrust
         self._operations = GkfsOperations(self._context, on_ready)
         self._reclaim = Reclaim(self._context.inodes, settings.max_inodes)
 

@@ -12,6 +12,7 @@ import random
 import select
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -50,9 +51,14 @@ class Connection:
         self.attached_s = float("-inf")  # the latest connection's beginning
         self.delay_s = RECONNECT_FIRST_S  # before the latest was tried again
         self._looked_s = 0.0
+        self._power_epoch = -1  # of the daemon; not known yet
 
-    def attach(self, connected: socket.socket) -> None:
-        """Take over a connected, non-blocking socket."""
+    def attach(self, connected: socket.socket, power_epoch: int) -> None:
+        """Take over a connected, non-blocking socket; the daemon has said its *power_epoch*."""
+        if self._power_epoch not in (-1, power_epoch):
+            log.warning("%s: its node has gone down: what was not synced is as it was before", self.address)
+            self._pool.on_setback()
+        self._power_epoch = power_epoch
         self.attached_s = time.monotonic()
         self._socket = connected
         self._sending = []
@@ -161,6 +167,7 @@ class Pool:
         """*connect_local*: to a daemon in this process. Without *merge* each request is sent by itself."""
         self.pump = pump
         self.timeout_s = timeout_s
+        self.on_setback: Callable[[], None] = lambda: None  # a daemon may have gone back to an earlier state
         self._hosts = hosts
         self._path = path
         self._client_id = client_id
@@ -209,7 +216,7 @@ class Pool:
                 try:
                     await limit.acquire()
                     try:
-                        connection.attach(await self._open(connection.address))
+                        connection.attach(*await self._open(connection.address))
                     finally:
                         limit.release()
                     return
@@ -281,12 +288,12 @@ class Pool:
         connection.delay_s = delay_s
         while True:
             try:
-                connected = await self._open(connection.address)
+                connected, power_epoch = await self._open(connection.address)
             except GkfsError as error:
                 log.info("%s", error)
             else:
                 log.warning("%s: connected again", connection.address)
-                connection.attach(connected)
+                connection.attach(connected, power_epoch)
                 return
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, RECONNECT_MAX_S)
@@ -313,9 +320,10 @@ class Pool:
                 if call.error is None:
                     connection.address = DaemonAddress(index, *call.result())
 
-    async def _open(self, address: DaemonAddress) -> socket.socket:
-        connected, _ = await open_connection(address, self._hosts.access, self._client_id, "client")
-        return connected
+    async def _open(self, address: DaemonAddress) -> tuple[socket.socket, int]:
+        access = self._hosts.access
+        connected, hello = await open_connection(address, access, self._client_id, "client")
+        return connected, hello.power_epoch
 
     def _flush(self) -> None:
         if self._queued:

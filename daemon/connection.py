@@ -249,7 +249,8 @@ class Connection:
         self.session.connection = self
         self._sessions.joined(self.session)
         mine = self._identity
-        self.send(wire.encode_reply(HELLO, seq, HelloReply(__version__, mine.daemon_count, mine.boot_epoch)))
+        hello_reply = HelloReply(__version__, mine.daemon_count, mine.boot_epoch, mine.power_epoch)
+        self.send(wire.encode_reply(HELLO, seq, hello_reply))
         return decoder, rest
 
     def _leave_session(self) -> None:

@@ -49,6 +49,7 @@ class Identity:
     daemon_index: int
     daemon_count: int
     boot_epoch: int
+    power_epoch: int
 
 
 class Caller(NamedTuple):

@@ -213,7 +213,11 @@ class _Server:
         self._on_shutdown = on_shutdown
         superblock = rootdir.superblock
         self._identity = Identity(
-            superblock.fsid, superblock.daemon_index, superblock.daemon_count, superblock.boot_epoch
+            superblock.fsid,
+            superblock.daemon_index,
+            superblock.daemon_count,
+            superblock.boot_epoch,
+            superblock.power_epoch,
         )
         self._access = access
         self._sessions = Sessions(store)

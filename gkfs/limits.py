@@ -33,7 +33,7 @@ HOSTFILE_MAX_BYTES: Final = 16 << 20  # DAEMONS_MAX lines, each written again by
 CONFIGURATION_MAX_BYTES: Final = 1 << 20
 
 # --- wire: bounds are checked before memory is taken
-PROTOCOL_VERSION: Final = 9
+PROTOCOL_VERSION: Final = 10
 MESSAGE_BODY_MAX_BYTES: Final = 512 << 10
 HELLO_BODY_MAX_BYTES: Final = 1024  # of the first message, before there is a receive buffer
 MESSAGE_BULK_MAX_BYTES: Final = CHUNK_SIZE_BYTES

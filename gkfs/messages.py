@@ -33,9 +33,12 @@ class HelloRequest(NamedTuple):
 
 
 class HelloReply(NamedTuple):
+    """*power_epoch*: the last of its runs that ended with its node, 0 for none: it may have gone back then."""
+
     software: str
     daemon_count: int
     boot_epoch: int
+    power_epoch: int
 
 
 class StatusReply(NamedTuple):

@@ -47,7 +47,7 @@ def test_requests_leave_together_unless_told_otherwise(
     pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 60.0, merge=merge)
     connection = pool._connections[0]
     assert isinstance(connection, Connection)
-    connection.attach(ours)
+    connection.attach(ours, 0)
     seen = []
     for name in (b"/a", b"/b", b"/c"):
         pool.call(0, LOOKUP, LookupRequest(name))
@@ -98,7 +98,7 @@ def test_a_connection_on_which_a_message_does_not_end_is_given_up(
     pump = Pump()
     pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 1.0)
     connection = pool._connections[0]
-    connection.attach(ours)
+    connection.attach(ours, 0)
     theirs.send(wire.HEADER.pack(1, 1 << 20, 1, READ_CHUNK.code, wire.REPLY, 0) + b"\x90" + bytes(100))
     connection._on_events(select.EPOLLIN)
     connected = []
@@ -133,7 +133,7 @@ def test_a_connection_that_broke_before_the_first_turn_is_made_again(monkeypatch
     async def main() -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        connection.attach(ours)
+        connection.attach(ours, 0)
         theirs.close()
         connection._receive()  # the pump's first look, before `maintain` runs
         async with trio.open_nursery() as nursery:

@@ -85,7 +85,7 @@ class ClientUnderFire:
             self._far.close()
         ours, self._far = socket.socketpair()
         ours.setblocking(False)
-        self._connection.attach(ours)
+        self._connection.attach(ours, 0)
 
     def _receive(self) -> None:
         """What the pump does when the socket is readable."""
