@@ -4,6 +4,7 @@ import errno
 import select
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,10 @@ def test_a_connection_that_breaks_at_once_is_made_again_less_and_less_often(
     async def sleep(delay_s: float) -> None:
         waits.append(delay_s)
 
-    async def open_one(address: DaemonAddress) -> socket.socket:
+    async def open_one(address: DaemonAddress) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair()
         theirs.close()
-        return ours
+        return ours, 0
 
     monkeypatch.setattr(trio, "sleep", sleep)
     monkeypatch.setattr(pool, "_open", open_one)
@@ -144,5 +145,21 @@ def test_a_connection_that_broke_before_the_first_turn_is_made_again(monkeypatch
 
     monkeypatch.setattr(pool, "_reconnect", reconnect)
     trio.run(main)
+    pool.close()
+    pump.close()
+
+
+def test_who_connects_again_to_a_daemon_whose_node_went_down_is_told_once() -> None:
+    pump = Pump()
+    pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 60.0)
+    setbacks: list[int] = []
+    (connection,) = pool._connections.values()
+    for number, power_epoch in enumerate([3, 3, 5, 5]):
+        pool.on_setback = partial(setbacks.append, number)
+        ours, theirs = socket.socketpair()
+        connection.attach(ours, power_epoch)
+        connection.close()
+        theirs.close()
+    assert setbacks == [2]
     pool.close()
     pump.close()

@@ -37,7 +37,7 @@ def test_the_documents_bytes_are_those_that_are_sent(monkeypatch: pytest.MonkeyP
     assert shown() == [mine.greeting.hex(), answer.hex(), proof.hex()]
     assert mine.prove(answer) == proof
     assert (len(mine.greeting), len(answer), len(proof)) == (GREETING_BYTES, ANSWER_BYTES, PROOF_BYTES)
-    assert handshake.decode_greeting(mine.greeting) == Greeting(9, "client", 1, FSID, b"\xc0" * 16)
+    assert handshake.decode_greeting(mine.greeting) == Greeting(10, "client", 1, FSID, b"\xc0" * 16)
 
 
 def test_no_bit_of_an_answer_can_be_changed() -> None:
