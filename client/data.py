@@ -56,6 +56,7 @@ class FileData:
         self._reader = Reader(context)
         self._writer = Writer(context)
         self._publishing: set[Inode] = set()  # by `publish_beside`
+        self._setbacks = 0  # how often a daemon has gone back to an earlier state
 
     async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
         """See `Reader.read`; what was written here is confirmed before."""
@@ -129,6 +130,7 @@ class FileData:
                 raise
             return
         inode.learn_own(metadentry.decode(reply.record), before)
+        inode.unsynced_record = True
         if inode.dirty_size == size and inode.dirty_mtime_ns == mtime_ns:  # else written again meanwhile
             self._writer.clean(inode)
 
@@ -197,7 +199,9 @@ class FileData:
         inode = handle.inode
         await self.flush(handle)
         inode.data_changes += 1  # MPI programs sync before they read what others have written: read it again
+        setbacks = self._setbacks
         daemons, inode.unsynced = inode.unsynced, frozenset()
+        inode.unsynced_record = False
         pool = self._context.pool
         calls = [pool.call(daemon, SYNC_CHUNKS, SyncChunksRequest(inode.fid)) for daemon in daemons]
         owner = self._context.distributor.path_owner(self._context.inodes.path(inode))
@@ -205,10 +209,21 @@ class FileData:
         try:
             for call in calls:
                 await call
+            await records
         except OSError:
             inode.unsynced |= daemons
+            inode.unsynced_record = True
             raise
-        await records
+        if setbacks != self._setbacks:
+            raise os_error(errno.EIO, f"the node of a daemon went down while file {inode.fid:x} was synced")
+
+    def setback(self, daemon: int, open_files: Iterable[Inode]) -> None:
+        """The node of *daemon* went down, with what was not synced: who has written it to *open_files* is told."""
+        self._setbacks += 1
+        for inode in open_files:
+            owner = self._context.distributor.path_owner(self._context.inodes.path(inode))
+            if daemon in inode.unsynced or (inode.unsynced_record and owner == daemon):
+                self._writer.lost(inode, f"daemon {daemon} has lost what was not synced: its node went down")
 
     async def closed(self, inode: Inode) -> None:
         """The last handle is closed: what only this mount kept alive goes."""

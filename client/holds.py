@@ -24,7 +24,7 @@ class Holds:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._open: set[Inode] = set()
+        self.open_files: set[Inode] = set()
         self._asked: set[int] = set()  # daemons that have not answered yet
 
     def opened(self, inode: Inode) -> None:
@@ -32,13 +32,13 @@ class Holds:
         if not inode.opens:
             inode.held_path = self._context.inodes.path(inode)
         inode.opens += 1
-        self._open.add(inode)
+        self.open_files.add(inode)
 
     def closed(self, inode: Inode) -> bool:
         """One handle less; whether it was the last one."""
         inode.opens -= 1
         if not inode.opens:
-            self._open.discard(inode)
+            self.open_files.discard(inode)
         return not inode.opens
 
     async def release(self, inode: Inode) -> None:
@@ -53,7 +53,7 @@ class Holds:
     async def renew(self) -> None:
         """Tell the daemons what is open."""
         by_owner: dict[int, list[tuple[bytes, Inode]]] = {}
-        for inode in self._open:
+        for inode in self.open_files:
             if not inode.gone:
                 inode.held = True
                 path = self._context.inodes.path(inode)

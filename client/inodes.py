@@ -75,6 +75,7 @@ class Inode:
         "removed",
         "touched_s",
         "unsynced",
+        "unsynced_record",
         "was_read",
         "write_right",
     )
@@ -111,6 +112,7 @@ class Inode:
         self.data_kept = False  # its record, with its data, is among those that `InodeTable.keep_data` counts
         self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
+        self.unsynced_record = False  # its owner got data, size or the name itself since
         self.recent_until_s = 0.0  # of a directory: its record is as good as new before
         self.touched_s = 0.0  # and its entries changed then, on the monotonic clock
         self.lease_until_s = 0.0  # nobody else changes it before; of a directory but for what is in it
@@ -170,6 +172,10 @@ class Inode:
         if version >= self._version:
             self._entry, self._version = entry, version
         self._fresh_until_s = time.monotonic() + FRESH_S if fresh else 0.0
+
+    def is_older(self, record: bytes) -> bool:
+        """Whether *record* is newer than what is known."""
+        return self._version < metadentry.version_of(record)
 
     def learn_own(self, entry: Metadentry, before: int) -> None:
         """Note the record after a change of data by this node; *before*: the version it was made for."""
@@ -278,7 +284,7 @@ class InodeTable:
     def listed(self, parent: Inode, name: bytes, record: bytes) -> Inode:
         """As `seen`, of an entry of a listing: a file with one name, whose *record* comes without data."""
         inode = self._referenced(parent, name, metadentry.fid_of(record), several=False)
-        if not inode.is_known or inode.entry.version < metadentry.version_of(record):
+        if inode.is_older(record):
             inode.learn(record)
         inode.listed_version = inode.entry.version
         return inode

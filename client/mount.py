@@ -103,9 +103,15 @@ class Mount:
         host = socket.gethostname()
         own = [index for index, address in hosts.daemons.items() if address.host == host]
         self._context = Context(self._pool, Distributor(hosts.daemon_count), options, own)
-        self._pool.on_setback = self._context.inodes.distrust
         self._operations = GkfsOperations(self._context, on_ready)
+        self._loses_unsynced = hosts.features.sync is not Sync.COMMIT
+        self._pool.on_setback = self._set_back
         self._reclaim = Reclaim(self._context.inodes, settings.max_inodes)
+
+    def _set_back(self, daemon: int) -> None:
+        self._context.inodes.distrust()
+        if self._loses_unsynced:
+            self._operations.data.setback(daemon, self._operations.holds.open_files)
 
     def end(self) -> None:
         """Have it unmount itself, as SIGTERM does."""

@@ -230,6 +230,7 @@ class Namespace:
         inode, reply = await self._named(parent, name, ask)
         self._name_leases.granted(parent, asked, directory, sent_s, generation, reply)
         if reply.created:
+            inode.unsynced_record = True
             self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
         return inode, reply.created
 

@@ -57,7 +57,7 @@ class Connection:
         """Take over a connected, non-blocking socket; the daemon has said its *power_epoch*."""
         if self._power_epoch not in (-1, power_epoch):
             log.warning("%s: its node has gone down: what was not synced is as it was before", self.address)
-            self._pool.on_setback()
+            self._pool.on_setback(self.address.daemon)
         self._power_epoch = power_epoch
         self.attached_s = time.monotonic()
         self._socket = connected
@@ -167,7 +167,7 @@ class Pool:
         """*connect_local*: to a daemon in this process. Without *merge* each request is sent by itself."""
         self.pump = pump
         self.timeout_s = timeout_s
-        self.on_setback: Callable[[], None] = lambda: None  # a daemon may have gone back to an earlier state
+        self.on_setback: Callable[[int], object] = bool  # for a daemon that may have gone back to an earlier state
         self._hosts = hosts
         self._path = path
         self._client_id = client_id

@@ -22,6 +22,7 @@ from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
 from gkfs.client.pump import Lock
 from gkfs.client.write_leases import WriteLeases
+from gkfs.errors import os_error
 from gkfs.limits import (
     CHUNK_SIZE_BYTES,
     INLINE_DATA_MAX_BYTES,
@@ -157,6 +158,7 @@ class Writer:
         sent_s = time.monotonic()
         reply = await self._context.about(inode, OUTGROW, make)
         inode.learn_own(metadentry.decode(reply.record), before)
+        inode.unsynced_record = True
         self.leases.told(inode, asked, sent_s, leased=reply.leased)
         self._left_record(inode)
 
@@ -258,6 +260,7 @@ class Writer:
             lambda path: WriteInlineRequest(path, inode.fid, start, mtime_ns, unprivileged, data),
         )
         entry = metadentry.decode(reply.record)
+        inode.unsynced_record = True
         if reply.written:
             inode.learn_own(entry, before)
             if not inode.dirty_size and inode.dirty_mtime_ns == mtime_ns and not behind.gathered:
@@ -324,15 +327,22 @@ class Writer:
             return False
         log.warning("file %#x lost its name elsewhere: %s", inode.fid, error)
         inode.gone = True
+        self._fail(inode, OSError(errno.ESTALE, error.strerror))
+        return True
+
+    def lost(self, inode: Inode, reason: str) -> None:
+        """What was written here and confirmed is not there any more; `check` raises EIO."""
+        log.warning("file %#x: %s", inode.fid, reason)
+        self._fail(inode, os_error(errno.EIO, reason))
+
+    def _fail(self, inode: Inode, error: OSError) -> None:
         if inode.behind is None:
             inode.behind = Behind()
         inode.behind.failures += 1
-        inode.behind.error = OSError(errno.ESTALE, error.strerror)
-        return True
+        inode.behind.error = error
 
     def _failed(self, inode: Inode, behind: Behind, error: OSError) -> None:
         if self.is_lost(inode, error):
             return
         log.warning("write to file %#x: %s", inode.fid, error)
-        behind.failures += 1
-        behind.error = error
+        self._fail(inode, error)

@@ -75,6 +75,7 @@ class SharedInode(Inode):
         self.recent_until_s = self.lease_until_s = 0.0
         self.was_read = False
         self.cut_from = 0  # of what this worker truncates
+        self.unsynced_record = False
         self.leaving = None  # of what this worker removes
         self.write_right = None  # of this worker: each is a writer of its own
         self.names_known = None  # of a directory that this worker fills
@@ -361,7 +362,7 @@ class SharedHolds(Holds):
         assert isinstance(inode, SharedInode)
         with inode.inodes.table.lock:
             inode.opens += 1
-        self._open.add(inode)
+        self.open_files.add(inode)
 
     def closed(self, inode: Inode) -> bool:
         assert isinstance(inode, SharedInode)
@@ -369,7 +370,7 @@ class SharedHolds(Holds):
             inode.opens -= 1
             left = inode.opens
         if not left:
-            self._open.discard(inode)
+            self.open_files.discard(inode)
         return not left
 
     async def release(self, inode: Inode) -> None:
@@ -378,8 +379,8 @@ class SharedHolds(Holds):
             self._context.inodes.forget(inode.fid, 0)  # the kernel gave it back before
 
     async def renew(self) -> None:
-        self._open = {
-            inode for inode in self._open if isinstance(inode, SharedInode) and inode.is_live and inode.opens
+        self.open_files = {
+            inode for inode in self.open_files if isinstance(inode, SharedInode) and inode.is_live and inode.opens
         }
         await super().renew()
 

@@ -152,14 +152,14 @@ def test_a_connection_that_broke_before_the_first_turn_is_made_again(monkeypatch
 def test_who_connects_again_to_a_daemon_whose_node_went_down_is_told_once() -> None:
     pump = Pump()
     pool = Pool(pump, HOSTS, Path("/none"), bytes(16), 60.0)
-    setbacks: list[int] = []
+    setbacks: list[tuple[int, int]] = []
     (connection,) = pool._connections.values()
     for number, power_epoch in enumerate([3, 3, 5, 5]):
-        pool.on_setback = partial(setbacks.append, number)
+        pool.on_setback = partial(lambda number, daemon: setbacks.append((number, daemon)), number)
         ours, theirs = socket.socketpair()
         connection.attach(ours, power_epoch)
         connection.close()
         theirs.close()
-    assert setbacks == [2]
+    assert setbacks == [(2, 0)]
     pool.close()
     pump.close()
