@@ -99,11 +99,15 @@ class Copy:
         self.store.commit()
         self.seq = seq
 
-    async def become_original(self) -> None:
-        """Close it as what a daemon leaves behind: it can be started on the folder. Raises OSError."""
+    async def until_idle(self) -> None:
+        """Wait until no task works on it."""
         while self.tasks:
             self.idle = trio.Event()
             await self.idle.wait()
+
+    async def become_original(self) -> None:
+        """Close it as what a daemon leaves behind: it can be started on the folder. Raises OSError."""
+        await self.until_idle()
         self.store.delete(keys.COPIED)
         self.store.commit()
         self.close()
@@ -192,11 +196,27 @@ class Copies:
 
     # --- handlers
 
-    def begin(self, session: Session, request: CopyBeginRequest) -> Empty:
+    def begin(self, session: Session, request: CopyBeginRequest) -> Empty | Coroutine[Any, Any, Empty]:
         if self.is_needed(request.shard):
             raise os_error(
                 errno.ESTALE, f"the copy of shard {request.shard} here is all there is but the original"
             )
+        old = self._copies.get(request.shard)
+        if old is not None and old.tasks:
+            old.client_id = session.client_id  # nothing more of who began it is taken
+            return self._begin_when_idle(session, request, old)
+        return self._begin(session, request)
+
+    async def _begin_when_idle(self, session: Session, request: CopyBeginRequest, old: Copy) -> Empty:
+        """Threads write to the files of *old*: what they have open must not become something else."""
+        await old.until_idle()
+        now = self._copies.get(request.shard)
+        if now is not old and now is not None and now.client_id == session.client_id:
+            return Empty()  # a repeat was faster
+        reply = self.begin(session, request)
+        return await reply if isinstance(reply, Coroutine) else reply
+
+    def _begin(self, session: Session, request: CopyBeginRequest) -> Empty:
         self.drop(request.shard)
         folder = self.folder(request.shard)
         folder.mkdir(parents=True, mode=0o700)
@@ -219,13 +239,13 @@ class Copies:
         written = copy.storage.write(request.fid, request.chunk, request.offset, request.data)
         if entry and copy.store.get(key) != entry:
             copy.store.put_now(key, entry)  # the original's, with its checksums: a new file has emptied it
-        return Empty() if isinstance(written, int) else _finish(copy, written)
+        return Empty() if isinstance(written, int) else _finish(_at_work(copy, written))
 
     def cut(self, session: Session, request: CopyCutRequest) -> Empty | Coroutine[Any, Any, Empty]:
         copy = self._heard(session, request.shard)
         work = copy.storage.cut(request.fid, request.size)
         if work is not None:
-            return _finish(copy, work)
+            return _finish(_at_work(copy, work))
         copy.store.commit()
         return Empty()
 
@@ -234,7 +254,7 @@ class Copies:
     ) -> CopyReadReply | Coroutine[Any, Any, CopyReadReply]:
         copy = self._heard(session, request.shard)
         data = copy.storage.read(request.fid, request.chunk, request.offset, request.length)
-        return _read(copy, data) if isinstance(data, Coroutine) else CopyReadReply(data)
+        return _read(_at_work(copy, data)) if isinstance(data, Coroutine) else CopyReadReply(data)
 
     def done(self, session: Session, request: CopyDoneRequest) -> Empty:
         self._heard(session, request.shard).finish()
@@ -260,19 +280,24 @@ class Copies:
         return copy
 
 
-async def _finish(copy: Copy, work: Coroutine[Any, Any, Any]) -> Empty:
-    await _at_work(copy, work)
+async def _finish(work: Coroutine[Any, Any, Any]) -> Empty:
+    await work
     return Empty()
 
 
-async def _read(copy: Copy, work: Coroutine[Any, Any, Buffer]) -> CopyReadReply:
-    return CopyReadReply(await _at_work(copy, work))
+async def _read(work: Coroutine[Any, Any, Buffer]) -> CopyReadReply:
+    return CopyReadReply(await work)
 
 
-async def _at_work(copy: Copy, work: Coroutine[Any, Any, T]) -> T:
+def _at_work(copy: Copy, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """*work*, which counts from now on, not from when its task begins."""
     copy.tasks += 1
-    try:
-        return await work
-    finally:
-        copy.tasks -= 1
-        copy.idle.set()
+
+    async def count() -> T:
+        try:
+            return await work
+        finally:
+            copy.tasks -= 1
+            copy.idle.set()
+
+    return count()

@@ -347,7 +347,8 @@ class Failover:
                 if copy is None or now_s < copy.heard_s + COPY_SILENCE_S:
                     continue
                 if view.mirror != self._own:
-                    self._copies.drop(view.shard)
+                    if not copy.tasks:
+                        self._copies.drop(view.shard)
                 elif copy.complete:
                     await self._take_over(view)
 

@@ -1,12 +1,14 @@
 """The copy of a shard takes changes from one connection only."""
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 import trio
+import trio.testing
 
 from gkfs.commands import hostfiles
 from gkfs.copy_messages import (
@@ -72,6 +74,29 @@ def test_what_an_earlier_connection_has_sent_and_comes_late_is_not_taken(tmp_pat
         assert copy.seq == 0
 
     run(tmp_path, check)
+
+
+def test_a_new_copy_begins_when_no_thread_works_on_the_old_one(tmp_path: Path) -> None:
+    async def check(copies: Copies) -> None:
+        copies.begin(EARLIER, CopyBeginRequest(SHARD, 1, 0))
+        large = copies.chunk(EARLIER, DATA._replace(data=bytes(1 << 20)))
+        assert isinstance(large, Coroutine), "a thread writes it"
+        begun = copies.begin(LATER, CopyBeginRequest(SHARD, 1, 0))
+        assert isinstance(begun, Coroutine)
+        with pytest.raises(OSError, match="another connection"):
+            copies.chunk(EARLIER, DATA)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run, begun)
+            await trio.testing.wait_all_tasks_blocked()
+            assert copies.get(SHARD) is not None
+            await large
+        assert contents(copies, LATER) == b""
+
+    run(tmp_path, check)
+
+
+async def _run(work: Coroutine[Any, Any, object]) -> None:
+    await work
 
 
 def test_after_a_restart_the_copy_belongs_to_who_goes_on_with_it(tmp_path: Path) -> None:
