@@ -16,6 +16,7 @@ back leaves the directory undecided: creations in it fail with EBUSY, as all tha
 
 import errno
 import logging
+import random
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ import trio
 from gkfs import metadentry, paths
 from gkfs.daemon import intents, keys
 from gkfs.daemon.background import persist
-from gkfs.daemon.guards import Guards
+from gkfs.daemon.guards import Blocked, Guards, busy
 from gkfs.daemon.intents import Intent
 from gkfs.daemon.leases import Leases
 from gkfs.daemon.parents import Parents
@@ -32,6 +33,7 @@ from gkfs.daemon.peers import Peers, failures, first_error
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
 from gkfs.errors import os_error
+from gkfs.limits import LOCK_WAIT_S, RETRY_FIRST_S
 from gkfs.messages import Empty, RmdirRequest
 from gkfs.metadentry import Metadentry
 from gkfs.operations import RMDIR, SEAL, UNSEAL
@@ -110,7 +112,7 @@ class Removal:
         except OSError:
             self._guards.lift_path(path)
             raise
-        error = first_error(await self._peers.call_all(self._all, SEAL, SealRequest(path, entry.fid)))
+        error = await self._seal_all(SealRequest(path, entry.fid))
         if error is None:
             # no await between here and the commit; the path was held, so its record is what it was
             try:
@@ -127,6 +129,20 @@ class Removal:
                 return Empty()
         await self._unseal(intent.name, path, entry.fid)
         raise error
+
+    async def _seal_all(self, request: SealRequest) -> OSError | None:
+        """Have every daemon seal the directory; those that a rename keeps from it are asked again."""
+        deadline_s = trio.current_time() + LOCK_WAIT_S
+        remaining = set(self._all)
+        while True:
+            outcomes = await self._peers.call_all(remaining, SEAL, request)
+            error = first_error({index: found for index, found in outcomes.items() if not _is_busy(found)})
+            remaining = {index for index, found in outcomes.items() if _is_busy(found)}
+            if error is not None or not remaining:
+                return error
+            if trio.current_time() > deadline_s:
+                return first_error(outcomes)
+            await trio.sleep(RETRY_FIRST_S * (1 + random.random()))
 
     def _delete(self, key: bytes, entry: Metadentry) -> None:
         self._store.delete(key)
@@ -169,7 +185,10 @@ class Removal:
     def seal(self, session: Session, request: SealRequest) -> Empty:
         # no await between here and the commit of the batch: nothing is created between check and seal
         if self._guards.active:  # the lock of a rename that was given up may be gone from the directory's owner
-            self._guards.check_copied(request.path)
+            try:
+                self._guards.check_copied(request.path)
+            except Blocked as blocked:  # not to be waited for here: the seal would come after its end
+                raise busy(blocked.guard) from None
         self._check_empty(request.path)
         key = keys.seal(request.fid)
         if self._store.get(key) != DECIDED:
@@ -206,3 +225,7 @@ class Removal:
             if not removed:
                 self._guards.hold_path(path, "its removal is being undone")
             self._tell_later(intent.name, fid, removed=removed, held=None if removed else path)
+
+
+def _is_busy(outcome: Empty | OSError) -> bool:
+    return isinstance(outcome, OSError) and outcome.errno == errno.EBUSY

@@ -174,6 +174,7 @@ _DETACH = _RECORD | {errno.EPERM, errno.EBUSY}
 _XATTR = _RECORD | {errno.ENODATA}
 _NAME = frozenset({errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ESTALE, errno.EBUSY})
 _REMOVE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EBUSY, errno.ESTALE})
+_SEAL = frozenset({errno.ENOTEMPTY, errno.EBUSY})
 _TREE = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG})
 
 HELLO = Operation(1, "hello", HelloRequest, HelloReply, idempotent=True)
@@ -229,7 +230,7 @@ SYNC_CHUNKS = Operation(33, "sync_chunks", SyncChunksRequest, Empty, idempotent=
 ALLOCATED = Operation(34, "allocated", AllocatedRequest, AllocatedReply, idempotent=True)
 CHECKSUM = Operation(36, "checksum", ChecksumRequest, ChecksumReply, idempotent=True)
 
-SEAL = Operation(40, "seal", SealRequest, Empty, frozenset({errno.ENOTEMPTY}), idempotent=True, role="peer")
+SEAL = Operation(40, "seal", SealRequest, Empty, _SEAL, idempotent=True, role="peer")
 UNSEAL = Operation(41, "unseal", UnsealRequest, Empty, idempotent=True, role="peer")
 ADOPT = Operation(42, "adopt", AdoptRequest, AdoptReply, _REMOVE | _NAME, may_lack_record=True, role="peer")
 FORGET_INTENT = Operation(43, "forget_intent", ForgetIntentRequest, Empty, idempotent=True, role="peer")
