@@ -105,6 +105,7 @@ class Reclaimer:
                 batch = [queue.popleft() for _ in range(count)]
                 failed = batch
                 try:
+                    await self._store.noted()
                     failed = await self._cut_dead(daemon, [fid for fid in batch if self._is_noted(fid)])
                 finally:
                     queue.extend(failed)
@@ -137,20 +138,30 @@ class Reclaimer:
     async def _cut_here(self, batch: list[int]) -> list[int]:
         """Cut files on this daemon, without the cost of calls; returns those that failed."""
         failed: list[int] = []
+        uncommitted: list[int] = []
         for number, fid in enumerate(batch):
             try:
                 work = self._storage.cut(fid, 0)
                 if work is not None:
-                    self._store.commit()
+                    self._commit_cuts(uncommitted, failed)
                     await work
-                elif number % _FILES_PER_TURN == 0:
-                    self._store.commit()
-                    await trio.lowlevel.checkpoint()
             except (OSError, Blocked) as error:
-                self._store.rollback()
+                # Nothing is taken back: what was removed of it, and of those before, is.
                 _log.info("chunks of removed file %x: %s", fid, error)
                 failed.append(fid)
+                continue
+            uncommitted.append(fid)
+            if number % _FILES_PER_TURN == 0:
+                self._commit_cuts(uncommitted, failed)
+                await trio.lowlevel.checkpoint()
+        self._commit_cuts(uncommitted, failed)
         return failed
+
+    def _commit_cuts(self, uncommitted: list[int], failed: list[int]) -> None:
+        """Commit that the files *uncommitted* have no chunks here; if that fails they are to be cut again."""
+        if not self._commit():
+            failed += uncommitted
+        uncommitted.clear()
 
     def _cut_done(self, daemon: int, fids: set[int]) -> None:
         """Note that *daemon* has cut *fids*. Commits; when that fails, a restart cuts once more."""
@@ -162,11 +173,13 @@ class Reclaimer:
                 self._store.delete(keys.cut(fid))
         self._commit()
 
-    def _commit(self) -> None:
+    def _commit(self) -> bool:
         try:
             self._store.commit()
         except OSError as error:
             _log.warning("notes of removed chunks: %s", error.strerror)
+            return False
+        return True
 
     # --- truncations
 
