@@ -253,6 +253,7 @@ class Sessions:
         idle = [session for session in self._sessions.values() if session.connection is None]
         if idle:
             self._drop(min(idle, key=lambda session: session.last_seen_s))
+            self._store.commit_begun()  # who connects goes on to wait
 
     def trim(self) -> None:
         """Keep the replies of all together within `REPLIES_KEPT_BYTES`: who has most loses its oldest."""

@@ -231,6 +231,11 @@ class MetadataStore:
                 self._syncing = None
                 done.set()
 
+    async def noted(self) -> None:
+        """Where commits are synced: wait until what was committed is on the disk. Raises OSError."""
+        if self.syncs_commits:
+            await self.synced()
+
     async def sync(self) -> None:
         """Bring everything committed to the disk. Raises OSError. Goes on in its thread when cancelled."""
         if self._ignores_sync:

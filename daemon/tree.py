@@ -145,7 +145,7 @@ class Trees:
 
     def put_records(self, session: Session, request: PutRecordsRequest) -> Empty:
         lock = self._guards.tree_lock(request.intent)
-        if lock is None:
+        if lock is None or request.intent in self._undone:  # what is there by now is not looked at again
             raise os_error(errno.EBUSY, "the rename was given up")
         if len(request.paths) != len(request.records):
             raise os_error(errno.EINVAL, f"{len(request.paths)} paths, {len(request.records)} records")

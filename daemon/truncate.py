@@ -97,6 +97,11 @@ class Truncation:
         if self._store.get(keys.cut(fid)) is None:
             self._guards.lift_cut(fid)
             raise os_error(errno.EIO, f"file {fid:x}: the change of its record could not be committed")
+        try:
+            await self._store.noted()
+        except OSError:
+            self._reclaimer.finish_later(fid, cut)
+            raise
         owners = cut.owners(fid, self._distributor)
         outcomes = await self._peers.call_all(owners, CUT_CHUNKS, CutChunksRequest(fid, cut.size))
         error = first_error(outcomes)

@@ -45,6 +45,7 @@ class Writers:
         self._nursery = nursery
         self._files: dict[int, _File] = {}  # by fid
         self._none_until_s = trio.current_time() + WRITE_RIGHT_S if restarted else 0.0
+        self._look_from_s = 0.0  # for files that have no writers any more
 
     def declare(self, path: bytes, fid: int, client_id: bytes, *, behind: bool, wanted: bool) -> bool:
         """*client_id* writes to the file at *path* for `WRITE_RIGHT_S` from now on; True: it has a lease.
@@ -138,12 +139,12 @@ class Writers:
     def _new(self, fid: int, now_s: float) -> _File | None:
         """None when there is no room for it: then nobody gets a lease for as long as its writers have a right."""
         if len(self._files) >= LEASES_MAX:
-            if now_s < self._none_until_s:
-                return None
-            for known in [known for known, file in self._files.items() if max(file.rights.values()) <= now_s]:
-                del self._files[known]
+            if now_s >= self._look_from_s:
+                for known in [known for known, file in self._files.items() if max(file.rights.values()) <= now_s]:
+                    del self._files[known]
             if len(self._files) >= LEASES_MAX:
-                self._none_until_s = now_s + WRITE_RIGHT_S
+                self._look_from_s = max(self._look_from_s, now_s + 1.0)
+                self._none_until_s = max(self._none_until_s, now_s + WRITE_RIGHT_S)
                 return None
         file = self._files[fid] = _File()
         return file

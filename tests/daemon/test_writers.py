@@ -224,6 +224,24 @@ def test_what_is_not_below_the_directory_keeps_its_lease() -> None:
     run(check)
 
 
+def test_whom_there_was_no_room_to_note_is_the_only_writer_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "LEASES_MAX", 2)
+
+    async def check(found: Writers) -> None:
+        for fid in (100, 101):
+            assert found.declare(PATH, fid, A, behind=False, wanted=True)
+        with pytest.raises(Blocked):
+            found.leave_within((b"/d",))  # for a while nobody gets a lease in any case
+        await trio.sleep(WRITE_LEASE_S)
+        assert not found.declare(PATH, FILE, A, behind=False, wanted=True)
+        await trio.sleep(WRITE_RIGHT_S - WRITE_LEASE_S + 0.1)
+        assert not found.declare(PATH, FILE, B, behind=False, wanted=True), "A may write still"
+        await trio.sleep(WRITE_RIGHT_S)
+        assert found.declare(PATH, FILE, B, behind=False, wanted=True)
+
+    run(check)
+
+
 def test_all_leases_below_a_directory_are_recalled_at_once_and_no_new_ones_given() -> None:
     async def check(found: Writers) -> None:
         many = range(100, 150)
