@@ -20,7 +20,7 @@ def attributes(entry: Metadentry, inode: Inode | None, timeout_s: float) -> Entr
     under one it may for up to `DIRECTORY_ATTR_TIMEOUT_S`, as it checks them at each step of a path; after that its
     times may be wrong.
     """
-    if inode is not None and inode.dirty:
+    if inode is not None and (inode.dirty or inode.cut_from):
         mtime_ns = max(entry.mtime_ns, inode.dirty_mtime_ns)
         entry = entry._replace(
             size=inode.size, mtime_ns=mtime_ns, ctime_ns=max(entry.ctime_ns, inode.dirty_mtime_ns)

@@ -12,13 +12,15 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from gkfs import chunks, metadentry
 from gkfs.client.context import Context
 from gkfs.client.handles import FileHandle
 from gkfs.client.inodes import Inode
+from gkfs.client.pump import Lock
 from gkfs.client.reading import Reader
 from gkfs.client.writing import Writer
 from gkfs.errors import os_error
@@ -54,9 +56,10 @@ class FileData:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._reader = Reader(context)
-        self._writer = Writer(context)
+        self._writer = Writer(context, self._tell_settled)
+        self._telling: dict[Inode, Lock] = {}  # requests that set the size, one after another; see `_in_turn`
         self._publishing: set[Inode] = set()  # by `publish_beside`
-        self._setbacks = 0  # how often a daemon has gone back to an earlier state
+        self._setbacks: Counter[int] = Counter()  # how often a daemon has gone back to an earlier state
 
     async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
         """See `Reader.read`; what was written here is confirmed before."""
@@ -115,7 +118,23 @@ class FileData:
         elif inode.dirty:
             await self._extend(inode)
 
+    async def _in_turn(self, inode: Inode, work: Callable[[], Awaitable[None]]) -> None:
+        """Do *work* when no other is at it: the daemon may execute requests that wait there in any order."""
+        lock = self._telling.setdefault(inode, Lock())
+        with await lock.taken():
+            await work()
+        if not lock.held and self._telling.get(inode) is lock:
+            del self._telling[inode]
+
+    async def _tell_settled(self, inode: Inode) -> None:
+        await self._extend(inode, settled=True)
+
     async def _extend(self, inode: Inode, *, settled: bool = False, leaves: bool = False) -> None:
+        await self._in_turn(inode, partial(self._extend_now, inode, settled=settled, leaves=leaves))
+
+    async def _extend_now(self, inode: Inode, *, settled: bool, leaves: bool) -> None:
+        if not inode.dirty and not settled:
+            return  # it was said meanwhile
         size, mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
         sparse, unprivileged = inode.dirty_sparse, inode.dirty_unprivileged
         before = inode.entry.version
@@ -176,8 +195,11 @@ class FileData:
         if size > FILE_SIZE_MAX_BYTES:
             raise os_error(errno.EFBIG, f"size {size}: files end at {FILE_SIZE_MAX_BYTES} bytes")
         await self._writer.settle(inode)
+        await self._in_turn(inode, partial(self._truncate_now, inode, size))
+
+    async def _truncate_now(self, inode: Inode, size: int) -> None:
         known_size, known_mtime_ns = inode.dirty_size, inode.dirty_mtime_ns
-        now_ns = time.time_ns()
+        was_inline, now_ns = inode.entry.is_inline, time.time_ns()
         # Before the request leaves: a publication that overtook its reply would make the file long again. Who
         # reads meanwhile finds what is there.
         inode.cut_from = known_size
@@ -193,17 +215,20 @@ class FileData:
         finally:
             inode.cut_from = 0
             inode.data_changes += 1
+        inode.unsynced_record = True
+        self._writer.check_moved(inode, was_inline)
 
     async def fsync(self, handle: FileHandle) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""
         inode = handle.inode
         await self.flush(handle)
         inode.data_changes += 1  # MPI programs sync before they read what others have written: read it again
-        setbacks = self._setbacks
+        setbacks = self._setbacks.copy()
         daemons, inode.unsynced = inode.unsynced, frozenset()
-        inode.unsynced_record = False
+        others, inode.unsynced_before, inode.unsynced_record = inode.unsynced_before, False, False
         pool = self._context.pool
-        calls = [pool.call(daemon, SYNC_CHUNKS, SyncChunksRequest(inode.fid)) for daemon in daemons]
+        asked = daemons | self._chunk_owners(inode) if others else daemons
+        calls = [pool.call(daemon, SYNC_CHUNKS, SyncChunksRequest(inode.fid)) for daemon in asked]
         owner = self._context.distributor.path_owner(self._context.inodes.path(inode))
         records = pool.call(owner, SYNC_METADATA, SyncMetadataRequest())
         try:
@@ -212,14 +237,15 @@ class FileData:
             await records
         except OSError:
             inode.unsynced |= daemons
+            inode.unsynced_before |= others
             inode.unsynced_record = True
             raise
-        if setbacks != self._setbacks:
+        if any(setbacks[daemon] != self._setbacks[daemon] for daemon in (owner, *asked)):
             raise os_error(errno.EIO, f"the node of a daemon went down while file {inode.fid:x} was synced")
 
     def setback(self, daemon: int, open_files: Iterable[Inode]) -> None:
         """The node of *daemon* went down, with what was not synced: who has written it to *open_files* is told."""
-        self._setbacks += 1
+        self._setbacks[daemon] += 1
         for inode in open_files:
             owner = self._context.distributor.path_owner(self._context.inodes.path(inode))
             if daemon in inode.unsynced or (inode.unsynced_record and owner == daemon):
@@ -228,7 +254,7 @@ class FileData:
     async def closed(self, inode: Inode) -> None:
         """The last handle is closed: what only this mount kept alive goes."""
         if inode.gone:
-            self._writer.drop(inode)
+            await self._writer.drop(inode)
         else:
             await self.publish(inode)
             self._writer.closed(inode)
@@ -236,18 +262,27 @@ class FileData:
     async def measure(self, inode: Inode) -> None:
         """Find out how much space a file with holes takes."""
         await self._writer.settle(inode)
-        entry = inode.entry
-        owners = self._context.distributor.chunk_owners(inode.fid, 0, chunks.count(inode.size), entry.placement)
+        owners = self._chunk_owners(inode)
         calls = [self._context.pool.call(owner, ALLOCATED, AllocatedRequest(inode.fid)) for owner in owners]
         inode.allocated_bytes = sum([(await call).allocated_bytes for call in calls])
+
+    def _chunk_owners(self, inode: Inode) -> frozenset[int]:
+        """The daemons that may have chunks of the file."""
+        if inode.entry.is_inline:
+            return frozenset()
+        count, placement = chunks.count(inode.size), inode.entry.placement
+        return frozenset(self._context.distributor.chunk_owners(inode.fid, 0, count, placement))
 
     async def _reserve(self, inode: Inode, length: int, now_ns: int) -> int:
         if inode.dirty_size or inode.behind_end:  # an append goes behind what was written through other handles
             await self.publish(inode)
+        was_inline = inode.entry.is_inline
         reply = await self._context.about(
             inode, RESERVE, lambda path: ReserveRequest(path, inode.fid, length, now_ns)
         )
         inode.learn(metadentry.decode(reply.record))
+        inode.unsynced_record = True
+        self._writer.check_moved(inode, was_inline)
         return reply.offset
 
     async def drop_set_id(self, inode: Inode) -> None:

@@ -75,6 +75,7 @@ class Inode:
         "removed",
         "touched_s",
         "unsynced",
+        "unsynced_before",
         "unsynced_record",
         "was_read",
         "write_right",
@@ -113,6 +114,7 @@ class Inode:
         self.allocated_bytes = 0  # when last asked for, of a file with holes
         self.unsynced: frozenset[int] = _NOTHING  # daemons that got data since the last fsync
         self.unsynced_record = False  # its owner got data, size or the name itself since
+        self.unsynced_before = True  # somebody may have written it before it was known here, and not synced
         self.recent_until_s = 0.0  # of a directory: its record is as good as new before
         self.touched_s = 0.0  # and its entries changed then, on the monotonic clock
         self.lease_until_s = 0.0  # nobody else changes it before; of a directory but for what is in it
@@ -120,10 +122,8 @@ class Inode:
         self.listed_version = 0  # of the attributes that came with a listing; 0: the kernel does not use them
         self.cached_version = 0  # of the record when the kernel's cached pages were right; 0: never
         self._entry: Metadentry | bytes = b""
-        self._version = 0  # of *_entry*
-        self._fresh_until_s = 0.0
-        self._path = b""
-        self._path_epoch = -1
+        self._version, self._fresh_until_s = 0, 0.0  # of *_entry*
+        self._path, self._path_epoch = b"", -1
 
     @property
     def entry(self) -> Metadentry:

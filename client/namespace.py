@@ -230,7 +230,7 @@ class Namespace:
         inode, reply = await self._named(parent, name, ask)
         self._name_leases.granted(parent, asked, directory, sent_s, generation, reply)
         if reply.created:
-            inode.unsynced_record = True
+            inode.unsynced_record, inode.unsynced_before = True, False
             self._touches.note(parent, subdirectories=1 if stat.S_ISDIR(mode) else 0)
         return inode, reply.created
 

@@ -20,6 +20,8 @@ from gkfs.operations import WRITE_LEASE
 
 log = logging.getLogger(__name__)
 
+_About = Callable[[Inode], Awaitable[None]]
+
 _BEHIND_S = WRITE_LEASE_S / 2
 _WRITES_BEFORE_ASKING = 2  # since the lease was given back: who syncs each write does not need it
 
@@ -40,11 +42,12 @@ class WriteRight:
 
 
 class WriteLeases:
-    """Those of one mount. *settle* waits until nothing of a file is on its way."""
+    """Those of one mount. *settle* waits until nothing of a file is on its way; *tell* says that, and the size."""
 
-    def __init__(self, context: Context, settle: Callable[[Inode], Awaitable[None]]) -> None:
+    def __init__(self, context: Context, settle: _About, tell: _About) -> None:
         self._context = context
         self._settle = settle
+        self._tell = tell
         self.holding: set[Inode] = set()  # open files whose lease was not given back; it may have run out
 
     async def prepare(self, inode: Inode, *, wanted: bool) -> None:
@@ -133,8 +136,12 @@ class WriteLeases:
     async def _ask(self, inode: Inode, right: WriteRight, *, behind: bool) -> None:
         with await right.lock.taken():
             try:
+                if not behind and right.behind_until_s:  # what a lease that ran out let be sent may be on its way
+                    right.behind_until_s = 0.0
+                    await self._settle(inode)
                 if not await self.request(inode, behind=behind, wanted=True) and behind:
                     await self._settle(inode)
+                    await self._tell(inode)  # who appends goes behind it
                     await self.request(inode, behind=False, wanted=True)
             except OSError as error:  # it runs out
                 log.info("write lease of file %#x: %s", inode.fid, error)

@@ -13,6 +13,7 @@ import errno
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gkfs import chunks, metadentry
@@ -87,10 +88,12 @@ class Behind:
 class Writer:
     """The writes of one mount. A file's writes come one after another: the kernel sees to that."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, tell: Callable[[Inode], Awaitable[None]]) -> None:
+        """*tell*: has the owner of a file know its size, and that nothing of it is on its way."""
         self._context = context
-        self.leases = WriteLeases(context, self.settle)
+        self.leases = WriteLeases(context, self.settle, tell)
         self._gathered_bytes = 0  # of all files
+        self._sent_bytes = 0  # likewise
         self.dirty: set[Inode] = set()
 
     async def write(
@@ -129,7 +132,7 @@ class Writer:
         elif behind.start // CHUNK_SIZE_BYTES != end // CHUNK_SIZE_BYTES:  # a chunk is full
             with await behind.lock.taken():
                 await self._send(inode, behind)
-        elif self._gathered_bytes > WRITE_BEHIND_ALL_BYTES:
+        elif self._gathered_bytes + self._sent_bytes > WRITE_BEHIND_ALL_BYTES:
             await self.settle(inode)
 
     async def _prepare(self, inode: Inode, end: int, *, wanted: bool) -> None:
@@ -162,6 +165,11 @@ class Writer:
         self.leases.told(inode, asked, sent_s, leased=reply.leased)
         self._left_record(inode)
 
+    def check_moved(self, inode: Inode, was_inline: bool) -> None:
+        """Note where the data are that were in the record, if a request has moved them out of it."""
+        if was_inline and not inode.entry.is_inline:
+            self._left_record(inode)
+
     def _left_record(self, inode: Inode) -> None:
         """What was in the record is in its first chunk, and not on that daemon's disk."""
         inode.unsynced |= {self._context.chunk_owner(inode, 0)}
@@ -190,16 +198,19 @@ class Writer:
         if behind.failures != handle.failures_seen and behind.error is not None:
             raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
 
-    def drop(self, inode: Inode) -> None:
+    async def drop(self, inode: Inode) -> None:
         """Forget what is gathered: the file has no name any more, and nobody will read it."""
         self.leases.holding.discard(inode)
         behind = inode.behind
         if behind is not None:
             self._take(behind)
+            await self.settle(inode)
         self.clean(inode)
 
     def closed(self, inode: Inode) -> None:
         """Nobody has the file open any more, and all was published: most files are never written again."""
+        if inode.opens:  # again: who writes now has what is to be forgotten
+            return
         self.leases.holding.discard(inode)
         behind = inode.behind
         if behind is not None and not (behind.failures or behind.pending or behind.lock.held):
@@ -240,10 +251,11 @@ class Writer:
             self._rest(inode)
 
     def _take(self, behind: Behind) -> bytes:
-        pieces, behind.gathered = behind.gathered, []
+        pieces = behind.gathered
         if not pieces:
             return b""
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # where memory is short it stays as it is
+        behind.gathered = []
         self._gathered_bytes -= len(data)
         return data
 
@@ -285,6 +297,7 @@ class Writer:
             call = self._context.pool.call(owner, WRITE_CHUNK, request)
             behind.sent.append(_Sent(call, first, end, 0 if reserved else end, written_ns))
             behind.sent_bytes += piece.length
+            self._sent_bytes += piece.length
         while behind.sent and (
             behind.sent[0].call.done
             or behind.sent_bytes > WRITE_BEHIND_BYTES
@@ -306,9 +319,11 @@ class Writer:
         except OSError as error:
             self._failed(inode, behind, error)
         else:
-            self.note(inode, sent.size, sent.written_ns)
+            # Of an append the size is known before: who saw zeros there must see that something has changed since.
+            self.note(inode, sent.size, sent.written_ns if sent.size else time.time_ns())
         behind.sent.popleft()
         behind.sent_bytes -= sent.end - sent.start
+        self._sent_bytes -= sent.end - sent.start
         self._rest(inode)
 
     # --- accounts

@@ -69,6 +69,7 @@ class Attributes:
                 errno.EFBIG, f"{paths.printable(request.path)}: {request.length} bytes more than {entry.size}"
             )
         self._leases.check_file(request.path, session.client_id)
+        self._writers.check(entry.fid, session.client_id)  # what it has written before must not come over this
         offset = entry.size
         entry = with_written(self._inline_data.moved_out(entry), offset + request.length, request.mtime_ns)
         return ReserveReply(offset, self._records.replace(found, entry))

@@ -13,6 +13,7 @@ from gkfs import metadentry
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.data import FileData
 from gkfs.client.handles import FileHandle
+from gkfs.client.pump import Gate, Pump
 from gkfs.distributor import Distributor
 from gkfs.errors import os_error
 from gkfs.messages import LookupReply, ReadChunkReply, RecordReply, WhereReply
@@ -96,6 +97,44 @@ def test_who_renames_something_else_publishes_nothing() -> None:
     other = node.inodes.seen(node.inodes.root, b"other", metadentry.encode(node.record.changed(fid=FILE + 1)))
     run(node.data.publish_moving((other,)))
     assert node.asked == []
+
+
+class Turns(Node):
+    """One whose daemon answers when it is told to, whatever was asked first."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 20000)
+        self.waiting: list[tuple[Any, Gate]] = []
+
+    def call_owner(self, path: bytes, operation: Any, request: Any) -> Any:
+        async def reply() -> Any:
+            gate = Gate()
+            self.waiting.append((operation, gate))
+            await gate
+            return RecordReply(metadentry.encode(self.record.changed(size=request.size)))
+
+        return reply()
+
+
+def test_a_size_on_its_way_arrives_before_the_truncation_that_follows() -> None:
+    """Both may wait at the daemon for who reads the file, and then be executed in any order."""
+    node = Turns()
+    pump = Pump()
+    pump.start(node.data._publish_one(node.inode, ends=False))
+    pump._run_ready()
+    pump.start(node.data.truncate(node.inode, 100))
+    pump._run_ready()
+    assert [operation for operation, _ in node.waiting] == [EXTEND]
+    node.waiting[0][1].open()
+    pump._run_ready()
+    assert [operation for operation, _ in node.waiting] == [EXTEND, TRUNCATE]
+    pump.start(node.data.publish(node.inode))
+    node.waiting[1][1].open()
+    pump._run_ready()
+    assert len(node.waiting) == 2
+    assert node.inode.size == 100
+    assert not node.data._telling
+    pump.close()
 
 
 class Chunks:

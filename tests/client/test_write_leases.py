@@ -33,13 +33,16 @@ class Node(Context):
         self.pool = self.pump = self  # type: ignore[assignment]
         self.now_s = 1000.0
         self.events: list[str] = []
-        self.leases = WriteLeases(self, self._settle)
+        self.leases = WriteLeases(self, self._settle, self._tell)
         self._answers = deque(answers)
         self._beside: list[Coroutine[Any, Any, None]] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
 
     async def _settle(self, inode: Inode) -> None:
         self.events.append("settled")
+
+    async def _tell(self, inode: Inode) -> None:
+        self.events.append("told")
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """As the pump's."""
@@ -121,7 +124,7 @@ def test_a_lease_that_is_refused_ends_at_once_and_what_is_on_its_way_is_waited_f
         node.now_s += WRITE_LEASE_RENEW_S
         node.take_events()
         assert await node.write(), "asked beside"
-        assert node.take_events() == ["renew", "settled", "declare /file"]
+        assert node.take_events() == ["renew", "settled", "told", "declare /file"]
         assert not await node.write()
 
     run(work)
@@ -203,5 +206,21 @@ def test_who_leaves_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         node.take_events()
         assert await node.write()
         assert node.take_events() == ["declare /file"]
+
+    run(work)
+
+
+def test_what_a_lease_that_ran_out_let_be_sent_is_waited_for_before_the_next_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = Node(monkeypatch, True, True)
+
+    async def work() -> None:
+        assert await node.write()
+        assert node.take_events() == ["declare /file"]
+        node.now_s += WRITE_LEASE_S
+        for _ in range(2):
+            assert not await node.write()
+        assert node.take_events() == ["settled", "declare /file"]
 
     run(work)

@@ -61,6 +61,21 @@ def test_it_stays_when_the_first_one_had_begun_to_write_behind(place: Place) -> 
             assert (view / name).read_bytes() == expected
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_append_goes_behind_what_another_node_has_just_written(goes_on: bool, place: Place) -> None:
+    data = noise(MIB, 7)
+    with opened(place.here / "file", os.O_RDWR | os.O_CREAT) as here:
+        for start in range(0, len(data), 128 << 10):
+            assert os.pwrite(here, data[start : start + (128 << 10)], start) == 128 << 10
+        with opened(place.there / "file", os.O_WRONLY | os.O_APPEND) as there:
+            assert os.write(there, b"appended") == 8
+        if goes_on:
+            assert os.pwrite(here, b"begin", 0) == 5
+    expected = b"begin" + data[5:] if goes_on else data
+    for view in (place.here, place.there):
+        assert (view / "file").read_bytes() == expected + b"appended"
+
+
 def test_who_has_closed_is_not_waited_for(place: Place) -> None:
     """Programs hand files on: one writes and closes, another one goes on with them."""
     waited_s = 0.0
