@@ -9,7 +9,7 @@ can be lost, and its paths are as the client made them.
 import errno
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
@@ -83,8 +83,11 @@ class LocalClient:
             task = retry(row, session, seq, request, blocked.guard, self._store)
         except Exception as error:
             self._store.rollback()
-            call.finish(None, _outcome(row, error))
-            return call
+            mirror = self._dispatcher.mirror
+            if mirror is None or mirror.may_leave:
+                call.finish(None, _outcome(row, error))
+                return call
+            task = _failing(error)  # that there is no such file is an answer, too
         return self._wait_for(call, timeout_s, row, request, task)
 
     def _wait_for(
@@ -104,13 +107,14 @@ class LocalClient:
         reply = error = None
         mirror = self._dispatcher.mirror
         try:
-            reply = await finished(row, self._session, call.seq, request, task, self._store)
-            self._store.commit()
+            try:
+                reply = await finished(row, self._session, call.seq, request, task, self._store)
+                self._store.commit()
+            except Exception as failure:
+                self._store.rollback()
+                reply, error = None, _outcome(row, failure)
             if mirror is not None:
                 await mirror.settled()
-        except Exception as failure:
-            self._store.rollback()
-            reply, error = None, _outcome(row, failure)
         finally:
             self._dispatcher.task_ends()
         if self._waiting.pop(call.seq, None) is not None:  # else it took too long
@@ -143,6 +147,10 @@ class LocalClient:
 
 async def _as_it_is(reply: Any) -> Any:
     return reply
+
+
+async def _failing(error: Exception) -> NoReturn:
+    raise error
 
 
 def _outcome(row: Row, error: Exception) -> OSError:

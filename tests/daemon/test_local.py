@@ -16,6 +16,7 @@ from gkfs.channel import Call
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.local import LocalClient
+from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
@@ -183,6 +184,29 @@ def test_a_blocked_call_runs_again_when_the_guard_is_lifted(tmp_path: Path) -> N
         assert await done(call) == Empty()
 
     with_handler(tmp_path, handler, test)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at-once", "later"])
+def test_what_is_not_there_is_said_when_the_mirror_may_have_no_other_word(later: bool, tmp_path: Path) -> None:
+    """Another process may have taken over: then there may be such a file."""
+
+    def missing(session: Session, request: SealRequest) -> Empty:
+        raise FileNotFoundError(errno.ENOENT, "/a")
+
+    async def missing_later(session: Session, request: SealRequest) -> Empty:
+        await trio.lowlevel.checkpoint()
+        raise FileNotFoundError(errno.ENOENT, "/a")
+
+    async def test(client: LocalClient) -> None:
+        mirror = client._dispatcher.mirror = Mirror(0)
+        call = client.call(SEAL, SEALING, 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not call.done
+        mirror.open()
+        with pytest.raises(OSError, match="/a"):
+            await done(call)
+
+    with_handler(tmp_path, missing_later if later else missing, test)
 
 
 def test_a_call_that_takes_too_long_fails_and_so_do_those_at_the_end(tmp_path: Path) -> None:
