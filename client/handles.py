@@ -42,4 +42,8 @@ class Handles(Generic[T]):
         return self._open[number]
 
     def remove(self, number: int) -> T:
-        return self._open.pop(number)
+        """Forget the thing of that number, and at once what was read ahead for it: all handles share the room."""
+        thing = self._open.pop(number)
+        if isinstance(thing, FileHandle):
+            thing.ahead.drop()
+        return thing

@@ -96,6 +96,7 @@ WRITE_BEHIND_CALLS: Final = 256
 WRITE_BEHIND_ALL_BYTES: Final = 64 << 20  # gathered of all files; then each write is sent and waited for
 READ_AHEAD_CHUNKS: Final = 4  # of a file that is read from begin to end, beyond the chunk being read
 READ_AHEAD_AGE_S: Final = 0.2  # what was read ahead is not used later: others may have written
+READ_AHEAD_ALL_BYTES: Final = 128 << 20  # of all handles: two chunks for each of 64 programs
 INODES_MAX: Final = 200_000  # that the kernel may hold references to, some 1,200 bytes each; `--max-inodes`
 INODES_LEAST: Final = 100
 INODES_CHECK_S: Final = 1.0  # more than that are given back this often
