@@ -36,9 +36,10 @@ from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.session import Session
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.daemon.store import MetadataStore
-from gkfs.daemon.superblock import Ending, Superblock, plant
+from gkfs.daemon.superblock import Ending, Superblock, is_used, plant
 from gkfs.errors import GkfsError, os_error
 from gkfs.hostfile import Sync
+from gkfs.limits import COPY_SILENCE_S
 from gkfs.messages import Buffer, Empty
 from gkfs.operations import COPY_BEGIN, COPY_CHUNK, COPY_CUT, COPY_DONE, COPY_PING, COPY_READ, COPY_RECORDS
 
@@ -46,17 +47,32 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _FOLDER: Final = "copies"
+_PATIENCE_S: Final = 3 * COPY_SILENCE_S
+
+
+class _Chunks(ChunkStorage):
+    """The chunks of a copy. What nobody has claimed the original may be about to; a start of that cleans up."""
+
+    def _forget_unclaimed(self, unclaimed: list[bytes]) -> None:
+        pass
 
 
 class Copy:
-    """One copy. *complete*: it has everything; *heard_s*: when its primary was heard last, on trio's clock."""
+    """One copy. *complete*: it has everything; *heard_s*: when its primary was heard last, on trio's clock.
+
+    *ending*: another one is about to take its place.
+    """
 
     def __init__(self, folder: Path, sync: Sync, *, direct_io: bool) -> None:
         """Open the copy in *folder*, which has a superblock. Raises GkfsError, OSError."""
         self.folder = folder
         # A log that ends too early is no loss: what is missing then is sent again, or the copy is made anew.
         self.store = MetadataStore(folder / "metadata", ending=Ending.POWER, sync=sync)
-        self.storage = ChunkStorage(folder / "chunks", self.store, uses_direct_io=direct_io, sync=sync)
+        try:
+            self.storage = _Chunks(folder / "chunks", self.store, uses_direct_io=direct_io, sync=sync)
+        except BaseException:
+            self.store.close()
+            raise
         state = self.store.get(keys.COPIED)
         self.seq: int
         self.complete: bool
@@ -67,6 +83,7 @@ class Copy:
         self._parts = 0
         self.tasks = 0
         self.idle = trio.Event()
+        self.ending = False
 
     def add(self, seq: int, last: bool, data: bytes) -> None:
         """Take COPY_RECORDS. Raises OSError: ESTALE when one before is missing."""
@@ -119,9 +136,15 @@ class Copy:
 
 
 class Copies:
-    """All copies of one process."""
+    """All copies of one process.
 
+    *check_addressed*: raises OSError unless a request to that process is for this one. *is_needed*: a shard's copy
+    is all there is but the original, or the original. *is_closed*: this process is to answer for the shard itself.
+    """
+
+    check_addressed: Callable[[int], None]
     is_needed: Callable[[int], bool]
+    is_closed: Callable[[int], bool]
 
     def __init__(self, rootdir: Path, superblock: Superblock, nursery: trio.Nursery, *, direct_io: bool) -> None:
         """*superblock*: of the process. *nursery* is for removing what is not needed any more."""
@@ -131,9 +154,8 @@ class Copies:
         self._direct_io = direct_io
         self._copies: dict[int, Copy] = {}
 
-    def register(self, dispatcher: Dispatcher, is_needed: Callable[[int], bool]) -> None:
-        """Have *dispatcher* serve the operations of copies; none that *is_needed* begins anew."""
-        self.is_needed = is_needed
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Have *dispatcher* serve the operations of copies."""
         dispatcher.serve(COPY_BEGIN, self.begin)
         dispatcher.serve(COPY_RECORDS, self.records)
         dispatcher.serve(COPY_CHUNK, self.chunk)
@@ -151,7 +173,9 @@ class Copies:
             shard = int(folder.name) if folder.name.isdigit() else -1
             try:
                 if shard in wanted:
-                    self._copies[shard] = self._open(folder)
+                    self._copies[shard] = copy = self._open(folder)
+                    # Its primary may have been stopped with us, and take longer to be back.
+                    copy.heard_s += _PATIENCE_S
                     continue
             except (GkfsError, OSError) as error:  # its primary will find that there is none, and make another
                 _log.error("copy of shard %d: %s", shard, error)
@@ -164,7 +188,7 @@ class Copies:
     def heard_all(self) -> None:
         """Begin to count the silence of all primaries anew."""
         for copy in self._copies.values():
-            copy.heard_s = trio.current_time()
+            copy.heard_s = max(copy.heard_s, trio.current_time())
 
     def get(self, shard: int) -> Copy | None:
         return self._copies.get(shard)
@@ -183,10 +207,12 @@ class Copies:
         self._nursery.start_soon(trio.to_thread.run_sync, partial(shutil.rmtree, waste, ignore_errors=True))
 
     async def release(self, shard: int) -> Path:
-        """The folder of a copy that becomes the original; nothing more is added. Raises OSError."""
-        copy = self._copies.pop(shard)
-        await copy.become_original()
-        return copy.folder
+        """The folder of what becomes the original; nothing more is added. Raises OSError; then try again."""
+        copy = self._copies.get(shard)
+        if copy is not None:
+            await copy.become_original()
+            del self._copies[shard]
+        return self.folder(shard)
 
     def close(self) -> None:
         """Close all."""
@@ -197,13 +223,14 @@ class Copies:
     # --- handlers
 
     def begin(self, session: Session, request: CopyBeginRequest) -> Empty | Coroutine[Any, Any, Empty]:
+        self.check_addressed(request.process)
         if self.is_needed(request.shard):
-            raise os_error(
-                errno.ESTALE, f"the copy of shard {request.shard} here is all there is but the original"
-            )
+            text = f"what there is of shard {request.shard} here is needed: it is all there is but the original"
+            raise os_error(errno.EEXIST, text)
         old = self._copies.get(request.shard)
         if old is not None and old.tasks:
             old.client_id = session.client_id  # nothing more of who began it is taken
+            old.ending = True  # nor of who begins another one
             return self._begin_when_idle(session, request, old)
         return self._begin(session, request)
 
@@ -217,10 +244,14 @@ class Copies:
         return await reply if isinstance(reply, Coroutine) else reply
 
     def _begin(self, session: Session, request: CopyBeginRequest) -> Empty:
-        self.drop(request.shard)
-        folder = self.folder(request.shard)
+        _, shard, boot_epoch, power_epoch = request
+        self.drop(shard)
+        folder = self.folder(shard)
+        if folder.exists():  # what could not be begun, or a daemon has left that had taken over, and was replaced
+            if is_used(folder):
+                raise os_error(errno.ESTALE, f"a daemon for shard {shard} is still ending here")
+            self._discard(folder)
         folder.mkdir(parents=True, mode=0o700)
-        shard, boot_epoch, power_epoch = request
         original = replace(self._superblock, daemon_index=shard, boot_epoch=boot_epoch, port=0)
         plant(folder, replace(original, power_epoch=power_epoch))
         self._copies[request.shard] = copy = self._open(folder)
@@ -262,8 +293,10 @@ class Copies:
         return Empty()
 
     def ping(self, session: Session, request: CopyPingRequest) -> Empty:
-        self._heard(session, request.shard)
-        return Empty()
+        copy = self._copies.get(request.shard)
+        if copy is None or not copy.ending or copy.client_id != session.client_id:
+            self._heard(session, request.shard)
+        return Empty()  # also while its BEGIN waits
 
     def _heard(self, session: Session, shard: int) -> Copy:
         """The copy that *session* brings changes to. Raises OSError: ESTALE, also if another one does by now.
@@ -273,8 +306,13 @@ class Copies:
         copy = self._copies.get(shard)
         if copy is None:
             raise os_error(errno.ESTALE, f"no copy of shard {shard} is kept here")
+        if self.is_closed(shard):
+            # What is confirmed now would have the primary believe that nobody else answers.
+            raise os_error(errno.ESTALE, f"process {self._superblock.daemon_index} takes shard {shard} over")
         if copy.client_id not in (b"", session.client_id):
             raise os_error(errno.ESTALE, f"the copy of shard {shard} here was begun by another connection")
+        if copy.ending:
+            raise os_error(errno.ESTALE, f"the copy of shard {shard} here is being begun anew")
         copy.client_id = session.client_id
         copy.heard_s = trio.current_time()
         return copy

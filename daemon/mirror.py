@@ -7,6 +7,9 @@ anybody was told.
 
 Nothing leaves either when the mirror has not confirmed anything for `COPY_LEASE_S`: it may have taken over.
 Between losing a mirror and having the next one complete there is none, and nothing is held.
+
+A new mirror gets no changes before it has confirmed that its copy has begun: what it had before could take them
+for its own. All that is there by then comes with the pages and chunks that follow.
 """
 
 import errno
@@ -21,6 +24,7 @@ import trio
 
 from gkfs.channel import Call
 from gkfs.copy_messages import (
+    NOBODY,
     CopyBeginRequest,
     CopyChunkRequest,
     CopyCutRequest,
@@ -48,6 +52,8 @@ from gkfs.operations import (
 _log = logging.getLogger(__name__)
 
 Changes = Mapping[bytes, bytes | None]
+_PINGS_MAX = 4  # on the way: more tell nobody more
+_HELD_LEAST = 1024  # held pieces among which those for nobody are looked for
 
 
 class Target(Protocol):
@@ -79,14 +85,17 @@ class Mirror:
         self._is_open = False
         self._counts = False  # what leaves waits for the mirror
         self._shipped = self._confirmed = 0
+        self._has_begun = False  # its copy: changes go to it
+        self._pings = 0  # on the way
         self._on_the_way: deque[Shipment] = deque()
         self._bytes_on_the_way = 0
-        self._held: deque[tuple[int, Target | trio.Event, list[Buffer]]] = (
-            deque()
-        )  # first of each: *_shipped* then
+        self._held: deque[tuple[int, Target | trio.Event, list[Buffer]]] = deque()  # first: *_shipped* then
+        self._look_at = _HELD_LEAST  # so many held: are all still wanted?
         self._confirmed_s = 0.0  # when what was confirmed last had been shipped
         self._forgiven_s = 0.0
         self._progress = trio.Event()  # replaced each time it is set
+        self.process = NOBODY  # where what is shipped goes
+        self.is_decided = False  # it is the mirror of the view, and knows
         self.failure: OSError | None = None  # why what was shipped is of no use any more
 
     # --- what leaves
@@ -108,6 +117,13 @@ class Mirror:
             target.send(pieces)
         else:
             self._held.append((self._shipped, target, pieces))
+            if len(self._held) >= self._look_at:
+                self._drop_unwanted()
+
+    def _drop_unwanted(self) -> None:
+        """Clients give up, connect anew and ask again: what is for a broken connection would only take memory."""
+        self._held = deque(held for held in self._held if not getattr(held[1], "broken", False))
+        self._look_at = max(_HELD_LEAST, 2 * len(self._held))
 
     async def settled(self) -> None:
         """Wait until everything that has happened by now is safe; as long as it takes."""
@@ -127,6 +143,7 @@ class Mirror:
         self._held.clear()
         self._scope.cancel()
         self._peer = None
+        self._has_begun = False
 
     def _release(self) -> None:
         if not self._is_open:
@@ -149,8 +166,12 @@ class Mirror:
 
     @property
     def copies(self) -> int:
-        """How many complete copies there are, the one here included."""
-        return 2 if self._counts and self.failure is None and self.silent_s < COPY_SILENCE_S else 1
+        """How many complete copies there are, the one here included. One that nobody would use is none."""
+        return (
+            2
+            if self._counts and self.is_decided and self.failure is None and self.silent_s < COPY_SILENCE_S
+            else 1
+        )
 
     @property
     def is_attached(self) -> bool:
@@ -165,9 +186,11 @@ class Mirror:
         """Begin to count its silence anew: we have not listened."""
         self._forgiven_s = trio.current_time()
 
-    def attach(self, name: str, locate: Locate, access: Access, nursery: trio.Nursery) -> None:
-        """Begin to ship to a process that has nothing yet; `copy` must follow."""
+    def attach(self, process: int, locate: Locate, access: Access, nursery: trio.Nursery) -> None:
+        """Begin to ship to *process*, which has nothing yet; `begin` must follow."""
         self.detach()
+        self.process = process
+        name = f"mirror {process} of shard {self.shard}"
         self._peer = Peer(name, locate, access, os.urandom(16), "copy")
         self._scope = trio.CancelScope()
         self._seq = 0
@@ -183,9 +206,10 @@ class Mirror:
         """There is no mirror any more: nothing waits for it."""
         self._scope.cancel()
         self._peer = None
-        self._counts = False
+        self.process = NOBODY
+        self._counts = self._has_begun = self.is_decided = False
         self._on_the_way.clear()
-        self._bytes_on_the_way = 0
+        self._bytes_on_the_way = self._pings = 0
         self._confirmed = self._shipped
         self._wake()
         self._release()
@@ -195,14 +219,22 @@ class Mirror:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.run)
                 while True:
-                    self.ship(COPY_PING, CopyPingRequest(self.shard))
+                    self.ping()
                     await trio.sleep(COPY_PING_S)
 
+    def ping(self) -> None:
+        """Say that we are there, unless enough on the way says so already."""
+        if self._peer is not None and self._pings < _PINGS_MAX:
+            self._pings += 1
+            self._submit(self._peer, COPY_PING, CopyPingRequest(self.shard), 0)
+
     def ship(self, operation: Operation[Any, Any], request: Any, size_bytes: int = 0) -> None:
-        """Send *request* to the mirror, if there is one, after everything shipped before."""
-        if self._peer is None:
-            return
-        call = self._peer.submit(operation, request)
+        """Send *request* to the mirror, if its copy has begun, after everything shipped before."""
+        if self._peer is not None and self._has_begun:
+            self._submit(self._peer, operation, request, size_bytes)
+
+    def _submit(self, peer: Peer, operation: Operation[Any, Any], request: Any, size_bytes: int) -> None:
+        call = peer.submit(operation, request)
         self._shipped += 1
         self._bytes_on_the_way += size_bytes
         self._on_the_way.append(Shipment(call, trio.current_time(), size_bytes))
@@ -219,6 +251,7 @@ class Mirror:
             self._confirmed += 1
             self._confirmed_s = first.at_s
             self._bytes_on_the_way -= first.size_bytes
+            self._pings -= first.call.operation is COPY_PING
         self._wake()
         self._release()
 
@@ -230,7 +263,7 @@ class Mirror:
 
     def commit(self, changes: Changes) -> None:
         """The store has committed *changes*."""
-        if self._peer is None:
+        if not self._has_begun:
             return
         parts = list(_parts(changes))
         for number, part in enumerate(parts, 1):
@@ -257,8 +290,11 @@ class Mirror:
 
     async def begin(self, boot_epoch: int, power_epoch: int) -> None:
         """Have the mirror begin a copy. Raises OSError when it does not."""
-        self.ship(COPY_BEGIN, CopyBeginRequest(self.shard, boot_epoch, power_epoch))
+        if self._peer is not None:
+            request = CopyBeginRequest(self.process, self.shard, boot_epoch, power_epoch)
+            self._submit(self._peer, COPY_BEGIN, request, 0)
         await self.flushed(0)
+        self._has_begun = True  # no await between here and the first page
 
     async def done(self) -> None:
         """Say that the copy has everything. Raises OSError."""

@@ -23,10 +23,11 @@ from gkfs.daemon import descriptors
 from gkfs.daemon.audit import Audit
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.doors import Doors
-from gkfs.daemon.failover import Failover, Shard
+from gkfs.daemon.failover import Failover
 from gkfs.daemon.gate import Identity
 from gkfs.daemon.guards import Guards
 from gkfs.daemon.handlers import Handlers
+from gkfs.daemon.leading import Shard
 from gkfs.daemon.local import LocalClient
 from gkfs.daemon.mended_storage import MirroredSummedStorage
 from gkfs.daemon.mirror import Mirror
@@ -252,7 +253,7 @@ class _Server:
                         nursery,
                     )
                     address = self._doors.address(self._settings.advertise_host or "")
-                    if mirror is None or self._identity.boot_epoch == 1:
+                    if mirror is None or (failover is None and self._is_unknown(own_part)):
                         self._announce(address)
                     task_status.started(Serving(address, connect))
                     if mirror is not None and own_part is not None:
@@ -276,10 +277,7 @@ class _Server:
         async def start(shard: int, folder: Path) -> None:
             listen = transport.at_any_port(self._settings.listen)
             settings = replace(self._settings, rootdir=folder, daemon_index=shard, listen=listen)
-            try:
-                await nursery.start(partial(serve, settings, failover=failover))
-            except GkfsError as error:
-                _log.error("cannot take over shard %d: %s", shard, error)
+            await nursery.start(partial(serve, settings, failover=failover))
 
         failover = Failover(
             self._identity.daemon_index,
@@ -293,11 +291,22 @@ class _Server:
         )
         return failover
 
+    def _is_unknown(self, own_part: Failover | None) -> bool:
+        """Whether nobody can find this process yet, and nobody is known to have replaced it.
+
+        Others must find it to vote, before it answers. A line that is there may be that of who has replaced it.
+        """
+        index = self._identity.daemon_index
+        view = own_part.view(index) if own_part is not None else None
+        known = hostfile.read_addresses(self._settings.hostfile)
+        return index not in known.daemons and (view is None or view.primary == index)
+
     async def _lead(self, mirror: Mirror, failover: Failover, address: DaemonAddress) -> None:
         assert isinstance(self._storage, MirroredStorage)
         index = self._identity.daemon_index
         epochs = self._rootdir.superblock.boot_epoch, self._rootdir.superblock.power_epoch
-        shard = Shard(index, *epochs, mirror, self._store, self._storage, address)
+        ending = self._rootdir.ending
+        shard = Shard(index, *epochs, ending, mirror, self._store, self._storage, address)
         await failover.lead(shard, partial(self._announce, address))
         _log.error("daemon %d was replaced: %s", index, failover.view(index))
         self._stop.set()

@@ -374,6 +374,9 @@ class ChunkStorage:
                     self.room.chunks_bytes += os.stat(self._files.path(*keys.chunk_of_key(key))).st_size
                 if value == keys.UNCLAIMED:
                     unclaimed.append(key)
+        self._forget_unclaimed(unclaimed)
+
+    def _forget_unclaimed(self, unclaimed: list[bytes]) -> None:
         for key in unclaimed:
             self.room.chunks_bytes -= cut_file(self._files.path(*keys.chunk_of_key(key)), 0)
             self._store.delete(key)

@@ -200,6 +200,21 @@ def plant(path: Path, superblock: Superblock) -> None:
     write_json(path / _SUPERBLOCK, path / f"{_SUPERBLOCK}.new", asdict(superblock))
 
 
+def is_used(path: Path) -> bool:
+    """Whether a daemon holds the rootdir *path*. Raises OSError."""
+    try:
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def _with_tls(has_tls: bool) -> str:
     return "with TLS" if has_tls else "without TLS"
 

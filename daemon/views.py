@@ -1,9 +1,13 @@
 """Who answers for which shard, as this process knows it, and what it has voted for. On disk; no I/O to others.
 
 A view (`gkfs.copy_messages.View`) follows another when two of the other's members have voted for it: primary and
-mirror, or one of them and the witness; of two members both, of one that one. Each votes for one view of a number
-only, for ever: the vote is on the disk before it is told. So two views of one number cannot both be decided, and
-whoever was left out by a decision learns of it from the first whom it asks.
+mirror, or one of them and the witness; of two members both. Without a mirror nobody but the primary can want
+another one, so its own vote is enough. Each votes for one view of a number only, for ever: the vote is on the disk
+before it is told. So two views of one number cannot both be decided, and whoever was left out by a decision learns
+of it from the first whom it asks.
+
+Also here: which shards this process has answered for. Who has not, and yet finds that there is a copy, has lost
+what there was.
 
 The file is ``views.json`` in the rootdir of the process.
 """
@@ -28,10 +32,12 @@ class Views:
         self._path = rootdir / _NAME
         self._known: dict[int, View] = {}
         self._voted: dict[int, View] = {}
+        self._opened: set[int] = set()
         try:
             data = json.loads(self._path.read_bytes())
             self._known = {view[0]: View(*view) for view in data["known"]}
             self._voted = {view[0]: View(*view) for view in data["voted"]}
+            self._opened = set(data.get("opened", self._known))  # an earlier version did not note that
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
@@ -39,9 +45,7 @@ class Views:
 
     def begin(self, views: list[View]) -> None:
         """The first views, which every process works out for itself. Raises OSError."""
-        for view in views:
-            self._known.setdefault(view.shard, view)
-        self._write()
+        self._write(known={view.shard: view for view in views} | self._known)
 
     def of(self, shard: int) -> View | None:
         """The newest view of *shard* known to be decided."""
@@ -56,35 +60,69 @@ class Views:
         known = self._known.get(view.shard)
         if known is not None and known.number >= view.number:
             return False
-        self._known[view.shard] = view
-        self._write()
+        self._write(known=self._known | {view.shard: view})
         return True
 
     def vote(self, own: int, base: View, wanted: View) -> bool:
         """Whether process *own* is for *wanted* to follow *base*, from now on and for ever. Raises OSError."""
         self.learn(base)  # whoever builds on it knows that it is decided
-        if self._known[base.shard] != base or wanted.number != base.number + 1 or own not in base.members:
+        if not self._may_follow(own, base, wanted):
+            return False
+        if self.voted(base.shard, wanted.number) is None:
+            self._write(voted=self._voted | {base.shard: wanted})
+        return True
+
+    def decide(self, own: int, base: View, wanted: View) -> bool:
+        """Vote, where that decides: *own* is the primary of *base*, which has no mirror. Raises OSError."""
+        if base.primary != own or base.mirror != NOBODY or not self._may_follow(own, base, wanted):
+            return False
+        # In one: a vote for a mirror that failed before it was decided would be brought to an end later.
+        self._write(known=self._known | {base.shard: wanted}, voted=self._voted | {base.shard: wanted})
+        return True
+
+    def _may_follow(self, own: int, base: View, wanted: View) -> bool:
+        if self._known.get(base.shard) != base or wanted.number != base.number + 1 or own not in base.members:
             return False
         voted = self._voted.get(base.shard)
-        if voted is not None and voted.number >= wanted.number:
-            return voted == wanted
-        self._voted[base.shard] = wanted
-        self._write()
-        return True
+        return voted is None or voted.number < wanted.number or voted == wanted
 
     def voted(self, shard: int, number: int) -> View | None:
         """What this process has voted for as view *number*."""
         voted = self._voted.get(shard)
         return voted if voted is not None and voted.number == number else None
 
+    def pending(self, shard: int) -> View | None:
+        """What this process has voted for and does not know to be decided, or decided otherwise."""
+        view = self._known.get(shard)
+        return self.voted(shard, view.number + 1) if view is not None else None
+
     def is_alive(self, process: int) -> bool:
         """Whether *process* still answers for the shard it was started for, as it must to be of use to others."""
         view = self._known.get(process)
         return view is not None and view.primary == process
 
-    def _write(self) -> None:
-        document = {"known": list(self._known.values()), "voted": list(self._voted.values())}
+    def has_opened(self, shard: int) -> bool:
+        """Whether this process has ever answered for *shard*."""
+        return shard in self._opened
+
+    def open(self, shard: int) -> None:
+        """It will, from now on. Raises OSError."""
+        if shard not in self._opened:
+            self._write(opened=self._opened | {shard})
+
+    def _write(
+        self,
+        known: dict[int, View] | None = None,
+        voted: dict[int, View] | None = None,
+        opened: set[int] | None = None,
+    ) -> None:
+        """Replace what is given, on the disk first: what cannot be written was not said."""
+        known = self._known if known is None else known
+        voted = self._voted if voted is None else voted
+        opened = self._opened if opened is None else opened
+        document = {"known": list(known.values()), "voted": list(voted.values()), "opened": sorted(opened)}
         write_json(self._path, self._path.with_suffix(".new"), document)
+        self._known, self._voted, self._opened = known, voted, opened
 
 
 def first_views(daemons: dict[int, DaemonAddress]) -> list[View]:

@@ -29,6 +29,7 @@ class View(NamedTuple):
 class CopyBeginRequest(NamedTuple):
     """Begin an empty copy of *shard*, in place of any that is there."""
 
+    process: int  # that is asked: another one may answer under its address
     shard: int
     boot_epoch: int  # of the shard's superblock
     power_epoch: int  # likewise: which checksums nobody may rely on
@@ -90,6 +91,7 @@ class CopyPingRequest(NamedTuple):
 class ViewVoteRequest(NamedTuple):
     """May the shard have the view *wanted*, now that it has *base*? Each: number, primary, mirror, witness."""
 
+    process: int  # that is asked: another one may answer under its address
     shard: int
     base: list[int]
     wanted: list[int]

@@ -243,7 +243,9 @@ DROP_LINK = Operation(47, "drop_link", DropLinkRequest, Empty, idempotent=True, 
 
 _COPY = frozenset({errno.ESTALE})
 
-COPY_BEGIN = Operation(60, "copy_begin", CopyBeginRequest, Empty, idempotent=True, role="copy")
+COPY_BEGIN = Operation(
+    60, "copy_begin", CopyBeginRequest, Empty, _COPY | {errno.EEXIST}, idempotent=True, role="copy"
+)
 COPY_RECORDS = Operation(
     61, "copy_records", CopyRecordsRequest, Empty, _COPY, idempotent=True, bulk_request=True, role="copy"
 )
@@ -256,7 +258,7 @@ COPY_READ = Operation(
 )
 COPY_DONE = Operation(64, "copy_done", CopyDoneRequest, Empty, _COPY, idempotent=True, role="copy")
 COPY_PING = Operation(65, "copy_ping", CopyPingRequest, Empty, _COPY, idempotent=True, role="copy")
-VIEW_VOTE = Operation(66, "view_vote", ViewVoteRequest, ViewVoteReply, idempotent=True, role="copy")
+VIEW_VOTE = Operation(66, "view_vote", ViewVoteRequest, ViewVoteReply, _COPY, idempotent=True, role="copy")
 LOCATE = Operation(48, "locate", LocateRequest, LocateReply, _MISSING, idempotent=True)
 VIEW_NEWS = Operation(67, "view_news", ViewNewsRequest, Empty, idempotent=True, role="copy")
 

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from tests.cli.workplace import Workplace
-from tests.mount.file_system import wait_until
+from tests.mount.file_system import is_alive, wait_until
 
 
 def test_status_says_whose_copy_is_missing(workplace: Workplace) -> None:
@@ -41,3 +41,27 @@ def test_run_and_stop_with_purge_leave_nothing(workplace: Workplace) -> None:
     workplace.ok("status", "-H", workplace.hosts, "--wait", "20")
     workplace.ok("stop", "-H", workplace.hosts, "--purge")
     assert list(workplace.root.iterdir()) == []
+
+
+def test_it_starts_again_with_what_was_written(workplace: Workplace) -> None:
+    data = os.urandom(3_000_000)
+    workplace.ok("start", "-r", workplace.root, "-H", workplace.hosts, "-n", "3", "--replicas", "2")
+    workplace.ok("mount", "-H", workplace.hosts, "-m", workplace.mnt)
+    for number in range(9):
+        (workplace.mnt / str(number)).write_bytes(data[number:])
+    workplace.ok("umount", workplace.mnt)
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        status = workplace.ok("status", "-H", workplace.hosts, "--json").json
+        pids = [daemon["pid"] for daemon in status["daemons"]]
+        if end == signal.SIGTERM:
+            workplace.ok("stop", "-H", workplace.hosts)
+        else:
+            for pid in pids:
+                os.kill(pid, end)
+            wait_until(lambda pids=pids: not any(map(is_alive, pids)), "all are dead")
+        workplace.ok("start", "-r", workplace.root, "-H", workplace.hosts)
+        workplace.ok("mount", "-H", workplace.hosts, "-m", workplace.mnt)
+        for number in range(9):
+            assert (workplace.mnt / str(number)).read_bytes() == data[number:]
+        workplace.ok("umount", workplace.mnt)
+    workplace.ok("stop", "-H", workplace.hosts)

@@ -18,7 +18,7 @@ import trio
 from gkfs import hostfile, metadentry
 from gkfs.commands import survey
 from gkfs.commands.survey import Report
-from gkfs.daemon import background, failover, mirror, opens, peers
+from gkfs.daemon import agreement, background, failover, leading, mirror, opens, peers
 from gkfs.daemon.faults import Fault, Kind
 from gkfs.daemon.peers import Peer
 from gkfs.daemon.server import DaemonSettings, Serving, serve
@@ -344,9 +344,10 @@ def in_cluster(
                 patch.setattr(peers, "RECONNECT_MAX_S", RETRY_S)
                 patch.setattr(mirror, "COPY_PING_S", SILENCE_S / 10)
                 patch.setattr(mirror, "COPY_LEASE_S", SILENCE_S / 2)
-                patch.setattr(failover, "COPY_PING_S", SILENCE_S / 10)
-                patch.setattr(failover, "COPY_SILENCE_S", SILENCE_S)
-                patch.setattr(failover, "VOTE_TIMEOUT_S", SILENCE_S / 4)
+                for module in (failover, leading):
+                    patch.setattr(module, "COPY_PING_S", SILENCE_S / 10)
+                    patch.setattr(module, "COPY_SILENCE_S", SILENCE_S)
+                patch.setattr(agreement, "VOTE_TIMEOUT_S", SILENCE_S / 4)
                 patch.setattr(opens, "NAMELESS_GRACE_S", GRACE_S)
                 patch.setattr(survey, "FSCK_SETTLE_S", SETTLE_S)
                 trio.run(main, tmp_path)

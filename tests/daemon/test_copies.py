@@ -39,7 +39,8 @@ def run(folder: Path, check: Callable[[Copies], Awaitable[None]]) -> None:
         rootdir = Rootdir(folder / "d", read(hostfile), 0)
         async with trio.open_nursery() as nursery:
             copies = Copies(rootdir.path, rootdir.superblock, nursery, direct_io=False)
-            copies.is_needed = lambda shard: False
+            copies.check_addressed = lambda process: None
+            copies.is_needed = copies.is_closed = lambda shard: False
             await check(copies)
             copies.close()
         rootdir.close()
@@ -56,7 +57,7 @@ def contents(copies: Copies, session: Session) -> bytes:
 def test_what_an_earlier_connection_has_sent_and_comes_late_is_not_taken(tmp_path: Path) -> None:
     async def check(copies: Copies) -> None:
         for session in (EARLIER, LATER):
-            copies.begin(session, CopyBeginRequest(SHARD, 1, 0))
+            copies.begin(session, CopyBeginRequest(0, SHARD, 1, 0))
         copies.chunk(LATER, DATA)
         attempts: tuple[Callable[[], object], ...] = (
             lambda: copies.chunk(EARLIER, DATA._replace(data=b"old")),
@@ -78,10 +79,10 @@ def test_what_an_earlier_connection_has_sent_and_comes_late_is_not_taken(tmp_pat
 
 def test_a_new_copy_begins_when_no_thread_works_on_the_old_one(tmp_path: Path) -> None:
     async def check(copies: Copies) -> None:
-        copies.begin(EARLIER, CopyBeginRequest(SHARD, 1, 0))
+        copies.begin(EARLIER, CopyBeginRequest(0, SHARD, 1, 0))
         large = copies.chunk(EARLIER, DATA._replace(data=bytes(1 << 20)))
         assert isinstance(large, Coroutine), "a thread writes it"
-        begun = copies.begin(LATER, CopyBeginRequest(SHARD, 1, 0))
+        begun = copies.begin(LATER, CopyBeginRequest(0, SHARD, 1, 0))
         assert isinstance(begun, Coroutine)
         with pytest.raises(OSError, match="another connection"):
             copies.chunk(EARLIER, DATA)
@@ -101,7 +102,7 @@ async def _run(work: Coroutine[Any, Any, object]) -> None:
 
 def test_after_a_restart_the_copy_belongs_to_who_goes_on_with_it(tmp_path: Path) -> None:
     async def begin(copies: Copies) -> None:
-        copies.begin(LATER, CopyBeginRequest(SHARD, 1, 0))
+        copies.begin(LATER, CopyBeginRequest(0, SHARD, 1, 0))
         copies.chunk(LATER, DATA)
 
     async def go_on(copies: Copies) -> None:
