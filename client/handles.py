@@ -12,7 +12,7 @@ T = TypeVar("T")
 class FileHandle:
     """One open(2) of a file."""
 
-    __slots__ = ("ahead", "append", "direct", "failures_seen", "inode", "privileged", "writes")
+    __slots__ = ("ahead", "append", "direct", "failures_raised", "failures_seen", "inode", "privileged", "writes")
 
     def __init__(self, inode: Inode, flags: int, *, direct: bool, privileged: bool) -> None:
         self.inode = inode
@@ -21,6 +21,7 @@ class FileHandle:
         self.append = bool(flags & os.O_APPEND)
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY
         self.failures_seen = inode.behind.told if inode.behind is not None else 0
+        self.failures_raised = self.failures_seen  # by a write: the next one may go well
         # Direct handles bypass the kernel's page cache, so the kernel does not cut reads at the size it knows.
         self.direct = direct or bool(flags & os.O_DIRECT)
 

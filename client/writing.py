@@ -195,7 +195,9 @@ class Writer:
 
     def _raise_unknown(self, handle: FileHandle, behind: Behind) -> None:
         """As `check`, for a write; it is told again at the end: Linux hides an error behind a part that went."""
-        if behind.failures != handle.failures_seen and behind.error is not None:
+        known = handle.failures_seen, handle.failures_raised
+        if behind.failures not in known and behind.error is not None:
+            handle.failures_raised = behind.failures
             raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)
 
     async def drop(self, inode: Inode) -> None:
