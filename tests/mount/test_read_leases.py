@@ -102,3 +102,14 @@ def test_a_file_read_here_and_written_there_holds_the_writer_up_once(place: Plac
         stop.set()
         reader.join()
     assert (place.here / "file").stat().st_size == MIB + rounds * 100
+
+
+def test_a_handle_that_is_open_ends_where_another_node_has_cut_the_file(place: Place) -> None:
+    (place.there / "file").write_bytes(noise(3 * MIB))
+    with opened(place.here / "file", os.O_RDWR | os.O_APPEND) as file:  # past the kernel's page cache
+        assert os.pread(file, 10, 2 * MIB) == noise(3 * MIB)[2 * MIB : 2 * MIB + 10]
+        os.truncate(place.there / "file", MIB + 5)
+        assert os.pread(file, 4096, 2 * MIB) == b""
+        assert os.pread(file, 4096, MIB) == noise(3 * MIB)[MIB : MIB + 5]
+        os.truncate(place.there / "file", 0)
+        assert os.pread(file, 4096, 0) == b""
