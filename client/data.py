@@ -121,10 +121,12 @@ class FileData:
     async def _in_turn(self, inode: Inode, work: Callable[[], Awaitable[None]]) -> None:
         """Do *work* when no other is at it: the daemon may execute requests that wait there in any order."""
         lock = self._telling.setdefault(inode, Lock())
-        with await lock.taken():
-            await work()
-        if not lock.held and self._telling.get(inode) is lock:
-            del self._telling[inode]
+        try:
+            with await lock.taken():
+                await work()
+        finally:
+            if not lock.held and self._telling.get(inode) is lock:
+                del self._telling[inode]
 
     async def _tell_settled(self, inode: Inode) -> None:
         await self._extend(inode, settled=True)

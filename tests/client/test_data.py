@@ -111,6 +111,8 @@ class Turns(Node):
             gate = Gate()
             self.waiting.append((operation, gate))
             await gate
+            if self.error is not None:
+                raise self.error
             return RecordReply(metadentry.encode(self.record.changed(size=request.size)))
 
         return reply()
@@ -133,6 +135,11 @@ def test_a_size_on_its_way_arrives_before_the_truncation_that_follows() -> None:
     pump._run_ready()
     assert len(node.waiting) == 2
     assert node.inode.size == 100
+    pump.start(node.data.truncate(node.inode, 50))
+    pump._run_ready()
+    node.error = os_error(errno.EIO, "/file")
+    node.waiting[2][1].open()
+    pump._run_ready()
     assert not node.data._telling
     pump.close()
 
