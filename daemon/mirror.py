@@ -85,7 +85,7 @@ class Mirror:
         self._is_open = False
         self._counts = False  # what leaves waits for the mirror
         self._shipped = self._confirmed = 0
-        self._has_begun = False  # its copy: changes go to it
+        self._is_asked = self._has_begun = False  # its copy: changes go to what has begun
         self._pings = 0  # on the way
         self._on_the_way: deque[Shipment] = deque()
         self._bytes_on_the_way = 0
@@ -207,7 +207,7 @@ class Mirror:
         self._scope.cancel()
         self._peer = None
         self.process = NOBODY
-        self._counts = self._has_begun = self.is_decided = False
+        self._counts = self._is_asked = self._has_begun = self.is_decided = False
         self._on_the_way.clear()
         self._bytes_on_the_way = self._pings = 0
         self._confirmed = self._shipped
@@ -224,7 +224,7 @@ class Mirror:
 
     def ping(self) -> None:
         """Say that we are there, unless enough on the way says so already."""
-        if self._peer is not None and self._pings < _PINGS_MAX:
+        if self._peer is not None and self._is_asked and self._pings < _PINGS_MAX:
             self._pings += 1
             self._submit(self._peer, COPY_PING, CopyPingRequest(self.shard), 0)
 
@@ -293,6 +293,7 @@ class Mirror:
         if self._peer is not None:
             request = CopyBeginRequest(self.process, self.shard, boot_epoch, power_epoch)
             self._submit(self._peer, COPY_BEGIN, request, 0)
+            self._is_asked = True
         await self.flushed(0)
         self._has_begun = True  # no await between here and the first page
 

@@ -27,7 +27,16 @@ class MirroredStorage(ChunkStorage):
     def write_new(self, fid: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
         work = super().write_new(fid, data)
         self.mirror.wrote(fid, 0, 0, kept(data))
-        return work
+        if work is None:
+            return None
+        self._writes[fid] = self._writes.get(fid, 0) + 1  # a copy that begins now must not read a part of it
+        return self._written_new(fid, work)
+
+    async def _written_new(self, fid: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._one_is_written(fid)
 
     def cut(self, fid: int, size: int) -> Coroutine[Any, Any, None] | None:
         work = super().cut(fid, size)

@@ -327,6 +327,9 @@ class ChunkStorage:
     def _write_ends(self, file: ChunkFile, fid: int, size_bytes: int) -> None:
         self._files.release(file)
         self.room.writing_bytes -= size_bytes
+        self._one_is_written(fid)
+
+    def _one_is_written(self, fid: int) -> None:
         self._writes[fid] -= 1
         if not self._writes[fid]:
             del self._writes[fid]

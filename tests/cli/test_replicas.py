@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from functools import partial
 from typing import Any
 
 from tests.cli.workplace import Workplace
@@ -58,10 +59,14 @@ def test_it_starts_again_with_what_was_written(workplace: Workplace) -> None:
         else:
             for pid in pids:
                 os.kill(pid, end)
-            wait_until(lambda pids=pids: not any(map(is_alive, pids)), "all are dead")
+                wait_until(partial(_is_dead, pid), "all are dead")
         workplace.ok("start", "-r", workplace.root, "-H", workplace.hosts)
         workplace.ok("mount", "-H", workplace.hosts, "-m", workplace.mnt)
         for number in range(9):
             assert (workplace.mnt / str(number)).read_bytes() == data[number:]
         workplace.ok("umount", workplace.mnt)
     workplace.ok("stop", "-H", workplace.hosts)
+
+
+def _is_dead(pid: int) -> bool:
+    return not is_alive(pid)

@@ -1,6 +1,8 @@
-"""The copy of a shard takes changes from one connection only."""
+"""The copy of a shard: when it begins, and whose changes it takes."""
 
 import errno
+import fcntl
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from gkfs.copy_messages import (
     CopyReadRequest,
     CopyRecordsRequest,
 )
+from gkfs.daemon import keys
 from gkfs.daemon.copies import Copies
 from gkfs.daemon.session import Session
 from gkfs.daemon.superblock import Rootdir
@@ -86,14 +89,53 @@ def test_a_new_copy_begins_when_no_thread_works_on_the_old_one(tmp_path: Path) -
         assert isinstance(begun, Coroutine)
         with pytest.raises(OSError, match="another connection"):
             copies.chunk(EARLIER, DATA)
+        with pytest.raises(OSError, match="being begun anew"):
+            copies.chunk(LATER, DATA)  # it would be confirmed, and thrown away
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run, begun)
             await trio.testing.wait_all_tasks_blocked()
             assert copies.get(SHARD) is not None
+            copies.ping(LATER, CopyPingRequest(SHARD))
             await large
         assert contents(copies, LATER) == b""
 
     run(tmp_path, check)
+
+
+def test_what_could_not_be_begun_is_removed_unless_a_daemon_uses_it(tmp_path: Path) -> None:
+    async def check(copies: Copies) -> None:
+        folder = copies.folder(SHARD)
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+        lock = os.open(folder / "lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="still ending") as caught:
+            copies.begin(EARLIER, CopyBeginRequest(0, SHARD, 1, 0))
+        assert caught.value.errno == errno.ESTALE
+        os.close(lock)
+        copies.begin(EARLIER, CopyBeginRequest(0, SHARD, 1, 0))
+        copies.ping(EARLIER, CopyPingRequest(SHARD))
+
+    run(tmp_path, check)
+
+
+def test_what_nobody_has_claimed_yet_stays(tmp_path: Path) -> None:
+    """Its primary may be about to, and does not send it again because the mirror has been restarted."""
+    records = [keys.chunk(FID, 0), keys.UNCLAIMED]
+
+    async def begin(copies: Copies) -> None:
+        copies.begin(LATER, CopyBeginRequest(0, SHARD, 1, 0))
+        copies.records(LATER, CopyRecordsRequest(SHARD, 1, True, msgpack.packb(records)))
+        copies.chunk(LATER, DATA)
+
+    async def claim(copies: Copies) -> None:
+        copies.resume({SHARD}, set())
+        claimed = [keys.chunk(FID, 0), b""]
+        copies.records(LATER, CopyRecordsRequest(SHARD, 2, True, msgpack.packb(claimed)))
+        assert contents(copies, LATER) == b"new"
+
+    run(tmp_path, begin)
+    run(tmp_path, claim)
 
 
 async def _run(work: Coroutine[Any, Any, object]) -> None:
