@@ -117,6 +117,72 @@ async def test_copies_are_made_again_and_another_loss_is_survived(cluster: Clust
         assert await client.read(entry.fid, chunk) == piece
 
 
+@in_cluster(4, replicas=2)
+async def test_a_witness_is_replaced_so_that_the_next_loss_is_survived(cluster: Cluster) -> None:
+    await mirrored(cluster)
+    entries = [await cluster.client.create(b"/%d" % number) for number in range(20)]
+    await lose(cluster, 2)  # which decides about daemon 0
+    await mirrored(cluster)
+    await trio.sleep(4 * SILENCE_S)
+    await lose(cluster, 0)
+    for number, entry in enumerate(entries):
+        assert (await cluster.client.stat(b"/%d" % number)).fid == entry.fid
+
+
+@pytest.mark.parametrize("is_clean", [False, True], ids=["killed", "stopped"])
+def test_all_start_again_also_without_one_that_was_lost(is_clean: bool, tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        await mirrored(cluster)
+        entries = [await cluster.client.create(b"/%d" % number) for number in range(20)]
+        await lose(cluster, 1)
+        await mirrored(cluster)
+        await (cluster.stop(0, 2, 3) if is_clean else cluster.crash(0, 2, 3))
+        header, *_ = cluster.hostfile.read_text().splitlines(keepends=True)
+        cluster.hostfile.write_text(header)
+        await cluster.start(0, 2, 3)
+        for number, entry in enumerate(entries):
+            assert (await cluster.client.stat(b"/%d" % number)).fid == entry.fid
+        await mirrored(cluster)
+
+    in_cluster(4, replicas=2)(test)(tmp_path)
+
+
+@in_cluster(3, replicas=2)
+async def test_who_was_replaced_and_is_started_with_the_others_ends(cluster: Cluster) -> None:
+    await mirrored(cluster)
+    entries = [await cluster.client.create(b"/%d" % number) for number in range(20)]
+    await cluster.crash(1)
+    await mirrored(cluster)
+    await cluster.stop()
+    header, *_ = cluster.hostfile.read_text().splitlines(keepends=True)
+    cluster.hostfile.write_text(header)
+    await cluster.start(1, 0, 2)
+    for number, entry in enumerate(entries):
+        assert (await cluster.client.stat(b"/%d" % number)).fid == entry.fid
+    await cluster.ended(1)
+    await mirrored(cluster)
+
+
+@in_cluster(3, replicas=2)
+async def test_who_has_lost_all_of_it_takes_nothing_from_its_copy(cluster: Cluster) -> None:
+    """Also when nobody has taken over yet, and on the second attempt, when there is something in its rootdir."""
+    await mirrored(cluster)
+    entries = [await cluster.client.create(b"/%d" % number) for number in range(20)]
+    await cluster.stop()
+    shutil.rmtree(cluster.folder / "daemon-1")
+    header, *_ = cluster.hostfile.read_text().splitlines(keepends=True)
+    for _ in range(2):
+        cluster.hostfile.write_text(header)
+        await cluster.start(1)
+        await cluster.crash(1)
+    cluster.hostfile.write_text(header)
+    await cluster.start(1, 0, 2)
+    await cluster.ended(1)
+    for number, entry in enumerate(entries):
+        assert (await cluster.client.stat(b"/%d" % number)).fid == entry.fid
+    await mirrored(cluster)
+
+
 @in_cluster(3, replicas=2)
 async def test_a_daemon_that_is_back_at_once_goes_on(cluster: Cluster) -> None:
     await mirrored(cluster)
