@@ -83,7 +83,11 @@ class Agreement:
         self.check_addressed(request.process)
         base, wanted = View(request.shard, *request.base), View(request.shard, *request.wanted)
         deposes_us = wanted.primary != self.own and request.shard in self.leading
-        granted = not deposes_us and self.views.vote(self.own, base, wanted)
+        # Who has lost its disk has lost its votes, too; it never answers for what it was started for (`leading`).
+        may_vote = self.views.has_opened(self.own) and not deposes_us
+        granted = may_vote and self.views.vote(self.own, base, wanted)
+        if not may_vote:
+            self.views.learn(base)
         known = self.views.of(request.shard)
         return ViewVoteReply(granted, list(known[1:]) if known else [])
 

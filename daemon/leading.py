@@ -22,7 +22,7 @@ from gkfs.daemon.superblock import Ending
 from gkfs.errors import GkfsError, os_error
 from gkfs.hostfile import DaemonAddress
 from gkfs.keyfile import Access
-from gkfs.limits import COPY_PING_S, COPY_SILENCE_S, RECONNECT_MAX_S
+from gkfs.limits import COPY_PING_S, COPY_SILENCE_S, RECONNECT_MAX_S, START_TIMEOUT_S
 
 _log = logging.getLogger(__name__)
 
@@ -127,20 +127,11 @@ class Leader:
 
     async def _may_open(self) -> bool:
         """Wait until nobody else can answer; False when somebody else does."""
-        view = self._view
-        if self._leads and view.number == 1 and view.mirror != NOBODY and not self._views.has_opened(self._index):
-            if await self._copied_to(view.mirror) and await self._counted():
-                self._mirror.is_decided = True  # nothing leaves before there are two
-            elif self._refused:
+        if self._index == self._own and not self._views.has_opened(self._index):
+            await self._make_first_copy()
+            if self._leads and (self._refused or self._view.number > 1):
                 _log.error("daemon %d has lost what it had: the copy of it takes its place", self._index)
                 return False
-        # What an earlier run did last its mirror may not know.
-        while not self._mirror.counts and self._leads:
-            view = self._view
-            if view.mirror == NOBODY and self._views.pending(self._index) is None:
-                break
-            if not await self._agreement.agree(view, _alone(view)):
-                await trio.sleep(_ASK_AGAIN_S)
         while self._leads:
             try:
                 self._views.open(self._index)
@@ -148,7 +139,30 @@ class Leader:
             except OSError as error:
                 _log.error("shard %d: %s", self._index, error)
                 await trio.sleep(RECONNECT_MAX_S)
+        # What an earlier run did last its mirror may not know.
+        while not self._mirror.counts and self._leads:
+            view = self._view
+            if view.mirror == NOBODY and self._views.pending(self._index) is None:
+                break
+            if not await self._agreement.agree(view, _alone(view)):
+                await trio.sleep(_ASK_AGAIN_S)
         return self._leads
+
+    async def _make_first_copy(self) -> None:
+        """Nothing leaves before there are two. Those who are to have them know if this is not the first time."""
+        deadline_s = trio.current_time() + START_TIMEOUT_S
+        while self._leads and trio.current_time() < deadline_s:
+            first = self._view
+            for process in (first.mirror, first.witness):
+                await self._agreement.answers(process, first)
+            if self._view != first or first.number > 1 or not self._views.is_alive(first.mirror):
+                return
+            if await self._copied_to(first.mirror) and await self._counted():
+                self._mirror.is_decided = True
+                return
+            if self._refused:
+                return
+            await trio.sleep(_ASK_AGAIN_S)
 
     async def _announce(self, on_open: Callable[[], None]) -> None:
         async def again() -> None:

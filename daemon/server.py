@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,13 @@ from gkfs.endpoint import Connect
 from gkfs.errors import ExitStatus, GkfsError, os_error
 from gkfs.hostfile import DaemonAddress, Features, Hostfile
 from gkfs.keyfile import Access
-from gkfs.limits import BALLAST_EXTRA_BYTES, CLEAN_STOP_S, METADATA_REOPEN_BYTES
+from gkfs.limits import (
+    BALLAST_EXTRA_BYTES,
+    CLEAN_STOP_S,
+    METADATA_REOPEN_BYTES,
+    POLL_INTERVAL_S,
+    START_TIMEOUT_S,
+)
 from gkfs.operations import LOCATE, SHUTDOWN, STATUS, SYNC_METADATA
 
 _log = logging.getLogger(__name__)
@@ -309,7 +315,17 @@ class _Server:
         shard = Shard(index, *epochs, ending, mirror, self._store, self._storage, address)
         await failover.lead(shard, partial(self._announce, address))
         _log.error("daemon %d was replaced: %s", index, failover.view(index))
+        with trio.move_on_after(START_TIMEOUT_S):
+            await self._until_elsewhere(address)
         self._stop.set()
+
+    async def _until_elsewhere(self, address: DaemonAddress) -> None:
+        """Until the hostfile names another: who comes meanwhile waits, and is not refused."""
+        while True:
+            with suppress(GkfsError):
+                if await self._locate(address.daemon) != address:
+                    return
+            await trio.sleep(POLL_INTERVAL_S)
 
     def _register(self, nursery: trio.Nursery, mirror: Mirror | None, failover: Failover | None) -> None:
         guards = Guards()

@@ -52,7 +52,7 @@ def launch(plan: Launch, signals: Signals) -> Launched:
             if _make(folder):
                 made.append(folder)
             daemons.append(_spawn(plan, index, folder))
-        hosts, statuses = _wait_until_ready(plan.hostfile, daemons, signals)
+        hosts, statuses = _wait_until_ready(plan.hostfile, daemons, signals, has_copies=plan.features.replicas > 1)
     except BaseException:
         children.end(daemons)
         for folder in made:
@@ -107,7 +107,7 @@ def _spawn(plan: Launch, index: int, folder: Path) -> Child:
 
 
 def _wait_until_ready(
-    hostfile: Path, daemons: list[Child], signals: Signals
+    hostfile: Path, daemons: list[Child], signals: Signals, *, has_copies: bool
 ) -> tuple[Hostfile, dict[int, StatusReply]]:
     from gkfs.commands import control  # imports trio, while the daemons do the same
 
@@ -116,7 +116,7 @@ def _wait_until_ready(
     while time.monotonic() < deadline_s:
         signals.pause(POLL_INTERVAL_S)
         for daemon in daemons:
-            if daemon.ended:
+            if daemon.ended and not (has_copies and daemon.process.returncode == 0):  # then it was replaced
                 raise daemon.failure()
         hosts = hostfiles.read(hostfile)
         silent = {index: f"daemon {index} has not written its line" for index in hosts.missing}

@@ -68,6 +68,7 @@ def existing_daemons(rootdir: Path) -> list[Path]:
 def existing_file_system(rootdir: Path) -> Contents | None:
     """The file system that *rootdir* holds whole, or None; *daemon* in the result is 0.
 
+    With two copies of everything one daemon may be missing: it finds that it has lost what it had, and ends.
     Raises GkfsError (ROOTDIR) when folders of several file systems are there, or not all of one.
     """
     contents = [read_contents(path) for path in existing_daemons(rootdir)]
@@ -80,7 +81,7 @@ def existing_file_system(rootdir: Path) -> Contents | None:
     count = known[0].daemon_count
     if max(entry.daemon for entry in known) >= count or {entry.daemon_count for entry in known} != {count}:
         raise _error(rootdir, f"its daemons disagree on how many there are of file system {fsids[0]}")
-    if len(known) < count:
+    if len(known) < count and (known[0].features.replicas == 1 or len(known) < count - 1):
         here = ", ".join(str(entry.daemon) for entry in known[:10])
         raise _error(
             rootdir, f"holds only daemon {here} of the {count} of file system {fsids[0]}, see `gkfs daemon`"

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 from functools import partial
 from typing import Any
+
+import pytest
 
 from tests.cli.workplace import Workplace
 from tests.mount.file_system import is_alive, wait_until
@@ -66,6 +69,35 @@ def test_it_starts_again_with_what_was_written(workplace: Workplace) -> None:
             assert (workplace.mnt / str(number)).read_bytes() == data[number:]
         workplace.ok("umount", workplace.mnt)
     workplace.ok("stop", "-H", workplace.hosts)
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["replaced", "lost"])
+def test_it_starts_again_without_a_daemon(is_lost: bool, workplace: Workplace) -> None:
+    start = ("start", "-r", workplace.root, "-H", workplace.hosts)
+    workplace.ok(*start, "-n", "3", "--replicas", "2")
+    workplace.ok("mount", "-H", workplace.hosts, "-m", workplace.mnt)
+    for number in range(20):
+        (workplace.mnt / str(number)).write_text(str(number))
+    workplace.ok("umount", workplace.mnt)
+
+    def daemons() -> list[dict[str, Any]]:
+        return list(workplace.gkfs("status", "-H", workplace.hosts, "--json").json["daemons"])
+
+    wait_until(lambda: [daemon.get("copies") for daemon in daemons()] == [2, 2, 2], "everything is on two daemons")
+    if not is_lost:
+        os.kill(daemons()[1]["pid"], signal.SIGKILL)
+        wait_until(lambda: [daemon.get("copies") for daemon in daemons()] == [2, 2, 2], "two again")
+    workplace.gkfs("stop", "-H", workplace.hosts)
+    if is_lost:
+        shutil.rmtree(workplace.root / "daemon-1")
+    for _ in range(2):
+        workplace.ok(*start)
+        workplace.ok("mount", "-H", workplace.hosts, "-m", workplace.mnt)
+        for number in range(20):
+            assert (workplace.mnt / str(number)).read_text() == str(number)
+        workplace.ok("umount", workplace.mnt)
+        wait_until(lambda: len({daemon.get("pid") for daemon in daemons()}) == 2, "one daemon answers for two")
+        workplace.gkfs("stop", "-H", workplace.hosts)
 
 
 def _is_dead(pid: int) -> bool:

@@ -37,6 +37,19 @@ def test_nobody_votes_for_another_process(tmp_path: Path) -> None:
     simulate(tmp_path, test)
 
 
+def test_who_may_have_lost_its_votes_gives_none(tmp_path: Path) -> None:
+    async def test(net: Net, nursery: trio.Nursery) -> None:
+        net.down.add(1)
+        base = View(3, 1, 3, 1, 0)  # and process 0 has not answered for its own shard yet
+        for views in (net.agreements[0].views, net.agreements[3].views):
+            views._known[3] = base
+        assert not await net.agreements[3].agree(base, View(3, 2, 3, NOBODY, 0))
+        net.agreements[0].views.open(0)
+        assert await net.agreements[3].agree(base, View(3, 2, 3, NOBODY, 0))
+
+    simulate(tmp_path, test)
+
+
 def test_a_primary_without_mirror_needs_nobody(tmp_path: Path) -> None:
     async def test(net: Net, nursery: trio.Nursery) -> None:
         mine = net.agreements[0]

@@ -227,3 +227,17 @@ def test_who_has_lost_what_there_is_a_copy_of_does_not_answer(tmp_path: Path) ->
         assert lead.mirror.log == ["attach 1", "close"]
 
     simulate(tmp_path, test)
+
+
+def test_who_has_lost_what_was_elsewhere_by_now_does_not_answer(tmp_path: Path) -> None:
+    """The first mirror has no copy any more, and would take one."""
+
+    async def test(net: Net, nursery: trio.Nursery) -> None:
+        lead = Lead(net, nursery, tmp_path)
+        net.agreements[2].views.learn(BASE._replace(number=3, mirror=3))
+        lead.start()
+        await trio.sleep(3 * COPY_SILENCE_S)
+        assert not lead.opened
+        assert lead.mirror.log == ["close"]
+
+    simulate(tmp_path, test)

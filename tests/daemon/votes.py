@@ -56,6 +56,8 @@ def simulate(folder: Path, test: Callable[[Net, trio.Nursery], Awaitable[None]])
                 (folder / str(own)).mkdir()
                 agreement = Agreement(own, folder / str(own), ACCESS, folder / "hosts", 4, nursery)
                 agreement.views.begin(FIRST)
+                if own != SHARD:
+                    agreement.views.open(own)
                 net.join(agreement)
             await test(net, nursery)
             nursery.cancel_scope.cancel()
