@@ -10,6 +10,7 @@ from typing import Final
 
 import mmh3
 
+from gkfs.limits import CHECKSUM_BLOCK_BYTES
 from gkfs.messages import Buffer
 
 Write = Callable[[int, Buffer, int], None]  # to a descriptor data at an offset; raises OSError
@@ -82,6 +83,23 @@ def read_file(path: str) -> bytes:
             return file.readall()
     except FileNotFoundError:
         return b""
+
+
+def read_readable(path: str) -> tuple[bytes, list[int]]:
+    """The chunk file *path*, zeros where its blocks cannot be read, and which these are. Raises OSError."""
+    pieces: list[bytes] = []
+    unreadable: list[int] = []
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        for offset in range(0, size, CHECKSUM_BLOCK_BYTES):
+            length = min(CHECKSUM_BLOCK_BYTES, size - offset)
+            try:
+                piece = os.pread(file.fileno(), length, offset)
+            except OSError:
+                piece = b""
+                unreadable.append(offset // CHECKSUM_BLOCK_BYTES)
+            pieces.append(piece.ljust(length, b"\0"))
+    return b"".join(pieces), unreadable
 
 
 def digest_files(work: list[tuple[str, int]]) -> list[bytes]:

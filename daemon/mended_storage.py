@@ -40,6 +40,10 @@ class MirroredSummedStorage(MirroredStorage, SummedStorage):
     def _damaged(self, fid: int, chunk: int, blocks: list[int]) -> _DamagedError:
         return _DamagedError(super()._damaged(fid, chunk, blocks), fid, chunk, blocks)
 
+    def _shows_damage(self, fid: int, chunk: int) -> bool:
+        sums = self._sums.find(fid, chunk)
+        return sums is not None and sums.is_stored  # else the copy's data would be taken as they are
+
     def read(self, fid: int, chunk: int, offset: int, length: int) -> Result:
         again = partial(super().read, fid, chunk, offset, length)
         try:

@@ -1,17 +1,21 @@
 """Chunk storage that tells a mirror what it does."""
 
+import errno
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
 import trio
 
 from gkfs.daemon import keys
-from gkfs.daemon.chunk_files import read_file
+from gkfs.daemon.chunk_files import read_file, read_readable
 from gkfs.daemon.guards import Guard
 from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.storage import ChunkStorage
 from gkfs.limits import INLINE_IO_MAX_BYTES
 from gkfs.messages import Buffer
+
+_log = logging.getLogger(__name__)
 
 
 class MirroredStorage(ChunkStorage):
@@ -58,11 +62,29 @@ class MirroredStorage(ChunkStorage):
         try:
             while fid in self._writes:
                 await self._writes_done.wait()
-            data = await trio.to_thread.run_sync(read_file, self._files.path(fid, chunk), limiter=self._threads)
+            data = await self._read_to_copy(fid, chunk)
             if data:
                 self.mirror.wrote(fid, chunk, 0, data)
         finally:
             self._cuts.pop(fid).lifted.set()
+
+    async def _read_to_copy(self, fid: int, chunk: int) -> bytes:
+        """All of a chunk. Raises OSError."""
+        path = self._files.path(fid, chunk)
+        try:
+            return await trio.to_thread.run_sync(read_file, path, limiter=self._threads)
+        except OSError as error:
+            _log.error("chunk %d of file %x, %s: %s", chunk, fid, path, error.strerror)
+            if error.errno != errno.EIO or not self._shows_damage(fid, chunk):
+                raise
+        # A sector that is gone must not keep all the rest from having a second copy.
+        data, unreadable = await trio.to_thread.run_sync(read_readable, path, limiter=self._threads)
+        _log.error("chunk %d of file %x: %d blocks cannot be copied", chunk, fid, len(unreadable))
+        return data
+
+    def _shows_damage(self, fid: int, chunk: int) -> bool:
+        """Whether who has the copy would see that a block of it is not what was written."""
+        return False
 
 
 def kept(data: Buffer) -> Buffer:
