@@ -2,14 +2,15 @@
 
 The daemon starts first and listens as any other does: for other nodes, for `gkfs status` and `gkfs stop`. It ends
 last: whatever asks for the end, a signal, `gkfs stop` or who unmounts, the mount goes first and publishes what it
-has, then the daemon stops. One that is killed loses nothing that was acknowledged.
+has, then the daemon stops. One that is killed loses nothing that was acknowledged. A daemon that ends by itself,
+since another has taken its place (`--replicas 2`), takes the mount with it, which could reach nothing there.
 """
 
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from functools import partial
 
 import trio
 
@@ -19,6 +20,8 @@ from gkfs.daemon import descriptors, threads
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.errors import GkfsError, first_of
 from gkfs.limits import POLL_INTERVAL_S
+
+_log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -42,6 +45,7 @@ class _Both:
         self._mount: Mount | None = None
         self._starting = trio.CancelScope()
         self._signal = 0  # that came while it started
+        self._has_ended = False  # the mount
 
     async def run(self) -> None:
         # In force before the mount's own and after: an early signal ends all in order, a late one kills nothing.
@@ -60,15 +64,21 @@ class _Both:
         stop = trio.Event()
         await threads.keep()
         async with trio.open_nursery() as nursery:
-            daemon = partial(serve, self._daemon, stop=stop, on_shutdown=self._shut_down)
             try:
                 with self._starting:
-                    serving: Serving = await nursery.start(daemon)
+                    serving: Serving = await nursery.start(self._serve_daemon, stop)
                     self._mount = await self._prepare_mount(serving)
                 if self._mount is not None:
                     await self._mount.run()
             finally:
+                self._has_ended = True
                 stop.set()
+
+    async def _serve_daemon(self, stop: trio.Event, task_status: trio.TaskStatus[Serving]) -> None:
+        await serve(self._daemon, stop=stop, on_shutdown=self._shut_down, task_status=task_status)
+        if not self._has_ended:
+            _log.error("the daemon of this mount has ended, so the mount does")
+            self._shut_down()
 
     async def _prepare_mount(self, serving: Serving) -> Mount:
         deadline_s = trio.current_time() + self._settings.patience_s

@@ -102,3 +102,29 @@ def test_it_starts_again_without_a_daemon(is_lost: bool, workplace: Workplace) -
 
 def _is_dead(pid: int) -> bool:
     return not is_alive(pid)
+
+
+def test_a_mount_whose_daemon_was_replaced_ends(workplace: Workplace) -> None:
+    common = ("-H", workplace.hosts, "-r", workplace.root, "-n", "3", "--replicas", "2")
+    for index in (1, 2):
+        workplace.start(("daemon", *common, "--index", str(index)))
+    log = workplace.folder / "log"
+    options = ("--with-daemon", "--index", "0", "--wait", "20", "--listen", "tcp://127.0.0.1:0", "--log", log)
+    workplace.ok("mount", *common, *options, workplace.mnt)
+    (workplace.mnt / "file").write_text("text")
+
+    def daemons() -> list[dict[str, Any]]:
+        return list(workplace.gkfs("status", "-H", workplace.hosts, "--json").json["daemons"])
+
+    wait_until(lambda: [daemon.get("copies") for daemon in daemons()] == [2, 2, 2], "everything is on two daemons")
+    pid = daemons()[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: daemons()[0].get("pid") not in (None, pid), "another has taken over")
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not is_alive(pid), "the mount has ended")
+    assert not workplace.mounted()
+    assert "the daemon of this mount has ended" in log.read_text()
+    workplace.ok("mount", "-H", workplace.hosts, workplace.mnt)
+    assert (workplace.mnt / "file").read_text() == "text"
+    workplace.ok("umount", workplace.mnt)
+    workplace.gkfs("stop", "-H", workplace.hosts)
