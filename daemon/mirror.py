@@ -33,6 +33,7 @@ from gkfs.copy_messages import (
     CopyReadRequest,
     CopyRecordsRequest,
 )
+from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.peers import Locate, Peer
 from gkfs.errors import os_error
 from gkfs.keyfile import Access
@@ -52,6 +53,7 @@ from gkfs.operations import (
 _log = logging.getLogger(__name__)
 
 Changes = Mapping[bytes, bytes | None]
+_BACKLOG_BYTES = 128 * 1024 * 1024  # of data on the way, with which what writes more has to wait
 _PINGS_MAX = 4  # on the way: more tell nobody more
 _HELD_LEAST = 1024  # held pieces among which those for nobody are looked for
 
@@ -89,6 +91,7 @@ class Mirror:
         self._pings = 0  # on the way
         self._on_the_way: deque[Shipment] = deque()
         self._bytes_on_the_way = 0
+        self._backlog: Guard | None = None  # for who waits until there is less
         self._held: deque[tuple[int, Target | trio.Event, list[Buffer]]] = deque()  # first: *_shipped* then
         self._look_at = _HELD_LEAST  # so many held: are all still wanted?
         self._confirmed_s = 0.0  # when what was confirmed last had been shipped
@@ -258,8 +261,17 @@ class Mirror:
     def _wake(self) -> None:
         self._progress.set()
         self._progress = trio.Event()
+        if self._backlog is not None and self._bytes_on_the_way <= _BACKLOG_BYTES // 2:
+            self._backlog.lifted.set()
+            self._backlog = None
 
     # --- what is shipped
+
+    def check_backlog(self) -> None:
+        """Raise Blocked while so much is on the way that no more should be written."""
+        if self._bytes_on_the_way > _BACKLOG_BYTES:
+            self._backlog = self._backlog or Guard("the mirror has too much to take")
+            raise Blocked(self._backlog)
 
     def commit(self, changes: Changes) -> None:
         """The store has committed *changes*."""

@@ -24,6 +24,7 @@ class MirroredStorage(ChunkStorage):
     mirror: Mirror
 
     def write(self, fid: int, chunk: int, offset: int, data: Buffer) -> int | Coroutine[Any, Any, int]:
+        self.mirror.check_backlog()
         work = super().write(fid, chunk, offset, data)
         self.mirror.wrote(fid, chunk, offset, kept(data))
         return work

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from gkfs.daemon import keys, mirrored_storage
+from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.mended_storage import MirroredSummedStorage
 from gkfs.daemon.mirrored_storage import MirroredStorage
 from gkfs.daemon.store import MetadataStore
@@ -27,9 +28,14 @@ class Shipped:
 
     def __init__(self) -> None:
         self.data = b""
+        self.is_full = False
 
     def wrote(self, fid: int, chunk: int, offset: int, data: Buffer) -> None:
         self.data = bytes(data)
+
+    def check_backlog(self) -> None:
+        if self.is_full:
+            raise Blocked(Guard("too much"))
 
     async def flushed(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -87,6 +93,20 @@ def test_a_new_file_that_is_being_written_is_copied_whole(tmp_path: Path) -> Non
         assert shipped.data == data
 
     with_storage(tmp_path, MirroredStorage, test)
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+def test_nothing_is_written_while_the_mirror_has_too_much(checksums: bool, tmp_path: Path) -> None:
+    async def test(storage: Any, shipped: Shipped, store: MetadataStore) -> None:
+        shipped.is_full = True
+        with pytest.raises(Blocked):
+            storage.write(FID, 0, 0, b"data")
+        assert store.get(keys.chunk(FID, 0)) is None
+        shipped.is_full = False
+        await done(storage.write(FID, 0, 0, b"data"))
+        assert shipped.data == b"data"
+
+    with_storage(tmp_path, summed if checksums else MirroredStorage, test)
 
 
 def test_without_checksums_what_cannot_be_read_cannot_be_copied(

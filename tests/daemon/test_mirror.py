@@ -12,6 +12,7 @@ import trio.testing
 from gkfs.channel import Call
 from gkfs.copy_messages import NOBODY
 from gkfs.daemon import mirror as mirror_module
+from gkfs.daemon.guards import Blocked
 from gkfs.daemon.mirror import Mirror
 from gkfs.errors import os_error
 from gkfs.keyfile import Access, Key
@@ -139,6 +140,28 @@ def test_replies_for_broken_connections_are_not_held_for_ever(monkeypatch: pytes
         mirror.send(alive, [b"last"])
         await peer.confirm()
         assert (alive.got, mirror._held) == ([b"first", b"last"], mirror._held.__class__())
+
+    with_mirror(monkeypatch, test)
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_who_writes_waits_when_too_much_is_on_the_way(is_given_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(mirror: Mirror, peer: FakePeer, nursery: trio.Nursery) -> None:
+        await peer.confirm()
+        piece = bytes(1 << 20)
+        for _ in range(129):
+            mirror.check_backlog()
+            mirror.wrote(1, 0, 0, piece)
+        with pytest.raises(Blocked) as caught:
+            mirror.check_backlog()
+        guard = caught.value.guard
+        assert not guard.lifted.is_set()
+        if is_given_up:
+            mirror.detach()
+        else:
+            await peer.confirm()
+        assert guard.lifted.is_set()
+        mirror.check_backlog()
 
     with_mirror(monkeypatch, test)
 
