@@ -119,13 +119,16 @@ class Failover:
             return
         self._answered.discard(shard)
         if copy is not None and shard not in self._taking:
-            is_silent = trio.current_time() >= copy.heard_s + COPY_SILENCE_S
-            if view.mirror != self._own:
-                if is_silent and not copy.tasks:
-                    self._drop(shard)
-            elif copy.complete and (is_silent or self._is_closed(shard)):
-                self._taking.add(shard)
-                self._nursery.start_soon(self._take_over, view)
+            if view.mirror == self._own:
+                if self._is_due(copy, shard):
+                    self._taking.add(shard)
+                    self._nursery.start_soon(self._take_over, view, copy)
+            elif _is_silent(copy) and not copy.tasks:
+                self._drop(shard)
+
+    def _is_due(self, copy: Copy, shard: int) -> bool:
+        """Whether *shard* is to be taken over. Who has voted for that goes on, also when the primary is heard."""
+        return copy.complete and (_is_silent(copy) or self._is_closed(shard))
 
     def _drop(self, shard: int) -> None:
         try:
@@ -133,10 +136,13 @@ class Failover:
         except OSError as error:
             _log.error("copy of shard %d: %s", shard, error)
 
-    async def _take_over(self, view: View) -> None:
-        _log.warning("shard %d: primary %d is silent", view.shard, view.primary)
-        wanted = View(view.shard, view.number + 1, self._own, NOBODY, view.witness)
+    async def _take_over(self, view: View, copy: Copy) -> None:
         try:
+            if not self._is_due(copy, view.shard):
+                return  # it was heard just now
+            # no await between here and the vote
+            _log.warning("shard %d: primary %d is silent", view.shard, view.primary)
+            wanted = View(view.shard, view.number + 1, self._own, NOBODY, view.witness)
             await self._agreement.agree(view, wanted)
         finally:
             self._taking.discard(view.shard)
@@ -153,3 +159,7 @@ class Failover:
             except (GkfsError, OSError) as error:
                 _log.error("cannot take over shard %d: %s", shard, error)
             await trio.sleep(RECONNECT_MAX_S)
+
+
+def _is_silent(copy: Copy) -> bool:
+    return trio.current_time() >= copy.heard_s + COPY_SILENCE_S

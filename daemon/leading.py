@@ -238,7 +238,8 @@ class Leader:
         candidates = await self._agreement.elsewhere()
         candidates.sort(key=lambda process: process == view.witness)
         for process in candidates:
-            if not await self._copied_to(process):
+            # Who knows the view does not insist on a copy that is of no use any more.
+            if not await self._agreement.answers(process, view) or not await self._copied_to(process):
                 continue
             if not await self._counted():  # before it can be decided
                 continue

@@ -150,13 +150,13 @@ def test_what_left_before_it_counted_is_at_the_mirror_before_that_is_one(tmp_pat
     async def test(net: Net, nursery: trio.Nursery) -> None:
         lead = Lead(net, nursery, tmp_path)
         await lead.until_mirrored()
-        net.down.add(1)
+        net.deaf.add(1)
         lead.mirror.failure = os_error(errno.ESTALE, "gone")
         await trio.sleep(COPY_SILENCE_S)
         assert lead.view == View(SHARD, 3, 0, 1, 2)
         assert lead.mirror.log == ["attach 1", "count", "flushed"]
         assert (lead.mirror.counts, lead.mirror.is_decided) == (True, False), "it does not know"
-        net.down.remove(1)
+        net.deaf.remove(1)
         await trio.sleep(COPY_SILENCE_S)
         assert (lead.mirror.counts, lead.mirror.is_decided) == (True, True)
         assert net.agreements[1].views.of(SHARD) == lead.view

@@ -13,7 +13,7 @@ from gkfs.daemon.agreement import Agreement
 from gkfs.daemon.session import Session
 from gkfs.errors import os_error
 from gkfs.keyfile import Access, Key
-from gkfs.operations import VIEW_VOTE, Operation
+from gkfs.operations import VIEW_NEWS, VIEW_VOTE, Operation
 from tests.hosts import write_hosts
 
 FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
@@ -25,17 +25,21 @@ ACCESS = Access(FSID, Key(b"k" * 32), False)
 
 
 class Net:
-    """What stands in for the connections; *down*: who does not answer, *elsewhere*: who answers as whom."""
+    """What stands in for the connections. *elsewhere*: who answers as whom.
+
+    *down*: who does not answer; *deaf*: who takes no news.
+    """
 
     def __init__(self) -> None:
         self.agreements: dict[int, Agreement] = {}
         self.down: set[int] = set()
+        self.deaf: set[int] = set()
         self.elsewhere: dict[int, int] = {}
 
     async def call(self, process: int, operation: Operation[Any, Any], request: Any, timeout_s: float) -> Any:
         await trio.lowlevel.checkpoint()
         there = self.agreements.get(self.elsewhere.get(process, process))
-        if there is None or there.own in self.down:
+        if there is None or there.own in self.down or (there.own in self.deaf and operation is VIEW_NEWS):
             await trio.sleep(timeout_s)
             raise os_error(errno.ETIMEDOUT, f"{process} is silent")
         return there.vote(SOMEBODY, request) if operation is VIEW_VOTE else there.news(SOMEBODY, request)
