@@ -172,15 +172,18 @@ def test_a_copy_at_another_process_than_the_views_mirror_is_given_up(tmp_path: P
         lead.views.learn(alone)
         lead.start()
         agree, other = lead.agreement.agree, View(SHARD, 3, 0, 3, 2)
+        attached: list[int] = []
 
         async def agree_on_another(base: View, wanted: View) -> bool:
             if base == alone:
                 await trio.lowlevel.checkpoint()
                 return lead.views.learn(other)
+            attached.append(lead.mirror.process)
             return await agree(base, wanted)
 
         lead.agreement.agree = agree_on_another  # type: ignore[method-assign]
         await trio.sleep(3 * COPY_SILENCE_S)
+        assert attached == [NOBODY, 1]
         assert lead.view.number == 5
         assert lead.view.mirror == lead.mirror.process
         assert [entry for entry in lead.mirror.log if "attach" in entry] == ["attach 1", "attach 1"]
