@@ -37,7 +37,14 @@ from gkfs.daemon.guards import Blocked, Guard
 from gkfs.daemon.peers import Locate, Peer
 from gkfs.errors import os_error
 from gkfs.keyfile import Access
-from gkfs.limits import COPY_LEASE_S, COPY_PART_BYTES, COPY_PING_S, COPY_SILENCE_S, COPY_WINDOW_BYTES
+from gkfs.limits import (
+    COPY_BACKLOG_BYTES,
+    COPY_LEASE_S,
+    COPY_PART_BYTES,
+    COPY_PING_S,
+    COPY_SILENCE_S,
+    COPY_WINDOW_BYTES,
+)
 from gkfs.messages import Buffer
 from gkfs.operations import (
     COPY_BEGIN,
@@ -53,7 +60,6 @@ from gkfs.operations import (
 _log = logging.getLogger(__name__)
 
 Changes = Mapping[bytes, bytes | None]
-_BACKLOG_BYTES = 128 * 1024 * 1024  # of data on the way, with which what writes more has to wait
 _PINGS_MAX = 4  # on the way: more tell nobody more
 _HELD_LEAST = 1024  # held pieces among which those for nobody are looked for
 
@@ -261,7 +267,7 @@ class Mirror:
     def _wake(self) -> None:
         self._progress.set()
         self._progress = trio.Event()
-        if self._backlog is not None and self._bytes_on_the_way <= _BACKLOG_BYTES // 2:
+        if self._backlog is not None and self._bytes_on_the_way <= COPY_BACKLOG_BYTES // 2:
             self._backlog.lifted.set()
             self._backlog = None
 
@@ -269,7 +275,7 @@ class Mirror:
 
     def check_backlog(self) -> None:
         """Raise Blocked while so much is on the way that no more should be written."""
-        if self._bytes_on_the_way > _BACKLOG_BYTES:
+        if self._bytes_on_the_way > COPY_BACKLOG_BYTES:
             self._backlog = self._backlog or Guard("the mirror has too much to take")
             raise Blocked(self._backlog)
 

@@ -260,4 +260,5 @@ COPY_LEASE_S: Final = 2.0
 COPY_SILENCE_S: Final = 4.0
 COPY_PART_BYTES: Final = 512 * 1024  # of the changes of one commit that travel as one
 COPY_WINDOW_BYTES: Final = 16 * 1024 * 1024  # of a new copy on the way at a time
+COPY_BACKLOG_BYTES: Final = 128 * 1024 * 1024  # on the way to a mirror; far more than a network holds
 VOTE_TIMEOUT_S: Final = 1.0  # well below COPY_SILENCE_S
