@@ -92,14 +92,18 @@ class FileData:
         inode.data_changes += 1  # again: who read while this waited has read what was there before
         return len(data)
 
-    async def flush(self, handle: FileHandle) -> None:
-        """`publish`; errors of earlier writes are raised, once. ESTALE: the file is nowhere to be found."""
+    async def flush(self, handle: FileHandle, *, syncs: bool = False) -> None:
+        """`publish`; errors of earlier writes are raised. ESTALE: the file is nowhere to be found.
+
+        Who *syncs* is told of them once. Linux asks for this at each close of a descriptor, also of one that a new
+        program does not get: the next one is told again.
+        """
         try:
             await self.publish(handle.inode, ends=True, leaves=handle.inode.opens <= 1)
         except OSError:
-            self._writer.check(handle)  # who is told of the size is told of the data, too: nobody else need be
+            self._writer.check(handle, once=syncs)  # who is told of the size is told of the data, too
             raise
-        self._writer.check(handle)
+        self._writer.check(handle, once=syncs)
 
     async def publish(self, inode: Inode, *, ends: bool = False, leaves: bool = False) -> None:
         """Tell the owner what was written here; with *ends* nothing more is expected, so the lease goes back.
@@ -223,7 +227,7 @@ class FileData:
     async def fsync(self, handle: FileHandle) -> None:
         """Everything written here is on the daemons' disks, sizes and times included, and visible to all."""
         inode = handle.inode
-        await self.flush(handle)
+        await self.flush(handle, syncs=True)
         inode.data_changes += 1  # MPI programs sync before they read what others have written: read it again
         setbacks = self._setbacks.copy()
         daemons, inode.unsynced = inode.unsynced, frozenset()

@@ -184,11 +184,13 @@ class Writer:
             while behind.sent:
                 await self._confirm(inode, behind)
 
-    def check(self, handle: FileHandle) -> None:
-        """Raise the OSError of data that was lost after its write, to each who may have written and only once."""
+    def check(self, handle: FileHandle, *, once: bool) -> None:
+        """Raise the OSError of data that was lost after its write, to each who may have written, maybe *once*."""
         behind = handle.inode.behind
         if behind is not None and handle.writes:
-            seen, handle.failures_seen = handle.failures_seen, behind.failures
+            seen = handle.failures_seen
+            if once:
+                handle.failures_seen = behind.failures
             if seen != behind.failures and behind.error is not None:
                 behind.told = behind.failures
                 raise OSError(behind.error.errno or errno.EIO, behind.error.strerror)

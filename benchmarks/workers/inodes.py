@@ -75,7 +75,7 @@ class SharedInode(Inode):
         self.recent_until_s = self.lease_until_s = 0.0
         self.was_read = False
         self.cut_from = 0  # of what this worker truncates
-        self.unsynced_record = False
+        self.unsynced_record = self.unsynced_before = False
         self.leaving = None  # of what this worker removes
         self.write_right = None  # of this worker: each is a writer of its own
         self.names_known = None  # of a directory that this worker fills

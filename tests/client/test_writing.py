@@ -36,9 +36,9 @@ class File:
     def fail(self) -> None:
         self.writer._failed(self.inode, self.behind, os_error(errno.ENOSPC, "/file"))
 
-    def raises(self, handle: FileHandle, *, at_end: bool) -> bool:
+    def raises(self, handle: FileHandle, *, at_end: bool, once: bool = True) -> bool:
         try:
-            self.writer.check(handle) if at_end else self.writer._raise_unknown(handle, self.behind)
+            self.writer.check(handle, once=once) if at_end else self.writer._raise_unknown(handle, self.behind)
         except OSError as error:
             return error.errno == errno.ENOSPC
         return False
@@ -61,3 +61,12 @@ def test_who_opens_before_anybody_was_told_is() -> None:
     file = File()
     file.fail()
     assert file.raises(file.open(), at_end=True)
+
+
+def test_who_starts_a_program_is_told_although_that_has_closed_what_it_did_not_get() -> None:
+    file = File()
+    handle = file.open()
+    file.fail()
+    assert [file.raises(handle, at_end=True, once=False) for _ in range(2)] == [True, True]
+    assert [file.raises(handle, at_end=True) for _ in range(2)] == [True, False]
+    assert not file.raises(handle, at_end=True, once=False), "fsync has told"
