@@ -14,6 +14,7 @@ import pyfuse3
 import trio
 
 from gkfs import hostfile, metadentry
+from gkfs.awake import Awake
 from gkfs.buffers import keep_large_buffers
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.fuse import GkfsOperations
@@ -53,6 +54,7 @@ class MountSettings:
     patience_s: float = 0.0  # for daemons that do not answer at once
     debug: bool = False
     xattrs: bool = True
+    awake: bool = True  # on a virtual machine, idle processors are kept from halting while programs call
     write_through: bool = False  # writes return when the daemons have the data
     local_placement: bool = False  # data of large files made here stay on this node
     max_inodes: int = INODES_MAX  # that the kernel may refer to
@@ -83,7 +85,7 @@ class Mount:
         self._settings = settings
         self._asked_to_end = trio.Event()
         self._shares_the_loop = connect_local is not None
-        self._pump = Pump()
+        self._pump = Pump(Awake() if settings.awake else None)
         self._pool = Pool(
             self._pump,
             hosts,

@@ -25,8 +25,9 @@ import outcome
 import pyfuse3
 import trio
 
+from gkfs.awake import Awake
 from gkfs.client.beside import Beside
-from gkfs.limits import SPIN_S
+from gkfs.limits import AWAKE_AFTER_ROUNDS, SPIN_S
 from gkfs.spin import Spinner
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class _Nursery:
 class Pump:
     """Owns the epoll. `serve` runs one FUSE session to its end; `drive` any coroutine of ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, awake: Awake | None = None) -> None:
         self.spare_workers: list[Callable[[], Worker]] = []
         self.workers_gone = Gate()
         self.before_poll: list[Callable[[], None]] = []  # flushes of queued output, run before each poll
@@ -155,6 +156,8 @@ class Pump:
         self._waiting_in_trio = False
         self._beside: Beside | None = None
         self._spinner = Spinner(SPIN_S)
+        self._awake = awake  # held while calls follow each other; closed with this
+        self._rounds = 0  # with events, since it has slept in trio
         self._spins = False  # not for who moves data in threads: they need the interpreter
 
     # --- sources of events
@@ -187,6 +190,8 @@ class Pump:
         if self._beside is not None:
             self._beside.close()
             self._beside = None
+        if self._awake is not None:
+            self._awake.close()
         while self._ready:  # what the end of calls has begun after the last turn; closing one may begin others
             self._ready.popleft().close()
         self._epoll.close()
@@ -236,6 +241,9 @@ class Pump:
             events = self._poll()
             if not events and not self._ready:
                 if self._beside is None or not self._beside.has_work:
+                    self._rounds = 0
+                    if self._awake is not None:
+                        self._awake.release()
                     self._waiting_in_trio = True
                     try:
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
@@ -245,6 +253,9 @@ class Pump:
                     await trio.lowlevel.checkpoint()
                 turn_at = time.monotonic() + turn_s
                 continue
+            self._rounds += 1
+            if self._rounds == AWAKE_AFTER_ROUNDS and self._awake is not None:
+                self._awake.hold()
             for fd, mask in events:
                 source = self._sources.get(fd)  # an earlier event of this round may have removed it
                 if source is not None:

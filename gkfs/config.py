@@ -153,6 +153,14 @@ SETTINGS: Final = (
         default=True,
     ),
     Setting(
+        "awake",
+        Kind.FLAG,
+        "",
+        ("run", "start", "mount"),
+        "Keep a virtual machine's processors from halting while programs call.",
+        default=True,
+    ),
+    Setting(
         "write_through",
         Kind.FLAG,
         "",

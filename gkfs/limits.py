@@ -112,6 +112,10 @@ DAEMON_SPIN_S: Final = 150e-6
 SPINS_IN_VAIN: Final = 4  # then it has not paid, and is left out
 SPINS_LEFT_OUT: Final = 32  # so many times, before it is tried once more
 
+# After so many rounds of the pump, each less than 5 ms after the one before, processors are kept from halting
+# (gkfs/awake.py).
+AWAKE_AFTER_ROUNDS: Final = 32
+
 # --- garbage in cycles, which is rare (gkfs/garbage.py)
 GARBAGE_AFTER_OBJECTS: Final = 50_000  # some MiB; Python's own is 700
 GARBAGE_TIMES_YOUNG: Final = 20  # before what has stayed once is looked through, too

@@ -43,6 +43,7 @@ class Options(NamedTuple):
     allow_other: bool
     direct_io: bool
     xattrs: bool
+    awake: bool
     write_through: bool
     placement: str
     max_inodes: int
@@ -56,7 +57,7 @@ class Options(NamedTuple):
             for name in ("allow_other", "direct_io", "write_through")
             if getattr(self, name)
         ]
-        result += [] if self.xattrs else ["--no-xattrs"]
+        result += [f"--no-{name}" for name in ("xattrs", "awake") if not getattr(self, name)]
         result += ["--placement", self.placement, "--max-inodes", str(self.max_inodes)]
         for name in ("attr_timeout", "request_timeout"):
             if (seconds := getattr(self, name)) is not None:
@@ -256,6 +257,7 @@ def _serve(
         debug=bool(os.environ.get(DEBUG_VARIABLE)),
         merge=config.merges(os.environ),
         xattrs=how.xattrs,
+        awake=how.awake,
         write_through=how.write_through,
         local_placement=how.placement == "local",
         max_inodes=how.max_inodes,

@@ -191,7 +191,7 @@ def test_every_node_has_the_key_and_nothing_shows_it(workplace: Workplace, job: 
 def test_what_the_leader_sends_to_nodes_holds_no_key() -> None:
     """The connection is proved, but anybody in between may read it."""
     here = Places(Launcher.LOCAL, ("here",))
-    options = Options(False, False, True, False, "hash", 1000, None, None)
+    options = Options(False, False, True, True, False, "hash", 1000, None, None)
     wishes = Wishes(
         "x", here, ("here",), ("here",), None, None, 1, None, "tcp://127.0.0.1:0", [], options, None, Features()
     )

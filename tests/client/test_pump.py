@@ -3,15 +3,18 @@
 import errno
 import os
 import select
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from gkfs.awake import Awake
 from gkfs.client import beside
 from gkfs.client import pump as pump_module
 from gkfs.client.beside import Beside
 from gkfs.client.pump import Gate, Pump
+from gkfs.limits import AWAKE_AFTER_ROUNDS
 
 
 @pytest.fixture
@@ -195,4 +198,54 @@ def test_without_memory_for_requests_the_session_ends(pump: Pump, error: Excepti
 
     with pytest.raises(type(error)):
         trio.run(pump.drive, session())
+    pump.close()
+
+
+def test_processors_are_kept_awake_while_events_follow_each_other(tmp_path: Path) -> None:
+    device, driver = tmp_path / "cpu_dma_latency", tmp_path / "current_driver"
+    device.touch()
+    driver.write_text("haltpoll")
+    pump = Pump(Awake(device, driver))
+    reader, writer = os.pipe()
+    asked: list[list[int]] = []
+
+    def latencies_us() -> list[int]:
+        data = device.read_bytes()
+        return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+
+    async def rounds(number: int) -> None:
+        for _ in range(number):
+            gate = Gate()
+            gates.append(gate)
+            os.write(writer, b"x")
+            await gate
+
+    def readable(_events: int) -> None:
+        os.read(reader, 1)
+        gates.pop().open()
+
+    gates: list[Gate] = []
+
+    async def main() -> None:
+        pump.register(reader, readable)
+        for number in (AWAKE_AFTER_ROUNDS - 1, 3 * AWAKE_AFTER_ROUNDS):
+            await pump.drive(rounds(number))
+            asked.append(latencies_us())
+            async with trio.open_nursery() as nursery:  # it sleeps, and the rounds before count no more
+                last = Gate()
+                nursery.start_soon(end_later, last)
+                await pump.drive(wait(last))
+            asked.append(latencies_us())
+
+    async def wait(gate: Gate) -> None:
+        await gate
+
+    async def end_later(gate: Gate) -> None:
+        await trio.sleep(0.05)
+        gate.open()
+        pump.wake()
+
+    trio.run(main)
+    held = [2_000_000_000, 0]
+    assert asked == [held[:1], held[:1], held, [*held, held[0]]]
     pump.close()

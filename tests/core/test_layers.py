@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "gkfs.durable": 0,
     "gkfs.garbage": 1,
     "gkfs.spin": 1,
+    "gkfs.awake": 1,
     "gkfs.strangers": 1,
     "gkfs.metadentry": 1,
     "gkfs.hostfile": 1,

@@ -10,6 +10,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+from gkfs.awake import IDLE_DRIVER, LATENCY_DEVICE
 from gkfs.limits import CHUNK_SIZE_BYTES, INODES_CHECK_S
 from tests.mount.calls import errno_of, noise, opened
 from tests.mount.conftest import Cluster
@@ -132,3 +135,27 @@ def test_writes_that_are_not_waited_for_show_here_at_once_and_elsewhere_after_cl
                 assert os.fstat(file).st_size == len(expected)
     for folder in (mountdir, file_system.mounts[0]):
         assert (folder / "file").read_bytes() == expected
+
+
+def _may_keep_processors_awake() -> bool:
+    return os.access(LATENCY_DEVICE, os.W_OK) and IDLE_DRIVER.exists() and "haltpoll" in IDLE_DRIVER.read_text()
+
+
+@pytest.mark.skipif(not _may_keep_processors_awake(), reason=f"no virtual machine, or {LATENCY_DEVICE} is closed")
+def test_processors_are_kept_awake_while_programs_call(cluster: Cluster) -> None:
+    file_system = cluster(1)
+    without = file_system.mount("--no-awake")
+    descriptors = []
+    for mountdir in (file_system.mounts[0], without):
+        folder = Path(f"/proc/{file_system.client_pid(mountdir)}/fd")
+        descriptors.append([os.readlink(link) for link in folder.iterdir()].count(str(LATENCY_DEVICE)))
+    assert descriptors == [1, 0]
+    with opened(LATENCY_DEVICE, os.O_RDONLY) as latency:
+
+        def none_while_calling() -> bool:
+            for _ in range(1000):
+                with suppress(OSError):
+                    os.getxattr(file_system.mounts[0], "user.none")
+            return os.pread(latency, 4, 0) == bytes(4)
+
+        wait_until(none_while_calling, "no processor may halt")
