@@ -47,12 +47,23 @@ def _ratios(system: str, rows: tuple[str, ...], bound: float, against: tuple[str
     return [Target("ratio", row, system, bound, against) for row in rows]
 
 
+def _of_both(system: str) -> list[Target]:
+    """What is wanted wherever the daemon runs."""
+    data = ("sequential/write", "sequential/read")
+    return [
+        *_ratios(system, ("small-1/write", "small-1/read"), 3.0, RIVALS),
+        *_ratios(system, ("small-1/stat", "small-1/remove"), 1.3, RIVALS),
+        *_ratios(system, data, 0.8, (PASSTHROUGH,)),
+        *_ratios(system, data, 1.5, RIVALS),
+        *_ratios(system, ("file/random-write", "file/random-read"), 1.5, RIVALS),
+    ]
+
+
 def all_targets() -> list[Target]:
     """In the order of the report."""
     empty = tuple(f"one-{count}/{phase}" for count in (1, 2) for phase in ("create", "stat", "open", "remove"))
     passed = tuple(row for row in empty if not row.endswith("stat"))
-    data = ("sequential/write", "sequential/read")
-    created, others = ("small-1/write", "small-1/read"), ("small-1/stat", "small-1/remove")
+    created = ("small-1/write", "small-1/read")
     merged = tuple(f"small-4/{phase}" for phase in ("write", "read", "stat", "remove"))
     alone = tuple(f"small-1/{phase}" for phase in ("write", "read", "stat", "remove"))
     through = (PASSTHROUGH,)
@@ -63,12 +74,8 @@ def all_targets() -> list[Target]:
         *_ratios(EMBEDDED, empty, 5.0, GLUSTERFS),
         *_ratios(EMBEDDED, passed, 1.0, through),
         *_ratios(SEPARATE, empty, 1.2, MOOSEFS),
-        *_ratios(SEPARATE, created, 3.0, RIVALS),
-        *_ratios(SEPARATE, others, 1.3, RIVALS),
         *_ratios(EMBEDDED, created, 1.0, through),
-        *_ratios(SEPARATE, data, 0.8, through),
-        *_ratios(SEPARATE, data, 1.5, RIVALS),
-        *_ratios(SEPARATE, ("file/random-write", "file/random-read"), 1.5, RIVALS),
+        *(target for system in (SEPARATE, EMBEDDED) for target in _of_both(system)),
         *_ratios(SEPARATE, merged, 1.3, (UNMERGED,)),
         *_ratios(SEPARATE, alone, 1.0, (UNMERGED,)),
         Target("rate", "one-1/list", SEPARATE, 50_000.0),
