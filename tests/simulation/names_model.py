@@ -99,7 +99,7 @@ class _Step:
         return self._is_leaving(place)  # another node has made something there
 
     def _is_leaving(self, place: tuple[int, bytes]) -> bool | None:
-        """Whether the node's own kernel had it in memory, while another call there was removing it."""
+        """Whether the node's own kernel had it in memory, while another call there was taking its name."""
         op = self.op
         number, client, ended = self.names.leaving.get(place, (0, "", 0.0))
         is_known = not op.error and op.begun == op.ended and self.names.number(op.found) == number
@@ -184,6 +184,9 @@ class _Step:
             if source != target:
                 names.put(*target, moved)  # nothing changes now, but it would have a moment earlier or later
             return True
+        for place, number in (source, moved), (target, replaced):
+            if number in names.directories:
+                names.leaving[place] = number, op.client, op.ended
         names.put(*source, replaced if op.flags & RENAME_EXCHANGE else None)
         if not op.flags & RENAME_EXCHANGE:
             names.ghosts[source] = (moved, op.ended)

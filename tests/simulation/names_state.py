@@ -17,7 +17,7 @@ class Names:
         # Names that renames have taken: what had them, and when the rename had ended. Until then they may still be
         # seen; only of an exchange nobody sees one of both under two names.
         self.ghosts: dict[tuple[int, bytes], tuple[int, float]] = {}
-        # Directories that were removed, by which node, and when the call had ended: its kernel has them till then.
+        # Directories that lost this name, by which node, and when the call had ended: its kernel has them so long.
         self.leaving: dict[tuple[int, bytes], tuple[int, str, float]] = {}
         self.digest = 0
         self._log: list[tuple[object, ...]] = []

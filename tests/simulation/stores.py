@@ -1,5 +1,6 @@
 """The daemons' stores: they end with their process, and no task may wait while something is uncommitted."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Store(MetadataStore):
         # What RocksDB has handed to the system stays; what it does when it is closed has not happened.
         OPEN_STORES.pop(self, None)
         folder = Path(self._folder)
-        image = [(path, path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != "LOCK"]
+        image = _image(folder)
         self._db.close()
         self._db = _Ended(self._process.name)  # type: ignore[assignment]
         for path in folder.iterdir():
@@ -69,6 +70,21 @@ class Store(MetadataStore):
         self._process.on_kill.remove(self._killed)
         OPEN_STORES.pop(self, None)
         return super().close()
+
+
+def _image(folder: Path) -> list[tuple[Path, bytes]]:
+    """All files at one moment, while RocksDB's threads merge some and delete them."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            before = _sizes(folder)
+            image = [(path, path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != "LOCK"]
+            if _sizes(folder) == before:
+                return image
+    raise RuntimeError(f"{folder} does not come to rest")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
 class _Ended:

@@ -61,6 +61,17 @@ def test_a_node_knows_a_directory_until_its_own_rmdir_has_returned() -> None:
     assert not ok(first, removed, again, seen, op("lookup", 11, 11, b"a", found=5))
 
 
+def test_a_node_knows_directories_until_its_own_rename_has_returned() -> None:
+    made = [op("mkdir", 1, 2, b"a", found=5), op("mkdir", 3, 4, b"b", found=6)]
+    elsewhere = replace(op("lookup", 6, 7, b"b", found=5), client="other")
+    replaced = op("lookup", 8, 8, b"b", found=6)
+    for flags in (0, RENAME_EXCHANGE):
+        moved = rename(5, 10, b"a", b"b", flags)
+        assert ok(*made, moved, elsewhere, replaced, op("lookup", 9, 9, b"a", found=5))
+        assert not ok(*made, moved, elsewhere, replace(replaced, client="other"))
+        assert not ok(*made, moved, elsewhere, replace(replaced, begun=11, ended=11))
+
+
 def test_exchange_shows_both_or_none() -> None:
     made = [op("create", 1, 2, b"a", found=5), op("create", 3, 4, b"b", found=6)]
     exchange = rename(5, 10, b"a", b"b", RENAME_EXCHANGE)
