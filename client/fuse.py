@@ -27,6 +27,7 @@ from gkfs.client.listing import Listing
 from gkfs.client.namespace import Namespace, Owner
 from gkfs.client.space import Space
 from gkfs.client.touches import Touches
+from gkfs.client.xattrs import check_kept, is_shown
 from gkfs.limits import LISTED_FILES, LOOKUP_ATTR_TIMEOUT_S
 from gkfs.messages import (
     DROP_SET_ID,
@@ -70,8 +71,6 @@ def handler(
     return total
 
 
-_XATTRS_FOR_ALL = (b"user.",)
-_XATTRS_KEPT = (b"user.", b"trusted.")
 _LOGGED = frozenset({errno.EIO, errno.ETIMEDOUT, errno.ENOSPC})
 
 
@@ -104,11 +103,9 @@ class GkfsOperations(pyfuse3.Operations):
     @handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         inode = await self._names.lookup(self._inodes[parent_inode], name)
-        answer = self._attributes(inode)
+        answer = self._looked_up(inode)
         if inode.entry.is_directory:
             answer.entry_timeout = inode.lease_left_s()
-        if not inode.is_sparse:  # whose space GETATTR finds out
-            answer.attr_timeout = max(answer.attr_timeout, LOOKUP_ATTR_TIMEOUT_S)
         return answer
 
     @handler
@@ -212,7 +209,7 @@ class GkfsOperations(pyfuse3.Operations):
         self._check_xattrs()
         if name.startswith(b"security."):  # the kernel asks for its capability before every write
             raise FUSEError(errno.ENODATA)
-        _check_kept(name)
+        check_kept(name)
         for known, value in await self._names.xattrs(self._inodes[inode]):
             if known == name:
                 return value
@@ -222,20 +219,18 @@ class GkfsOperations(pyfuse3.Operations):
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
         self._check_xattrs()
         xattrs = await self._names.xattrs(self._inodes[inode])
-        # As a local disk does; the kernel keeps others from reading them, not from knowing of them.
-        shown = _XATTRS_KEPT if ctx.uid == 0 else _XATTRS_FOR_ALL
-        return [name for name, _ in xattrs if name.startswith(shown)]
+        return [name for name, _ in xattrs if is_shown(name, ctx.uid)]
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         self._check_xattrs()
-        _check_kept(name)
+        check_kept(name)
         await self._names.set_xattr(self._inodes[inode], name, value)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         self._check_xattrs()
-        _check_kept(name)
+        check_kept(name)
         await self._names.remove_xattr(self._inodes[inode], name)
 
     def _check_xattrs(self) -> None:
@@ -269,7 +264,7 @@ class GkfsOperations(pyfuse3.Operations):
             self._inodes.forget(inode.fid, 1)
             await self._closed(inode)
             raise
-        return self._handle(inode, flags, ctx), self._attributes(inode)
+        return self._handle(inode, flags, ctx), self._looked_up(inode)
 
     @handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -366,6 +361,13 @@ class GkfsOperations(pyfuse3.Operations):
         inode, _ = await self._names.create(self._inodes[parent], name, mode, owner, rdev=rdev, target=target)
         return self._attributes(inode)
 
+    def _looked_up(self, inode: Inode) -> EntryAttributes:
+        """Attributes which serve the rest of the system call, too."""
+        answer = self._attributes(inode)
+        if not inode.is_sparse:  # whose space GETATTR finds out
+            answer.attr_timeout = max(answer.attr_timeout, LOOKUP_ATTR_TIMEOUT_S)
+        return answer
+
     def _attributes(self, inode: Inode) -> EntryAttributes:
         return attributes(inode.entry, inode, self._options.attr_timeout_s)
 
@@ -389,11 +391,3 @@ class GkfsOperations(pyfuse3.Operations):
         inode.cached_version = inode.entry.version
         handle = FileHandle(inode, flags, direct=direct, privileged=ctx.uid == 0)
         return FileInfo(fh=self._files.add(handle), direct_io=direct, keep_cache=keep_cache)
-
-
-def _check_kept(name: bytes) -> None:
-    """Raise FUSEError for extended attributes that are not stored, as a local disk does."""
-    if not name.startswith(_XATTRS_KEPT):
-        raise FUSEError(errno.EOPNOTSUPP)
-    if name in _XATTRS_KEPT:
-        raise FUSEError(errno.EINVAL)
