@@ -40,7 +40,7 @@ in_node() { # K COMMAND...: as root, in /
     local pid
     pid=$(init_of "$1")
     [[ -n $pid ]] || return 1
-    nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup env -u SLURM_CONF "${@:2}"
+    nsenter --target "$pid" --root --mount --uts --ipc --net --pid --cgroup env --chdir=/ -u SLURM_CONF "${@:2}"
 }
 
 cgroup_folder() { # prints where this cluster's cgroups go; nothing where there are none to use
