@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -33,7 +32,6 @@ from gkfs.paths import ROOT
 
 log = logging.getLogger(__name__)
 
-FUSE_DEVICE: Final = Path("/dev/fuse")
 # After SIGTERM: for requests in flight, then for sizes and times still to be published. Well below the 30 s
 # (KillWait) that Slurm gives by default.
 _DRAIN_S: Final = 5.0
@@ -68,7 +66,7 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     UNREACHABLE, VERSION, MOUNTDIR or FUSE.
     """
     hosts = hostfile.read_complete(settings.hostfile)
-    prepare()
+    keep_large_buffers()
     trio.run(Mount(settings, hosts, on_ready).run, strict_exception_groups=True)
 
 
@@ -200,17 +198,3 @@ class Mount:
         await trio.sleep(_DRAIN_S)
         self._pool.close()
         self._pump.wake()
-
-
-def prepare() -> None:
-    """What a process needs for a mount. Raises GkfsError (FUSE)."""
-    _check_fuse()
-    keep_large_buffers()
-
-
-def _check_fuse() -> None:
-    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
-        reason = "may not be opened" if FUSE_DEVICE.exists() else "does not exist"
-        raise GkfsError(f"{FUSE_DEVICE} {reason}: FUSE is needed to mount", ExitStatus.FUSE)
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        raise GkfsError("fusermount3 is not installed (package fuse3)", ExitStatus.FUSE)

@@ -101,6 +101,9 @@ apt_install() { # PACKAGE...
     if [[ " $* " == *' postgresql '* ]]; then no_database_of_its_own || return; fi
     as_root "${apt[@]}" update &&
         without_services "${apt[@]}" install -y --no-install-recommends "$@" || return
+    if [[ ! -e /etc/mtab ]]; then # as in a bare debootstrap; fusermount3 of fuse3 wants it
+        as_root ln -sf ../proc/self/mounts /etc/mtab || return
+    fi
     for service in munge slurmctld slurmd glusterfs-server moosefs-master moosefs-chunkserver; do
         [[ " $* " == *" $service "* ]] || continue
         unit=${service/glusterfs-server/glusterd}

@@ -51,7 +51,7 @@ Exit status:
   0  done                    6  a daemon does not answer, or did not start in time
   1  unexpected failure      7  client and daemon are of different versions
   2  wrong usage or key      8  the address to listen on cannot be had
-  3  rootdir                 9  /dev/fuse or fusermount3 is missing
+  3  rootdir                 9  /dev/fuse, fusermount3 or /etc/mtab is missing
   4  mountdir             128+N  ended by signal N
   5  hostfile                10  fsck: there were faults, all are repaired
                           11  fsck: there are faults

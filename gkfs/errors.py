@@ -21,7 +21,7 @@ class ExitStatus(IntEnum):
     UNREACHABLE = 6  # a daemon does not answer, or did not start in time
     VERSION = 7  # client and daemon speak different protocol versions
     ADDRESS = 8  # the address or port to listen on cannot be had
-    FUSE = 9  # /dev/fuse or fusermount3 missing or not permitted
+    FUSE = 9  # /dev/fuse, fusermount3 or /etc/mtab missing or not permitted
     MENDED = 10  # `gkfs fsck`: there were faults, all are repaired
     FAULTS = 11  # `gkfs fsck`: there are faults
     INCOMPLETE = 12  # `gkfs stage-in`, `stage-out`: some entries were not moved, all others were

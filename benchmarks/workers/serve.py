@@ -28,11 +28,12 @@ from benchmarks.workers.handles import SharedHandles, SharedListing, file_handle
 from benchmarks.workers.inodes import SharedHolds, SharedInode, SharedInodes, SharedTouches
 from benchmarks.workers.table import Table
 from gkfs import hostfile
+from gkfs.buffers import keep_large_buffers
 from gkfs.client.context import Context, MountOptions
 from gkfs.client.data import FileData
 from gkfs.client.fuse import GkfsOperations
 from gkfs.client.inodes import Inode
-from gkfs.client.mount import Mount, MountSettings, prepare
+from gkfs.client.mount import Mount, MountSettings
 from gkfs.client.namespace import Namespace
 from gkfs.client.pool import Pool
 from gkfs.client.pump import Pump, _FakeTrio
@@ -224,7 +225,7 @@ class WorkerMount(Mount):
 def run_mount_with_workers(settings: MountSettings, workers: int, on_ready: Callable[[], None]) -> None:
     """As `gkfs.client.mount.run_mount`, by *workers* processes below this one. Each write waits."""
     hosts = hostfile.read_complete(settings.hostfile)
-    prepare()
+    keep_large_buffers()
     table = Table()
     operations = WorkerOperations()
     folder = Path(tempfile.mkdtemp(prefix="gkfs-workers-", dir="/dev/shm"))

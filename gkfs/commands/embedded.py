@@ -15,7 +15,8 @@ from dataclasses import replace
 import trio
 
 from gkfs import hostfile
-from gkfs.client.mount import Mount, MountSettings, prepare
+from gkfs.buffers import keep_large_buffers
+from gkfs.client.mount import Mount, MountSettings
 from gkfs.daemon import descriptors, threads
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.errors import GkfsError, first_of
@@ -32,7 +33,7 @@ def run_mount_with_daemon(settings: MountSettings, daemon: DaemonSettings, on_re
     Other daemons that are not in the hostfile yet are waited for as long as *settings* have patience. Raises
     GkfsError when the daemon cannot start or it cannot be mounted.
     """
-    prepare()
+    keep_large_buffers()
     descriptors.take_all()
     trio.run(_Both(settings, daemon, on_ready).run, strict_exception_groups=True)
 

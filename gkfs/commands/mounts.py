@@ -25,6 +25,7 @@ _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _USERS_SHOWN: Final = 5
 _FUSERMOUNT_TIMEOUT_S: Final = 20
+_MTAB: Final = "/etc/mtab"  # fusermount3 looks there for who has mounted
 
 
 class Busy(Exception):
@@ -88,8 +89,13 @@ def check_fuse() -> None:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         raise GkfsError(f"/dev/fuse cannot be opened: {error.strerror}", ExitStatus.FUSE) from None
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+    if os.geteuid() == 0:
+        return
+    if shutil.which("fusermount3") is None:
         raise GkfsError("fusermount3 is not in PATH: install fuse3", ExitStatus.FUSE)
+    if not os.path.exists(_MTAB):
+        problem = f"{_MTAB} does not exist, without which fusermount3 unmounts nothing of a user's"
+        raise GkfsError(f"{problem}: as root, ln -s ../proc/self/mounts {_MTAB}", ExitStatus.FUSE)
 
 
 def others_may_be_let_in() -> bool:

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks import program
+from gkfs.commands import mounts
+from gkfs.errors import ExitStatus, GkfsError
 from tests.cli.workplace import TIMEOUT_S, Workplace, eventually
+from tests.users import as_other_user
 
 pytestmark = pytest.mark.usefixtures("fuse")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
@@ -211,6 +214,22 @@ def test_a_missing_fuse_device_is_named(workplace: Workplace) -> None:
     )
     assert done.returncode == 9
     assert done.stderr == "gkfs: /dev/fuse cannot be opened: No such file or directory\n"
+
+
+@needs_root
+def test_where_no_user_could_unmount_none_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def status() -> int:
+        try:
+            mounts.check_fuse()
+        except GkfsError as error:
+            return int(error.status) if str(mtab) in str(error) else 1
+        return 0
+
+    mtab = tmp_path / "mtab"
+    assert as_other_user(status) == 0
+    monkeypatch.setattr(mounts, "_MTAB", str(mtab))
+    assert as_other_user(status) == ExitStatus.FUSE
+    mounts.check_fuse()  # root needs none
 
 
 @needs_root
