@@ -1,5 +1,6 @@
 """What goes wrong in a run, and when: drawn from the seed, at calls of programs."""
 
+import math
 import shutil
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _STEPS_MAX: Final = 30  # of a process, before the one at which it ends
 _REPLACED_S: Final = 12.0  # by which another answers in its place
+_CUT_OFF_S: Final = (3.0, 6.0, 25.0, 70.0)  # from the second on another may take its place
+_RESTARTED_S: Final = (0.01, 0.5, 3.0, 6.0, 25.0)
 _SOON_S: Final = 2.0  # by which it is killed anyway
 _SHORT_S: Final = (0.01, 0.1, 0.5, 3.0)
 _LONG_S: Final = (25.0, 70.0)
@@ -30,6 +33,7 @@ class Faults:
         self._random = random
         self.longest_s = 0.0  # for which something was away
         self.killed_daemons = 0
+        self._all_there_s = 0.0  # when no daemon is away any more; with two copies
         self._kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (6, self.kill_daemon),
             (1, self.end_daemon),
@@ -43,6 +47,8 @@ class Faults:
             # What is away for long is replaced, and of two that are away at once nothing may be left.
             self._kinds = [
                 (4, self.lose_daemon),
+                (4, self.cut_daemon_off),
+                (4, self.restart_daemon),
                 (6, self.break_connection),
                 (6, self.lose_replies),
                 (3, self.clog),
@@ -59,9 +65,8 @@ class Faults:
         self.longest_s = max(self.longest_s, away_s)
         return away_s
 
-    def _note_lost(self, how: str) -> None:
+    def _note_away(self, how: str) -> None:
         self._world.report.counts[how] += 1
-        self.killed_daemons += 1
         self.longest_s = max(self.longest_s, _REPLACED_S)
 
     async def kill_daemon(self) -> None:
@@ -78,16 +83,24 @@ class Faults:
             self._world.trace(f"{daemon.name} is killed")
             process.kill()
 
+    async def _may_go(self) -> bool:
+        """Whether a daemon may be away for long now: no other one is, and everything is on two. Then none may."""
+        clock = self._world.system.clock
+        if clock.now_s < self._all_there_s or not await self._world.is_mirrored():
+            return False
+        if clock.now_s < self._all_there_s or any(daemon.lost for daemon in self._world.daemons):
+            return False
+        self._all_there_s = math.inf
+        return True
+
     async def lose_daemon(self) -> None:
-        """One for good, its disk included, when everything is on two."""
-        daemons = self._world.daemons
-        daemon = self._random.choice(daemons)
-        if any(one.lost for one in daemons) or not await self._world.is_mirrored():
-            return
-        if any(one.lost for one in daemons):
+        """One for good, its disk included."""
+        daemon = self._random.choice(self._world.daemons)
+        if not await self._may_go():
             return
         daemon.lost = True
-        self._note_lost("daemons lost")
+        self.killed_daemons += 1
+        self._note_away("daemons lost")
         if self._random.random() < 0.7:
             daemon.process.die_soon(self._random, _STEPS_MAX)
             await trio.sleep(_SOON_S)
@@ -96,6 +109,34 @@ class Faults:
             daemon.process.kill()
         await daemon.ended.wait()
         shutil.rmtree(daemon.settings.rootdir)
+
+    async def restart_daemon(self) -> None:
+        """Kill one, or have it end; it comes back on its rootdir, which another may have replaced."""
+        if await self._may_go():
+            self._note_away("daemons restarted")
+            await self._random.choice((self.kill_daemon, self.kill_daemon, self.end_daemon))()
+
+    async def cut_daemon_off(self) -> None:
+        """One, from all others, or from all daemons, or one of these; both ways, or one."""
+        daemon = self._random.choice(self._world.daemons)
+        if not await self._may_go():
+            return
+        daemons = [other.host for other in self._world.daemons if other is not daemon]
+        everybody = [host for host in self._world.hosts() if host != daemon.host]
+        others = self._random.choice((everybody, daemons, [self._random.choice(daemons)]))
+        hears, is_heard = self._random.choice(((False, False), (False, False), (True, False), (False, True)))
+        away_s = self._random.choice(_CUT_OFF_S)
+        network = self._world.system.network
+        until_s = network.clock.now_s + away_s
+        self._world.trace(f"{daemon.name} is cut off from {others} for {away_s} s: {hears=} {is_heard=}")
+        self._note_away("daemons cut off")
+        self.longest_s = max(self.longest_s, away_s if others is everybody else 0.0)
+        self._all_there_s = until_s + _REPLACED_S
+        for other in others:
+            if not hears:
+                network.cut(other, daemon.host, until_s)
+            if not is_heard:
+                network.cut(daemon.host, other, until_s)
 
     async def end_daemon(self) -> None:
         """As SIGTERM."""
@@ -110,12 +151,14 @@ class Faults:
             await daemon.ended.wait()
             if daemon.lost:
                 if daemon.replaced:
-                    self._note_lost("daemons replaced")
+                    self.killed_daemons += 1
+                    self._note_away("daemons replaced")
                 return
             self._world.trace(f"{daemon.name} has ended")
-            await trio.sleep(self._away_s())
+            await trio.sleep(self._away_s() if self._world.replicas == 1 else self._random.choice(_RESTARTED_S))
             self._world.trace(f"{daemon.name} starts")
             daemon.start()
+            self._all_there_s = self._world.system.clock.now_s + _REPLACED_S
             if self._random.random() < _EARLY_CHANCE:
                 daemon.process.die_soon(self._random, _STEPS_MAX)
 

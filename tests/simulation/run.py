@@ -23,7 +23,7 @@ def main() -> int:
     unsaid = argparse.SUPPRESS
     world.add_argument("--daemons", dest="daemon_count", type=int, default=unsaid, help="how many")
     world.add_argument("--faults", dest="fault_count", type=int, default=unsaid, help="how many")
-    world.add_argument("--replicas", type=int, default=unsaid, help="2: two copies; one daemon is lost (1)")
+    world.add_argument("--replicas", type=int, default=unsaid, help="2: two copies; daemons go for long (1)")
     world.add_argument("--guests", action="store_true", default=unsaid, help="clients in daemons' processes")
     world.add_argument("--checksums", action="store_true", default=unsaid, help="of all data")
     options = parser.parse_args()

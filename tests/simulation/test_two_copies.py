@@ -1,9 +1,11 @@
-"""Simulated runs with `--replicas 2`: one daemon is lost for good, its disk included, which costs time only."""
+"""Simulated runs with `--replicas 2`: a daemon is lost, cut off or started anew, which costs time only."""
 
 from collections import Counter
 
 import pytest
 
+from gkfs.copy_messages import View
+from gkfs.daemon.agreement import Agreement
 from gkfs.daemon.mirror import Mirror, Target
 from gkfs.messages import Buffer
 from tests.simulation.world import simulate
@@ -12,13 +14,14 @@ SEEDS_EACH = 20
 
 
 @pytest.mark.parametrize("first", range(1, 61, SEEDS_EACH))
-def test_no_promise_is_broken_when_a_daemon_is_lost(first: int) -> None:
+def test_no_promise_is_broken_when_a_daemon_is_away(first: int) -> None:
     counts: Counter[str] = Counter()
     for seed in range(first, first + SEEDS_EACH):
         report = simulate(seed, replicas=2, checksums=seed % 2 == 0)
         assert not report.violations, str(report)
         counts += report.counts
-    assert counts["daemons lost"] > 1
+    for how in ("lost", "cut off", "restarted"):
+        assert counts[f"daemons {how}"] > 1
 
 
 def test_replies_that_leave_before_the_mirror_has_what_they_tell_are_found(
@@ -28,6 +31,18 @@ def test_replies_that_leave_before_the_mirror_has_what_they_tell_are_found(
         target.send(pieces)
 
     monkeypatch.setattr(Mirror, "send", too_soon)
+    assert_found()
+
+
+def test_a_primary_that_asks_nobody_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def without_asking(agreement: Agreement, base: View, wanted: View) -> bool:
+        return True
+
+    monkeypatch.setattr(Agreement, "_has_votes", without_asking)
+    assert_found()
+
+
+def assert_found() -> None:
     found = next((report for seed in range(1, 1001) if (report := simulate(seed, replicas=2)).violations), None)
     assert found is not None
     print(f"seed {found.seed}: {found.violations[0]}")
