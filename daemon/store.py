@@ -69,6 +69,7 @@ class MetadataStore:
         self._unsynced = {"write_opt": how_to_write(sync=False, log=keeps_log)}
         self._commits = self._commits_synced = 0  # of `commit_unsynced`
         self._syncing: trio.Event | None = None
+        self.failed_with = errno.EIO  # the last commit that failed
         self._failed = False  # RocksDB has refused a write, and would refuse all that follow
         self.merges = True  # by itself; not after RocksDB had no space, which that would take first
         self._merged = threading.Event()  # clear while a thread has RocksDB's files merged
@@ -192,7 +193,8 @@ class MetadataStore:
         write = self._write_one if len(self._overlay) == 1 else self._write_batch
         try:
             self._write(lambda: write(how))
-        except OSError:
+        except OSError as error:
+            self.failed_with = error.errno or errno.EIO
             self.rollback()
             raise
         if self.on_commit is not None:

@@ -96,7 +96,8 @@ class Truncation:
     async def _cut(self, fid: int, cut: Cut, record: bytes) -> RecordReply:
         if self._store.get(keys.cut(fid)) is None:
             self._guards.lift_cut(fid)
-            raise os_error(errno.EIO, f"file {fid:x}: the change of its record could not be committed")
+            problem = f"file {fid:x}: the change of its record could not be committed"
+            raise os_error(self._store.failed_with, problem)
         try:
             await self._store.noted()
         except OSError:

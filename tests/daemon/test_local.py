@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from gkfs import metadentry
 from gkfs.channel import Call
 from gkfs.daemon.dispatch import Dispatcher
 from gkfs.daemon.guards import Blocked, Guard
@@ -20,6 +21,7 @@ from gkfs.daemon.mirror import Mirror
 from gkfs.daemon.server import DaemonSettings, Serving, serve
 from gkfs.daemon.session import Session, Sessions
 from gkfs.daemon.store import MetadataStore
+from gkfs.errors import os_error
 from gkfs.messages import (
     CreateRequest,
     Empty,
@@ -27,11 +29,12 @@ from gkfs.messages import (
     ReadChunkRequest,
     RecordReply,
     StatRequest,
+    TruncateRequest,
     UnlinkRequest,
     WriteChunkRequest,
 )
 from gkfs.metadentry import ROOT_FID
-from gkfs.operations import CREATE, LOOKUP, READ_CHUNK, SEAL, STAT, UNLINK, WRITE_CHUNK
+from gkfs.operations import CREATE, LOOKUP, READ_CHUNK, SEAL, STAT, TRUNCATE, UNLINK, WRITE_CHUNK
 from gkfs.peer_messages import SealRequest
 from tests.hosts import write_hosts
 
@@ -116,6 +119,27 @@ async def test_numbers_out_of_range_are_einval(client: LocalClient, waker: Waker
             client.call(CREATE, request, 60.0).result()
         assert raised.value.errno == errno.EINVAL
     assert client.call(CREATE, CREATION, 60.0).result().created
+
+
+@with_daemon
+async def test_a_truncation_that_cannot_be_noted_says_why_and_changes_nothing(
+    client: LocalClient, waker: Waker
+) -> None:
+    def full(store: MetadataStore, how: object) -> None:
+        raise os_error(errno.ENOSPC, "metadata store: No space left on device")
+
+    fid = metadentry.decode(client.call(CREATE, CREATION, 60.0).result().record).fid
+    await done(client.call(TRUNCATE, TruncateRequest(b"/a", fid, 3 * MIB, 0, 2), 60.0))
+    await done(client.call(WRITE_CHUNK, WriteChunkRequest(fid, 2, 0, b"x" * 100), 60.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetadataStore, "_write_one", full)
+        patch.setattr(MetadataStore, "_write_batch", full)
+        with pytest.raises(OSError, match="could not be committed") as raised:
+            await done(client.call(TRUNCATE, TruncateRequest(b"/a", fid, 50, 0, 3), 60.0))
+    assert raised.value.errno == errno.ENOSPC
+    found = client.call(LOOKUP, LookupRequest(b"/a"), 60.0).result()
+    assert metadentry.decode(found.record).size == 3 * MIB
+    assert (await done(client.call(READ_CHUNK, ReadChunkRequest(fid, 2, 0, 200), 60.0))).data == b"x" * 100
 
 
 @with_daemon
