@@ -8,8 +8,9 @@ a request for a vote says whose it wants, and nobody else gives it.
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -49,6 +50,7 @@ class Agreement:
         self.views = Views(rootdir)
         self.leading: set[int] = set()
         self.begun = trio.Event()  # the views are known
+        self.give_up: Callable[[int], bool] = _nothing_to_give_up
         self._hosts_path = hosts_path
         self._daemon_count = daemon_count
         self._peers = Peers(own, access, self.locate, _execute, nursery, os.urandom(CLIENT_ID_BYTES), role="copy")
@@ -78,17 +80,43 @@ class Agreement:
 
     # --- votes
 
-    def vote(self, session: Session, request: ViewVoteRequest) -> ViewVoteReply:
-        """The handler of VIEW_VOTE."""
+    def vote(
+        self, session: Session, request: ViewVoteRequest
+    ) -> ViewVoteReply | Coroutine[Any, Any, ViewVoteReply]:
+        """The handler of VIEW_VOTE. Asked for the view that there is, the primary says whether it leads."""
         self.check_addressed(request.process)
         base, wanted = View(request.shard, *request.base), View(request.shard, *request.wanted)
-        deposes_us = wanted.primary != self.own and request.shard in self.leading
+        if wanted == base:
+            self.views.learn(base)
+            leads = base.primary == self.own and base.shard in self.leading
+            return self._reply(base.shard, granted=leads and self.views.of(base.shard) == base)
+        is_new = self.views.voted(base.shard, wanted.number) != wanted
+        if is_new and self.own == base.witness and wanted.primary != base.primary:
+            return self._vote_unless_led(base, wanted)
+        return self._vote(base, wanted)
+
+    async def _vote_unless_led(self, base: View, wanted: View) -> ViewVoteReply:
+        """Else a mirror that hears nobody, and is heard, gets our vote and never knows: the shard is closed."""
+        if self.views.is_alive(base.primary):
+            reply = await self._ask(base.primary, base, base, VOTE_TIMEOUT_S / 2)
+            if reply is not None and reply.granted:
+                return self._reply(base.shard, granted=False)
+        return self._vote(base, wanted)
+
+    def _vote(self, base: View, wanted: View) -> ViewVoteReply:
+        # no await here
+        deposes_us = wanted.primary != self.own and base.shard in self.leading
         # Who has lost its disk has lost its votes, too; it never answers for what it was started for (`leading`).
         may_vote = self.views.has_opened(self.own) and not deposes_us
+        if may_vote and self.views.gives_in(self.own, base, wanted):
+            may_vote = self.give_up(base.shard)  # first: who has given in must not take over with it
         granted = may_vote and self.views.vote(self.own, base, wanted)
         if not may_vote:
             self.views.learn(base)
-        known = self.views.of(request.shard)
+        return self._reply(base.shard, granted=granted)
+
+    def _reply(self, shard: int, *, granted: bool) -> ViewVoteReply:
+        known = self.views.of(shard)
         return ViewVoteReply(granted, list(known[1:]) if known else [])
 
     async def agree(self, base: View, wanted: View) -> bool:
@@ -102,7 +130,8 @@ class Agreement:
             elif (
                 not self.views.vote(self.own, base, wanted)
                 or not await self._has_votes(base, wanted)
-                or not self.views.learn(wanted)
+                or self.views.voted(base.shard, wanted.number) != wanted  # we have given in meanwhile
+                or not self.views.learn(wanted)  # no await since we have looked
             ):
                 return False
         except OSError as error:
@@ -129,10 +158,10 @@ class Agreement:
                     nursery.start_soon(ask, process)
         return missing <= 0
 
-    async def _ask(self, process: int, base: View, wanted: View) -> ViewVoteReply | None:
+    async def _ask(self, process: int, base: View, wanted: View, timeout_s: float = 0.0) -> ViewVoteReply | None:
         request = ViewVoteRequest(process, base.shard, list(base[1:]), list(wanted[1:]))
         try:
-            reply = await self._peers.call(process, VIEW_VOTE, request, VOTE_TIMEOUT_S)
+            reply = await self._peers.call(process, VIEW_VOTE, request, timeout_s or VOTE_TIMEOUT_S)
             if reply.known and not reply.granted:
                 self.views.learn(View(base.shard, *reply.known))
         except OSError as error:
@@ -211,6 +240,10 @@ class Agreement:
 
 async def _execute(operation: object, request: object) -> None:
     raise AssertionError(f"a process does not ask itself: {operation} {request}")
+
+
+def _nothing_to_give_up(_: int) -> bool:
+    return True
 
 
 def _in_words(view: View) -> str:

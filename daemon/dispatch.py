@@ -15,7 +15,7 @@ else is our mistake: it is logged with its traceback and becomes EIO (`rows.Row.
 import errno
 import logging
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
 
@@ -57,6 +57,12 @@ class Dispatcher:
         if operation.code in self.rows:
             raise ValueError(f"operation {operation.name} is served twice")
         self.rows[operation.code] = Row(operation, handler)
+
+    def close(self) -> None:
+        """The daemon has ended; who still asks from within its process is told so."""
+        self.mirror = None  # nothing holds up what it says
+        for row in self.rows.values():
+            row.handler = _gone
 
     def check_complete(self) -> None:
         """Raise ValueError when an operation of the table has no handler."""
@@ -267,3 +273,7 @@ class Dispatcher:
 def _encode_error(row: Row, seq: int, error: Exception) -> list[Buffer]:
     """The reply that says what went wrong."""
     return wire.encode_error(row.operation.code, seq, *row.outcome(error))
+
+
+def _gone(*_: object) -> NoReturn:
+    raise os_error(errno.ETIMEDOUT, "the daemon in this process has ended")

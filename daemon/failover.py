@@ -57,6 +57,7 @@ class Failover:
         self._copies.check_addressed = self._agreement.check_addressed
         self._copies.is_needed = self._is_needed
         self._copies.is_closed = self._is_closed
+        self._agreement.give_up = self._give_up
         self._answered: set[int] = set()  # shards of others that a daemon has been started for, or is being
         self._taking: set[int] = set()  # shards that are being taken over
         views = self._views.all()
@@ -129,6 +130,17 @@ class Failover:
     def _is_due(self, copy: Copy, shard: int) -> bool:
         """Whether *shard* is to be taken over. Who has voted for that goes on, also when the primary is heard."""
         return copy.complete and (_is_silent(copy) or self._is_closed(shard))
+
+    def _give_up(self, shard: int) -> bool:
+        """Remove the copy of *shard*: of what came since this process wanted to take over some was refused.
+
+        False when it has to be tried again. Raises OSError.
+        """
+        copy = self._copies.get(shard)
+        if copy is not None and copy.tasks:
+            return False
+        self._copies.drop(shard)
+        return True
 
     def _drop(self, shard: int) -> None:
         try:

@@ -273,6 +273,7 @@ class _Server:
                     self._doors.close()
                 await self._finish()
                 nursery.cancel_scope.cancel()
+            self._dispatcher.close()  # no await since there is nothing that could finish a request
         if failure is not None:
             raise failure
         _log.info("daemon %d stopped", self._identity.daemon_index)

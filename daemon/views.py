@@ -6,6 +6,10 @@ another one, so its own vote is enough. Each votes for one view of a number only
 before it is told. So two views of one number cannot both be decided, and whoever was left out by a decision learns
 of it from the first whom it asks.
 
+One vote may be changed: that of a mirror for itself, for what the primary wants instead. Only the mirror counts
+votes for its own wish, and it stops. Else a shard whose witness is gone would be closed for ever after primary and
+mirror have lost each other for a moment.
+
 Also here: which shards this process has answered for. Who has not, and yet finds that there is a copy, has lost
 what there was.
 
@@ -64,13 +68,22 @@ class Views:
         return True
 
     def vote(self, own: int, base: View, wanted: View) -> bool:
-        """Whether process *own* is for *wanted* to follow *base*, from now on and for ever. Raises OSError."""
+        """Whether process *own* is for *wanted* to follow *base*, from now on and for ever but as `gives_in` says.
+
+        Raises OSError.
+        """
         self.learn(base)  # whoever builds on it knows that it is decided
         if not self._may_follow(own, base, wanted):
             return False
-        if self.voted(base.shard, wanted.number) is None:
+        if self.voted(base.shard, wanted.number) != wanted:
             self._write(voted=self._voted | {base.shard: wanted})
         return True
+
+    def gives_in(self, own: int, base: View, wanted: View) -> bool:
+        """Whether *own* is the mirror of *base*, has voted for itself, and the primary, which asks, has not."""
+        voted = self.voted(base.shard, wanted.number)
+        wants_itself = voted is not None and own == base.mirror == voted.primary
+        return self._known.get(base.shard) == base and wants_itself and wanted.primary == base.primary
 
     def decide(self, own: int, base: View, wanted: View) -> bool:
         """Vote, where that decides: *own* is the primary of *base*, which has no mirror. Raises OSError."""
@@ -84,7 +97,9 @@ class Views:
         if self._known.get(base.shard) != base or wanted.number != base.number + 1 or own not in base.members:
             return False
         voted = self._voted.get(base.shard)
-        return voted is None or voted.number < wanted.number or voted == wanted
+        if voted is None or voted.number < wanted.number or voted == wanted:
+            return True
+        return self.gives_in(own, base, wanted)
 
     def voted(self, shard: int, number: int) -> View | None:
         """What this process has voted for as view *number*."""

@@ -82,6 +82,83 @@ def test_a_vote_that_cannot_be_written_was_not_given(tmp_path: Path, monkeypatch
     simulate(tmp_path, test)
 
 
+def test_a_witness_gives_no_mirror_its_vote_while_it_hears_the_primary(tmp_path: Path) -> None:
+    async def test(net: Net, nursery: trio.Nursery) -> None:
+        net.agreements[0].leading.add(SHARD)
+        assert not await net.agreements[1].agree(BASE, TAKEN_OVER)
+        assert net.agreements[2].views.voted(SHARD, 2) is None
+        assert await net.agreements[0].agree(BASE, ALONE)
+        await net.agreements[1].agree(BASE, TAKEN_OVER)
+        assert net.agreements[1].views.of(SHARD) == ALONE
+
+    simulate(tmp_path, test)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_witness_gives_a_mirror_its_vote_when_nobody_leads(silent: bool, tmp_path: Path) -> None:
+    async def test(net: Net, nursery: trio.Nursery) -> None:
+        if silent:
+            net.agreements[0].leading.add(SHARD)
+            net.down.add(0)
+        assert await net.agreements[1].agree(BASE, TAKEN_OVER)
+        net.agreements[0].leading.add(SHARD)
+        net.down.clear()
+        assert net.agreements[1].views.of(SHARD) == TAKEN_OVER
+        assert await net.agreements[1].agree(TAKEN_OVER, View(SHARD, 3, 1, 3, 2)), (
+            "it does not ask whom it replaced"
+        )
+
+    simulate(tmp_path, test)
+
+
+def test_without_a_witness_the_mirror_gives_in_and_has_no_copy_any_more(tmp_path: Path) -> None:
+    async def test(net: Net, nursery: trio.Nursery) -> None:
+        mirroring = Mirroring(tmp_path, net, nursery)
+        mirroring.views.open(1)
+        net.agreements[0].leading.add(SHARD)
+        net.down |= {0, 2}
+        nursery.start_soon(mirroring.failover.run)
+        await trio.sleep(6)
+        assert mirroring.views.pending(SHARD) == TAKEN_OVER
+        net.down |= {1}
+        assert not await net.agreements[0].agree(BASE, ALONE)
+        net.down -= {0, 1}
+        copy = mirroring.copies.get(SHARD)
+        assert copy is not None
+        copy.tasks = 1
+        assert not await net.agreements[0].agree(BASE, ALONE), "while it is written to"
+        copy.tasks = 0
+        assert await net.agreements[0].agree(BASE, ALONE)
+        assert mirroring.views.voted(SHARD, 2) == ALONE
+        assert mirroring.copies.get(SHARD) is None
+        await trio.sleep(6)
+        assert mirroring.started == []
+        mirroring.close()
+
+    simulate(tmp_path, test)
+
+
+def test_votes_that_come_after_a_mirror_has_given_in_do_not_count(tmp_path: Path) -> None:
+    async def test(net: Net, nursery: trio.Nursery) -> None:
+        mirror, witness = net.agreements[1], net.agreements[2]
+
+        async def slow(base: View, wanted: View) -> bool:
+            assert witness.views.vote(2, base, wanted)
+            await trio.sleep(1)
+            return True
+
+        mirror._has_votes = slow  # type: ignore[method-assign]
+        nursery.start_soon(mirror.agree, BASE, TAKEN_OVER)
+        await trio.sleep(0.5)
+        assert await net.agreements[0].agree(BASE, ALONE)
+        await trio.sleep(1)
+        assert mirror.views.of(SHARD) == BASE, "it learns what was decided from others"
+        net.down.add(0)
+        assert not await witness.agree(BASE, TAKEN_OVER), "nobody but the mirror counts them"
+
+    simulate(tmp_path, test)
+
+
 def _full(*arguments: object) -> None:
     raise os_error(errno.ENOSPC, "full")
 

@@ -112,6 +112,31 @@ async def test_refusals_are_what_messages_bring(client: LocalClient, waker: Wake
         assert raised.value.errno in operation.errnos
 
 
+def test_a_daemon_that_has_ended_is_told_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "hosts"
+        write_hosts(path, "a" * 32, 1)
+        stop = trio.Event()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                daemon = partial(serve, DaemonSettings(tmp_path / "d", path, 0), stop=stop)
+                serving: Serving = await nursery.start(daemon)
+                client = serving.connect(b"c" * 16, Waker())
+                stop.set()
+        requests: list[tuple[Any, Any]] = [
+            (CREATE, CREATION),
+            (LOOKUP, LookupRequest(b"/")),
+            (READ_CHUNK, ReadChunkRequest(7, 0, 0, MIB)),
+        ]
+        for operation, request in requests:
+            call: Call[Any] = client.call(operation, request, 60.0)
+            with pytest.raises(OSError, match="has ended") as raised:
+                call.result()
+            assert raised.value.errno == errno.ETIMEDOUT
+
+    trio.run(main)
+
+
 @with_daemon
 async def test_numbers_out_of_range_are_einval(client: LocalClient, waker: Waker) -> None:
     for request in (CREATION._replace(uid=-1), CREATION._replace(now_ns=1 << 70)):

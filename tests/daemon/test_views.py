@@ -33,6 +33,16 @@ def test_a_process_votes_once_for_a_number_and_remembers_it(tmp_path: Path) -> N
     assert again.voted(7, 6) is None
 
 
+def test_a_mirror_that_wants_to_take_over_gives_in_to_the_primary_alone(tmp_path: Path) -> None:
+    mirror = views(tmp_path, BASE)
+    assert mirror.vote(1, BASE, TAKEN_OVER)
+    assert not mirror.gives_in(1, BASE, TAKEN_OVER)
+    assert mirror.gives_in(1, BASE, ALONE)
+    assert mirror.vote(1, BASE, ALONE)
+    assert not mirror.vote(1, BASE, TAKEN_OVER), "once"
+    assert Views(tmp_path).voted(7, 5) == ALONE
+
+
 def test_a_view_follows_the_newest_one_only(tmp_path: Path) -> None:
     mine = views(tmp_path, BASE)
     assert not mine.vote(2, BASE, TAKEN_OVER._replace(number=6))

@@ -1,7 +1,7 @@
 """Processes that ask each other for votes without sockets, each with its own disk."""
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from gkfs.daemon.agreement import Agreement
 from gkfs.daemon.session import Session
 from gkfs.errors import os_error
 from gkfs.keyfile import Access, Key
-from gkfs.operations import VIEW_NEWS, VIEW_VOTE, Operation
+from gkfs.operations import VIEW_NEWS, Operation
 from tests.hosts import write_hosts
 
 FSID = "5f0c6f6d1c2b4b0e9a51d6c2c3f0a911"
@@ -42,7 +42,10 @@ class Net:
         if there is None or there.own in self.down or (there.own in self.deaf and operation is VIEW_NEWS):
             await trio.sleep(timeout_s)
             raise os_error(errno.ETIMEDOUT, f"{process} is silent")
-        return there.vote(SOMEBODY, request) if operation is VIEW_VOTE else there.news(SOMEBODY, request)
+        if operation is VIEW_NEWS:
+            return there.news(SOMEBODY, request)
+        reply = there.vote(SOMEBODY, request)
+        return await reply if isinstance(reply, Coroutine) else reply
 
     def join(self, agreement: Agreement) -> None:
         self.agreements[agreement.own] = agreement

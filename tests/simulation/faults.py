@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tests.simulation.node import DaemonNode
+from tests.simulation.node import DaemonNode, GuestNode
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -65,15 +65,13 @@ class Faults:
         self.longest_s = max(self.longest_s, away_s)
         return away_s
 
-    def _note_away(self, how: str) -> None:
-        self._world.report.counts[how] += 1
-        self.longest_s = max(self.longest_s, _REPLACED_S)
-
     async def kill_daemon(self) -> None:
         """Now, or at one of its next steps."""
         daemon = self._random.choice(self._world.daemons)
-        if not daemon.is_up:
-            return
+        if daemon.is_up:
+            await self._kill(daemon)
+
+    async def _kill(self, daemon: DaemonNode) -> None:
         self.killed_daemons += 1
         process = daemon.process
         if self._random.random() < 0.7:
@@ -83,43 +81,55 @@ class Faults:
             self._world.trace(f"{daemon.name} is killed")
             process.kill()
 
-    async def _may_go(self) -> bool:
-        """Whether a daemon may be away for long now: no other one is, and everything is on two. Then none may."""
+    # --- with two copies
+
+    async def _one_to_go(self, *, for_good: bool = False) -> DaemonNode | None:
+        """A daemon that may be away for long now: no other one is, and everything is on two. Then none may.
+
+        *for_good* one only may, or there are too few.
+        """
         clock = self._world.system.clock
         if clock.now_s < self._all_there_s or not await self._world.is_mirrored():
-            return False
-        if clock.now_s < self._all_there_s or any(daemon.lost for daemon in self._world.daemons):
-            return False
+            return None
+        there = [daemon for daemon in self._world.daemons if daemon.is_up and not daemon.lost]
+        all_there = len(there) == len(self._world.daemons)
+        if clock.now_s < self._all_there_s or len(there) < 2 or (for_good and not all_there):
+            return None
         self._all_there_s = math.inf
-        return True
+        return self._random.choice(there)
+
+    def _note_away(self, how: str) -> None:
+        self._world.report.counts[how] += 1
+        self.longest_s = max(self.longest_s, _REPLACED_S)
+
+    def _soon_all_there(self) -> None:
+        self._all_there_s = self._world.system.clock.now_s + _REPLACED_S
 
     async def lose_daemon(self) -> None:
         """One for good, its disk included."""
-        daemon = self._random.choice(self._world.daemons)
-        if not await self._may_go():
+        if (daemon := await self._one_to_go(for_good=True)) is None:
             return
         daemon.lost = True
-        self.killed_daemons += 1
         self._note_away("daemons lost")
-        if self._random.random() < 0.7:
-            daemon.process.die_soon(self._random, _STEPS_MAX)
-            await trio.sleep(_SOON_S)
-        if daemon.process.alive:
-            self._world.trace(f"{daemon.name} is lost")
-            daemon.process.kill()
+        await self._kill(daemon)
         await daemon.ended.wait()
         shutil.rmtree(daemon.settings.rootdir)
+        self._soon_all_there()
 
     async def restart_daemon(self) -> None:
         """Kill one, or have it end; it comes back on its rootdir, which another may have replaced."""
-        if await self._may_go():
-            self._note_away("daemons restarted")
-            await self._random.choice((self.kill_daemon, self.kill_daemon, self.end_daemon))()
+        if (daemon := await self._one_to_go()) is None:
+            return
+        self._note_away("daemons restarted")
+        if self._random.random() < 0.7:
+            await self._kill(daemon)
+        else:
+            self._world.trace(f"{daemon.name} is told to end")
+            daemon.terminate()
 
     async def cut_daemon_off(self) -> None:
         """One, from all others, or from all daemons, or one of these; both ways, or one."""
-        daemon = self._random.choice(self._world.daemons)
-        if not await self._may_go():
+        if (daemon := await self._one_to_go()) is None:
             return
         daemons = [other.host for other in self._world.daemons if other is not daemon]
         everybody = [host for host in self._world.hosts() if host != daemon.host]
@@ -137,6 +147,8 @@ class Faults:
                 network.cut(other, daemon.host, until_s)
             if not is_heard:
                 network.cut(daemon.host, other, until_s)
+
+    # --- with one or two
 
     async def end_daemon(self) -> None:
         """As SIGTERM."""
@@ -158,7 +170,7 @@ class Faults:
             await trio.sleep(self._away_s() if self._world.replicas == 1 else self._random.choice(_RESTARTED_S))
             self._world.trace(f"{daemon.name} starts")
             daemon.start()
-            self._all_there_s = self._world.system.clock.now_s + _REPLACED_S
+            self._soon_all_there()
             if self._random.random() < _EARLY_CHANCE:
                 daemon.process.die_soon(self._random, _STEPS_MAX)
 
@@ -201,6 +213,8 @@ class Faults:
     async def kill_client(self) -> None:
         """With its programs; another one comes."""
         clients = [client for client in self._world.clients if client.is_up]
+        if self._world.replicas > 1:  # with a guest a daemon would end
+            clients = [client for client in clients if not isinstance(client, GuestNode)]
         if len(clients) > 1:
             client = self._random.choice(clients)
             self._world.trace(f"{client.name} is killed")

@@ -6,7 +6,6 @@ its handlers are called by `kernel.Kernel`, on the pump, as pyfuse3 does.
 
 import os
 from collections.abc import Callable, Coroutine
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -279,11 +278,18 @@ class HostNode(DaemonNode):
             return
         self.stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            serving: Serving = await nursery.start(partial(serve, self.settings, stop=self.stop))
+            serving: Serving = await nursery.start(self._serve)
             self.ready.set()
             await self._guest.live(self.process, serving)
             if self._guest.was_cut_off:
                 self.stop.set()
+
+    async def _serve(self, task_status: "trio.TaskStatus[Serving]") -> None:
+        """The daemon; one that was replaced takes its guest with it."""
+        await serve(self.settings, stop=self.stop, task_status=task_status)
+        if not (self._told or self._guest.was_cut_off):
+            self.replaced = self.lost = True
+            self._guest.cut_off()
 
     @property
     def is_ending(self) -> bool:
