@@ -10,17 +10,18 @@ from gkfs.daemon.mirror import Mirror, Target
 from gkfs.messages import Buffer
 from tests.simulation.world import simulate
 
-SEEDS_EACH = 20
+SEEDS_EACH = 40
 
 
-@pytest.mark.parametrize("first", range(1, 61, SEEDS_EACH))
+@pytest.mark.parametrize("first", range(1, 81, SEEDS_EACH))
 def test_no_promise_is_broken_when_a_daemon_is_away(first: int) -> None:
     counts: Counter[str] = Counter()
     for seed in range(first, first + SEEDS_EACH):
         report = simulate(seed, replicas=2, guests=seed % 3 == 0, checksums=seed % 2 == 0)
         assert not report.violations, str(report)
         counts += report.counts
-    assert sum(counts[f"daemons {how}"] for how in ("lost", "cut off", "restarted")) > 5
+    for how in ("lost", "cut off", "restarted"):
+        assert counts[f"daemons {how}"] > 1
 
 
 def test_replies_that_leave_before_the_mirror_has_what_they_tell_are_found(
