@@ -91,8 +91,7 @@ def check_fuse() -> None:
         raise GkfsError(f"/dev/fuse cannot be opened: {error.strerror}", ExitStatus.FUSE) from None
     if os.geteuid() == 0:
         return
-    if shutil.which("fusermount3") is None:
-        raise GkfsError("fusermount3 is not in PATH: install fuse3", ExitStatus.FUSE)
+    _find_fusermount()
     if not os.path.exists(_MTAB):
         problem = f"{_MTAB} does not exist, without which fusermount3 unmounts nothing of a user's"
         raise GkfsError(f"{problem}: as root, ln -s ../proc/self/mounts {_MTAB}", ExitStatus.FUSE)
@@ -189,11 +188,15 @@ def users(mountdir: Path) -> str:
     return ", ".join(found[:_USERS_SHOWN]) + more
 
 
-def _fusermount(mountdir: Path, lazy: bool) -> None:
+def _find_fusermount() -> str:
     program = shutil.which("fusermount3")
     if program is None:
         raise GkfsError("fusermount3 is not in PATH: install fuse3", ExitStatus.FUSE)
-    command = [program, "-u", *(["-z"] if lazy else []), "--", str(mountdir)]
+    return program
+
+
+def _fusermount(mountdir: Path, lazy: bool) -> None:
+    command = [_find_fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountdir)]
     try:
         done = subprocess.run(
             command,

@@ -3,7 +3,8 @@
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,23 +63,30 @@ async def done(call: Call[Any], limit_s: float = 5.0) -> Any:
     return call.result()
 
 
+@asynccontextmanager
+async def in_process(folder: Path) -> AsyncIterator[tuple[LocalClient, Waker]]:
+    """A client of a real daemon in this process, which has ended afterwards."""
+    path = folder / "hosts"
+    write_hosts(path, "a" * 32, 1)
+    stop, waker = trio.Event(), Waker()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            daemon = partial(serve, DaemonSettings(folder / "d", path, 0), stop=stop)
+            serving: Serving = await nursery.start(daemon)
+            client = serving.connect(b"c" * 16, waker)
+            assert isinstance(client, LocalClient)
+            yield client, waker
+            stop.set()
+
+
 def with_daemon(test: Callable[[LocalClient, Waker], Awaitable[None]]) -> Callable[[Path], None]:
     """Make *test* a test, with a client of a real daemon in the same process."""
 
     def run(tmp_path: Path) -> None:
         async def main() -> None:
-            path = tmp_path / "hosts"
-            write_hosts(path, "a" * 32, 1)
-            stop, waker = trio.Event(), Waker()
-            with trio.fail_after(20):
-                async with trio.open_nursery() as nursery:
-                    daemon = partial(serve, DaemonSettings(tmp_path / "d", path, 0), stop=stop)
-                    serving: Serving = await nursery.start(daemon)
-                    client = serving.connect(b"c" * 16, waker)
-                    assert isinstance(client, LocalClient)
-                    await test(client, waker)
-                    client.close("was disconnected")
-                    stop.set()
+            async with in_process(tmp_path) as (client, waker):
+                await test(client, waker)
+                client.close("was disconnected")
 
         trio.run(main)
 
@@ -114,15 +122,8 @@ async def test_refusals_are_what_messages_bring(client: LocalClient, waker: Wake
 
 def test_a_daemon_that_has_ended_is_told_at_once(tmp_path: Path) -> None:
     async def main() -> None:
-        path = tmp_path / "hosts"
-        write_hosts(path, "a" * 32, 1)
-        stop = trio.Event()
-        with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                daemon = partial(serve, DaemonSettings(tmp_path / "d", path, 0), stop=stop)
-                serving: Serving = await nursery.start(daemon)
-                client = serving.connect(b"c" * 16, Waker())
-                stop.set()
+        async with in_process(tmp_path) as (client, _):
+            pass
         requests: list[tuple[Any, Any]] = [
             (CREATE, CREATION),
             (LOOKUP, LookupRequest(b"/")),

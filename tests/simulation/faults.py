@@ -124,8 +124,7 @@ class Faults:
         if self._random.random() < 0.7:
             await self._kill(daemon)
         else:
-            self._world.trace(f"{daemon.name} is told to end")
-            daemon.terminate()
+            self._end(daemon)
 
     async def cut_daemon_off(self) -> None:
         """One, from all others, or from all daemons, or one of these; both ways, or one."""
@@ -142,11 +141,7 @@ class Faults:
         self._note_away("daemons cut off")
         self.longest_s = max(self.longest_s, away_s if others is everybody else 0.0)
         self._all_there_s = until_s + _REPLACED_S
-        for other in others:
-            if not hears:
-                network.cut(other, daemon.host, until_s)
-            if not is_heard:
-                network.cut(daemon.host, other, until_s)
+        self._cut(daemon.host, others, until_s, hears=hears, is_heard=is_heard)
 
     # --- with one or two
 
@@ -154,8 +149,11 @@ class Faults:
         """As SIGTERM."""
         daemon = self._random.choice(self._world.daemons)
         if daemon.is_up:
-            self._world.trace(f"{daemon.name} is told to end")
-            daemon.terminate()
+            self._end(daemon)
+
+    def _end(self, daemon: DaemonNode) -> None:
+        self._world.trace(f"{daemon.name} is told to end")
+        daemon.terminate()
 
     async def keep(self, daemon: DaemonNode) -> None:
         """Start *daemon* again whenever it has ended."""
@@ -205,10 +203,16 @@ class Faults:
         network = self._world.system.network
         until_s = network.clock.now_s + self._away_s()
         self._world.trace(f"{one} is alone")
-        for other in self._world.hosts():
-            if other != one:
-                network.cut(one, other, until_s)
-                network.cut(other, one, until_s)
+        self._cut(one, [other for other in hosts if other != one], until_s)
+
+    def _cut(
+        self, one: str, others: list[str], until_s: float, *, hears: bool = False, is_heard: bool = False
+    ) -> None:
+        for other in others:
+            if not hears:
+                self._world.system.network.cut(other, one, until_s)
+            if not is_heard:
+                self._world.system.network.cut(one, other, until_s)
 
     async def kill_client(self) -> None:
         """With its programs; another one comes."""
