@@ -36,11 +36,14 @@ init_of() { # K; prints the pid, seen from outside, of the node's pid 1 if it is
     [[ -z $holder ]] || tr -d ' ' 2>/dev/null <"/proc/$holder/task/$holder/children" || true
 }
 
+# What follows `nsenter --target PID` to run a command in a node; its root, too: the machine may be a chroot.
+inside=(--root --mount --uts --ipc --net --pid --cgroup env --chdir=/ -u SLURM_CONF)
+
 in_node() { # K COMMAND...: as root, in /
     local pid
     pid=$(init_of "$1")
     [[ -n $pid ]] || return 1
-    nsenter --target "$pid" --root --mount --uts --ipc --net --pid --cgroup env --chdir=/ -u SLURM_CONF "${@:2}"
+    nsenter --target "$pid" "${inside[@]}" "${@:2}"
 }
 
 cgroup_folder() { # prints where this cluster's cgroups go; nothing where there are none to use
